@@ -1,0 +1,1 @@
+"""The heart: what events mean, the tables they become, and every write to them."""

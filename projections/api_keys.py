@@ -1,0 +1,91 @@
+"""API keys: made, listed, revoked and looked up; the key itself is kept nowhere.
+
+Writes: control.api_key. Reads: the same.
+Invariants: a key holds 160 random bits, so one round of SHA-256 is all the hash it needs; comparison is constant-time.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from datetime import datetime
+from typing import Final, Protocol
+
+import asyncpg
+from msgspec import Struct
+
+PREFIX: Final = "mbr"
+"""Makes a leaked key recognisable to people and scanners."""
+KEY_ID_BYTES: Final = 6
+SECRET_BYTES: Final = 20
+_FORM: Final = re.compile(rf"\A{PREFIX}_([0-9a-f]{{{2 * KEY_ID_BYTES}}})_[0-9a-f]{{{2 * SECRET_BYTES}}}\Z")
+
+
+class ApiKey(Struct, frozen=True):
+    """What is known of a key after its creation."""
+
+    key_id: str
+    user_id: str
+    is_admin: bool
+    label: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class _Fetches(Protocol):
+    async def fetchrow(self, query: str, *args: object) -> asyncpg.Record | None: ...
+
+
+def key_id_of(key: str) -> str | None:
+    """Return the public part of a well-formed key, None for anything else."""
+    form = _FORM.match(key)
+    return form[1] if form else None
+
+
+async def create(connection: asyncpg.Connection, user_id: str, *, is_admin: bool, label: str) -> str:
+    """Make a key for a user and return it: the only time it is ever shown."""
+    key_id = secrets.token_hex(KEY_ID_BYTES)
+    key = f"{PREFIX}_{key_id}_{secrets.token_hex(SECRET_BYTES)}"
+    await connection.execute(
+        "INSERT INTO control.api_key (key_id, key_sha256, user_id, is_admin, label) VALUES ($1, $2, $3, $4, $5)",
+        key_id,
+        _hash(key),
+        user_id,
+        is_admin,
+        label,
+    )
+    return key
+
+
+async def listed(connection: asyncpg.Connection) -> list[ApiKey]:
+    """Return all keys, revoked ones included, oldest first."""
+    rows = await connection.fetch(
+        "SELECT key_id, user_id::text, is_admin, label, created_at, revoked_at FROM control.api_key ORDER BY created_at"
+    )
+    return [ApiKey(**dict(row)) for row in rows]
+
+
+async def revoke(connection: asyncpg.Connection, key_id: str) -> bool:
+    """Revoke a key; False when there is none of that id. Revoking twice keeps the first time."""
+    row = await connection.fetchrow(
+        "UPDATE control.api_key SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1 RETURNING key_id", key_id
+    )
+    return row is not None
+
+
+async def find(connection: _Fetches, key: str) -> tuple[str, bool] | None:
+    """Return (user id, is admin) of a valid key; None for a malformed, unknown, revoked or wrong one."""
+    key_id = key_id_of(key)
+    if key_id is None:
+        return None
+    row = await connection.fetchrow(
+        "SELECT key_sha256, user_id::text, is_admin FROM control.api_key WHERE key_id = $1 AND revoked_at IS NULL",
+        key_id,
+    )
+    if row is None or not hmac.compare_digest(row["key_sha256"], _hash(key)):
+        return None
+    return row["user_id"], row["is_admin"]
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

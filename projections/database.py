@@ -1,0 +1,114 @@
+"""Opens PostgreSQL, the one place that does: what a connection of each role is told, and when it gives up."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+CONNECT_TIMEOUT_S: Final = 5.0
+ACQUIRE_TIMEOUT_S: Final = 0.8
+"""How long a read waits for a free connection; the API promises its 503 within a second."""
+LEADER_SILENCE_MAX_S: Final = 5
+"""How long the leader may say nothing before PostgreSQL ends its session, and with it its lock."""
+
+UNAVAILABLE: Final = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+)
+"""What an unreachable, restarting, full or overloaded database raises. It parks nothing: whoever meets it waits."""
+
+_SESSION: Final = {"timezone": "UTC", "jit": "off"}
+
+
+async def _keep_session(_connection: Any) -> None:  # noqa: ANN401 - asyncpg's proxy type is private
+    """Spare the reset round trip on release; nothing on the pool may SET, LISTEN or lock."""
+
+
+@contextmanager
+def closed_is_unavailable(connection: asyncpg.Connection | PoolConnectionProxy) -> Iterator[None]:
+    """Tell a connection that is gone from a call that is wrong: asyncpg raises InterfaceError for both."""
+    try:
+        yield
+    except asyncpg.InterfaceError as problem:
+        if connection.is_closed():
+            raise asyncpg.ConnectionDoesNotExistError(str(problem)) from problem
+        raise
+
+
+class ReadPool:
+    """The connections that reads are answered from: made as they are needed, and never waited for without a limit.
+
+    Every read is one statement, so it may be asked again: a connection that died while it lay idle (PostgreSQL was
+    restarted) costs the caller a second try and no error.
+    """
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def fetchrow(self, query: str, *args: object) -> asyncpg.Record | None:
+        """Return the first row; raises `UNAVAILABLE`, or `QueryCanceledError` for one that took too long."""
+        try:
+            return await self._fetchrow(query, args)
+        except (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, ConnectionError):
+            return await self._fetchrow(query, args)
+
+    async def close(self) -> None:
+        """End all connections at once; a reader that is still waiting gets an error."""
+        self._pool.terminate()
+
+    async def _fetchrow(self, query: str, args: tuple[object, ...]) -> asyncpg.Record | None:
+        async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+            with closed_is_unavailable(connection):
+                return await connection.fetchrow(query, *args)
+
+
+async def open_pool(url: str, *, connections_max: int, statement_timeout_s: float, name: str) -> ReadPool:
+    """Open the pool that reads are answered from; PostgreSQL may be away.
+
+    A statement that outlasts `statement_timeout_s` is cancelled by the server and raises `QueryCanceledError`.
+    """
+    pool = await asyncpg.create_pool(
+        url,
+        min_size=0,
+        max_size=connections_max,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=statement_timeout_s + 1,  # the client's own limit, for a server that does not even answer
+        reset=_keep_session,
+        server_settings=_SESSION
+        | {"application_name": name, "statement_timeout": f"{int(statement_timeout_s * 1000)}ms"},
+    )
+    return ReadPool(pool)
+
+
+async def connect(url: str, name: str, **settings: str) -> asyncpg.Connection:
+    """Open one connection for a command, a listener or a migration."""
+    return await asyncpg.connect(
+        url, timeout=CONNECT_TIMEOUT_S, server_settings=_SESSION | {"application_name": name} | settings
+    )
+
+
+async def connect_leader(url: str) -> asyncpg.Connection:
+    """Open the connection of a projector: it both holds the leader's lock and writes.
+
+    A leader that is stopped or cut off says nothing; PostgreSQL then ends its session by itself, open transaction
+    and lock included, so that a standby takes over without anyone having to decide that the leader is dead.
+    """
+    limit = f"{LEADER_SILENCE_MAX_S}s"
+    return await connect(
+        url,
+        "membership-projector",
+        idle_session_timeout=limit,
+        idle_in_transaction_session_timeout=limit,
+        lock_timeout=limit,
+        tcp_keepalives_idle="5",
+        tcp_keepalives_interval="5",
+        tcp_keepalives_count="2",
+    )

@@ -1,0 +1,138 @@
+"""The errors of this project, one tree, so that each edge maps them in one place.
+
+MembershipError
+├── SettingsInvalid            settings_invalid
+├── DatabaseNotMigrated        database_not_migrated
+├── MigrationChanged           migration_changed
+├── Fenced                     fenced
+└── StreamRefused              stream_refused
+    ├── StreamMissing          stream_missing
+    ├── StreamRecreated        stream_recreated
+    ├── StreamWentBack         stream_went_back
+    └── StreamUnsafe           stream_unsafe
+
+The docstring of a class says when it is raised; the message of an instance says what an operator can do.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class MembershipError(Exception):
+    """The root: something that has a stable code and a sentence for the person who reads it."""
+
+    code: ClassVar[str] = "membership_error"
+
+
+class SettingsInvalid(MembershipError):
+    """One or more environment variables are missing or wrong; all of them are named at once."""
+
+    code = "settings_invalid"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        lines = "\n".join(f"  {problem}" for problem in self.problems)
+        super().__init__(f"These settings need attention:\n{lines}")
+
+
+class DatabaseNotMigrated(MembershipError):
+    """The database lacks the tables this release needs."""
+
+    code = "database_not_migrated"
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        self.missing = tuple(missing)
+        super().__init__(f"The database lacks {', '.join(missing)}. Run `membership migrate` first.")
+
+
+class MigrationChanged(MembershipError):
+    """A migration file differs from what was applied under its name."""
+
+    code = "migration_changed"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"Migration {name} was edited after it was applied. Restore the file and put the change into a new one."
+        )
+
+
+class Fenced(MembershipError):
+    """Another projector has taken over: the checkpoint is no longer where this one left it."""
+
+    code = "fenced"
+
+    def __init__(self, generation: str, position: int, epoch: int) -> None:
+        self.generation = generation
+        self.position = position
+        self.epoch = epoch
+        super().__init__(
+            f"Another projector took over generation {generation}: "
+            f"its checkpoint has left position {position} of epoch {epoch}. Nothing was written."
+        )
+
+
+class StreamRefused(MembershipError):
+    """The stream is not the one that the checkpoint speaks of, so applying it could corrupt the read model."""
+
+    code = "stream_refused"
+
+
+class StreamMissing(StreamRefused):
+    """The stream is gone although events of it were applied."""
+
+    code = "stream_missing"
+
+    def __init__(self, stream: str, position: int) -> None:
+        self.stream = stream
+        self.position = position
+        super().__init__(
+            f"Stream {stream} does not exist, but the read model has applied it up to position {position}. "
+            "Restore the stream from its backup, or start with an empty database if its events are gone for good."
+        )
+
+
+class StreamRecreated(StreamRefused):
+    """A stream of the same name was created at another time: its positions mean something else."""
+
+    code = "stream_recreated"
+
+    def __init__(self, stream: str, expected_created: str, found_created: str) -> None:
+        self.stream = stream
+        self.expected_created = expected_created
+        self.found_created = found_created
+        super().__init__(
+            f"Stream {stream} was created at {found_created}, but the checkpoint belongs to the stream created at "
+            f"{expected_created}. It is another stream under the same name; its events were not applied. "
+            "Restore the original stream, or start with an empty database to read the new one from its beginning."
+        )
+
+
+class StreamWentBack(StreamRefused):
+    """The stream lost messages that were applied already, so its next positions are reused for new ones."""
+
+    code = "stream_went_back"
+
+    def __init__(self, stream: str, position: int, found: str) -> None:
+        self.stream = stream
+        self.position = position
+        self.found = found
+        super().__init__(
+            f"Stream {stream} went back: the read model has applied position {position}, but {found}. "
+            "The broker lost acknowledged messages (see sync_interval). Restore the stream from its backup, or start "
+            "with an empty database to read what is left from its beginning."
+        )
+
+
+class StreamUnsafe(StreamRefused):
+    """The stream is configured so that it may lose events."""
+
+    code = "stream_unsafe"
+
+    def __init__(self, stream: str, problems: Sequence[str]) -> None:
+        self.stream = stream
+        self.problems = tuple(problems)
+        super().__init__(
+            f"Stream {stream} is configured so that events can be lost: {'; '.join(problems)}. "
+            "Correct it with `nats stream edit`, then start again."
+        )

@@ -1,0 +1,94 @@
+"""Applies a batch of messages to a generation: one transaction for the rows, the parked events and the checkpoint.
+
+Writes: every table of the generation, control.checkpoint. Statements: writes.sql.
+Invariants: a batch is in the rows if and only if the checkpoint says so; a batch applied twice changes nothing.
+Fails: `Fenced` when another projector took over, nothing written; `database.UNAVAILABLE` when PostgreSQL is away,
+nothing written either, so that the same batch may be applied again.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import asyncpg
+from msgspec import Struct
+
+from projections import checkpoint as checkpoints
+from projections.checkpoint import Checkpoint
+from projections.errors import Fenced
+from projections.events import Event, Message, Position, Unreadable, decode
+from projections.membership import Registers, fold
+from projections.queries import writes
+from projections.rows import campaign_row, columns, customer_row, parked_row, target_row
+
+
+class Parked(Struct, frozen=True):
+    """A message that could not be read, and why."""
+
+    message: Message
+    why: Unreadable
+
+
+class Batch(Struct, frozen=True):
+    """Messages in stream order, read and folded: what one transaction will write."""
+
+    registers: Registers
+    parked: tuple[Parked, ...]
+    position: Position
+    time_ns: int
+
+
+def read_batch(messages: Sequence[Message]) -> Batch:
+    """Decode and fold messages in stream order; at least one. Pure, so it may run while the last batch commits."""
+    events: list[Event] = []
+    parked: list[Parked] = []
+    for message in messages:
+        event = decode(message.subject, message.body)
+        if isinstance(event, Unreadable):
+            parked.append(Parked(message, event))
+        else:
+            events.append(event)
+    last = messages[-1]
+    return Batch(fold(events), tuple(parked), last.position, last.time_ns)
+
+
+async def apply_batch(
+    connection: asyncpg.Connection, held: Checkpoint, batch: Batch, stream_created: str
+) -> Checkpoint:
+    """Write `batch` on top of `held` and return the new checkpoint. Owns the transaction.
+
+    Raises `Fenced` without writing when the checkpoint in the database is not `held`.
+    """
+    reached = Checkpoint(held.generation, batch.position, batch.time_ns, stream_created, held.epoch)
+    async with connection.transaction():
+        if not await checkpoints.advance(connection, held, reached):
+            raise Fenced(held.generation, held.position, held.epoch)
+        await write_registers(connection, writes(held.generation), batch.registers)
+        await _park(connection, writes(held.generation), batch.parked)
+    return reached
+
+
+async def write_registers(connection: asyncpg.Connection, statements: Mapping[str, str], registers: Registers) -> None:
+    """Offer folded registers to a generation's rows, in the caller's transaction."""
+    if registers.customers:
+        await connection.execute(
+            statements["write_customers"], *columns(map(customer_row, registers.customers.values()))
+        )
+    if registers.enrolments:
+        await connection.execute(statements["know_customers"], [key.customer_id for key in registers.enrolments])
+    moved = []
+    if campaign_ids := sorted(registers.campaign_ids()):
+        rows = (campaign_row(campaign_id, registers) for campaign_id in campaign_ids)
+        moved = await connection.fetch(statements["write_campaigns"], *columns(rows))
+    emptied = []
+    if registers.presences:
+        rows = (target_row(key, registers) for key in sorted(registers.presences))
+        emptied += await connection.fetch(statements["write_targets"], *columns(rows))
+    if moved:
+        emptied += await connection.fetch(statements["refresh_keys"], [row["campaign_id"] for row in moved])
+    if emptied:
+        await connection.execute(statements["forget_empty_counts"], [row["customer_id"] for row in emptied])
+
+
+async def _park(connection: asyncpg.Connection, statements: Mapping[str, str], parked: Sequence[Parked]) -> None:
+    if parked:
+        rows = (parked_row(each.message, each.why) for each in parked)
+        await connection.execute(statements["park_events"], *columns(rows))

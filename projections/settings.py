@@ -1,0 +1,206 @@
+"""The configuration: one frozen value, read once from the environment in each process's entry.
+
+Fails: `SettingsInvalid`, naming every variable that is missing or wrong, all at once.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from projections.errors import SettingsInvalid
+
+PREFIX = "MEMBERSHIP_"
+JWT_SECRET_BYTES_MIN = 32
+"""HS256 wants a key at least as long as its hash (RFC 7518, 3.2)."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process was told. Fields that a process does not need may be empty; `load` checks the rest."""
+
+    database_url: str
+    """PostgreSQL, as a `postgresql://` URL."""
+    nats_url: str
+    """NATS, as `nats://host:port`; several separated by commas."""
+    jwt_secret: str
+    """The shared secret of HS256 tokens, at least 32 bytes."""
+    jwt_issuer: str
+    """What `iss` must be; empty: not checked."""
+    jwt_audience: str
+    """What `aud` must hold; empty: not checked."""
+    http_host: str
+    """The address the API listens on."""
+    http_port: int
+    """The port the API listens on."""
+    cors_origins: tuple[str, ...]
+    """Origins that browsers may call from; empty: CORS is off."""
+    database_connections_max: int
+    """Connections of one API process."""
+    read_timeout_s: float
+    """How long one read may take in PostgreSQL before the answer is 503."""
+    stream_replicas: int
+    """Replicas the stream is created with; 3 or 5 in a cluster."""
+    batch_events_max: int
+    """Events applied in one transaction at most."""
+    log_format: str
+    """`console` for people, `json` for machines."""
+    log_level: str
+    """`debug`, `info`, `warning` or `error`."""
+
+
+class Variable(NamedTuple):
+    """One environment variable: the field it fills, how to read it, and its sentence in the documentation."""
+
+    field: str
+    parse: Callable[[str], Any]
+    default: str | None
+    meaning: str
+    secret: bool = False
+
+    @property
+    def name(self) -> str:
+        return PREFIX + self.field.upper()
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not all(part.strip().startswith(schemes) for part in text.split(",")):
+            raise ValueError(f"must start with {' or '.join(schemes)}")
+        return text
+
+    return parse
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        message = f"must be a number of seconds from {low} to {high}"
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(message) from None
+        if not low <= value <= high:
+            raise ValueError(message)
+        return value
+
+    return parse
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return text
+
+    return parse
+
+
+def _jwt_secret(text: str) -> str:
+    if len(text.encode()) < JWT_SECRET_BYTES_MIN:
+        raise ValueError(f"must have at least {JWT_SECRET_BYTES_MIN} bytes")
+    return text
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(part.strip() for part in text.split(",") if part.strip())
+    if wrong := [origin for origin in origins if not origin.startswith(("http://", "https://"))]:
+        raise ValueError(f"must be origins such as https://app.example, not {wrong[0]!r}")
+    return origins
+
+
+TABLE: tuple[Variable, ...] = (
+    Variable(
+        "database_url",
+        _url("postgresql://", "postgres://"),
+        None,
+        "PostgreSQL 18 or newer, `postgresql://user:password@host:port/database`",
+        secret=True,
+    ),
+    Variable(
+        "nats_url",
+        _url("nats://", "tls://"),
+        None,
+        "NATS with JetStream, `nats://host:port[,…]`",
+        secret=True,
+    ),
+    Variable("jwt_secret", _jwt_secret, None, "shared secret of HS256 tokens, 32 bytes or more", secret=True),
+    Variable("jwt_issuer", str, "", "what a token's `iss` must be; empty: not checked"),
+    Variable("jwt_audience", str, "", "what a token's `aud` must hold; empty: not checked"),
+    Variable("http_host", str, "127.0.0.1", "address the API listens on; `0.0.0.0` in a container"),
+    Variable("http_port", _whole(0, 65535), "8000", "port the API listens on"),
+    Variable("cors_origins", _origins, "", "origins that browsers may call from, separated by commas; empty: none"),
+    Variable("database_connections_max", _whole(1, 200), "10", "connections of one API process to PostgreSQL"),
+    Variable("read_timeout_s", _seconds(0.1, 60), "5", "longest read before the answer is 503"),
+    Variable("stream_replicas", _whole(1, 5), "1", "replicas the stream is created with; 3 in a cluster"),
+    Variable("batch_events_max", _whole(1, 10_000), "2000", "events applied in one transaction at most"),
+    Variable("log_format", _one_of("console", "json"), "console", "`console` for people, `json` for machines"),
+    Variable("log_level", _one_of("debug", "info", "warning", "error"), "info", "what is worth a line"),
+)
+
+VARIABLES: tuple[str, ...] = tuple(
+    name
+    for variable in TABLE
+    for name in ([variable.name, variable.name + "_FILE"] if variable.secret else [variable.name])
+)
+"""Every environment variable that is read, the `_FILE` forms of secrets included."""
+
+NOT_YET = {"MEMBERSHIP_JWKS_URL", "MEMBERSHIP_JWKS_FILE"}
+"""Names the command contract reserves and this release cannot honour: better refused than ignored."""
+
+
+def load(needed: set[str], environment: Mapping[str, str]) -> Settings:
+    """Read the settings; `needed` names the fields without which the calling process cannot work.
+
+    Raises `SettingsInvalid` with every problem found. Secrets may be given as a file by `<NAME>_FILE`.
+    """
+    values: dict[str, Any] = {}
+    problems: list[str] = [
+        f"{name} is set, but key sets are not supported in this release; set MEMBERSHIP_JWT_SECRET and unset it."
+        for name in sorted(NOT_YET)
+        if environment.get(name)
+    ]
+    for variable in TABLE:
+        try:
+            values[variable.field] = _read(variable, environment, variable.field in needed)
+        except ValueError as problem:
+            problems.append(str(problem))
+    if problems:
+        raise SettingsInvalid(problems)
+    return Settings(**values)
+
+
+def _read(variable: Variable, environment: Mapping[str, str], needed: bool) -> Any:  # noqa: ANN401 - by field
+    text, source = _text(variable, environment)
+    if not text:
+        if needed and variable.default is None:
+            raise ValueError(f"{variable.name} is missing: {variable.meaning}.")
+        text = variable.default or ""
+        if not text:
+            return variable.parse("") if variable.default is not None else ""
+    try:
+        return variable.parse(text)
+    except ValueError as problem:
+        shown = "" if variable.secret else f" ({text!r})"
+        raise ValueError(f"{source}{shown} {problem}.") from None
+
+
+def _text(variable: Variable, environment: Mapping[str, str]) -> tuple[str, str]:
+    file_name = variable.name + "_FILE"
+    path = environment.get(file_name) if variable.secret else None
+    if not path:
+        return environment.get(variable.name, ""), variable.name
+    if environment.get(variable.name):
+        raise ValueError(f"{variable.name} and {file_name} are both set; set one of them.")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip(), file_name
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ValueError(f"{file_name} names a file that cannot be read: {problem}.") from None

@@ -1,0 +1,210 @@
+-- Every statement that changes a generation of the read model.
+--
+-- A block starts with `-- name:`; {generation} is the schema, {a_block's_name} includes that block. Registers are
+-- last-writer-wins: a row changes only where the offered version is higher than the held one, so a second delivery
+-- changes nothing. Rows are written in key order, so that two writers could never wait for each other in a circle.
+
+
+-- name: advance_checkpoint
+-- The compare-and-set that fences: no row comes back when another projector took over or went further.
+-- First in its transaction, so that a fenced batch costs one statement. The notification leaves at commit.
+WITH advanced AS (
+    UPDATE control.checkpoint
+    SET position = $4, message_time_ns = $5, stream_created = $6, applied_at = now()
+    WHERE generation = $1 AND position = $2 AND epoch = $3
+    RETURNING generation, position
+)
+SELECT pg_notify('membership_applied', json_build_object('generation', generation, 'position', position)::text)
+FROM advanced;
+
+
+-- name: write_customers
+INSERT INTO {generation}.customer AS held (customer_id, version, owner_id, deleted)
+SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::boolean[]) AS offered
+ORDER BY 1
+ON CONFLICT (customer_id) DO UPDATE
+SET version = excluded.version, owner_id = excluded.owner_id, deleted = excluded.deleted
+WHERE held.version < excluded.version;
+
+
+-- name: know_customers
+-- A customer exists from the first enrolment on, even before an event of its own.
+INSERT INTO {generation}.customer (customer_id)
+SELECT DISTINCT customer_id FROM unnest($1::uuid[]) AS enrolled (customer_id)
+ORDER BY 1
+ON CONFLICT (customer_id) DO NOTHING;
+
+
+-- name: write_campaigns
+-- All four registers of a campaign in one row write, however many events moved them. A register that was not
+-- written in this batch is offered with version 0, which never wins. Returns the known campaigns of which a key
+-- that memberships carry has changed.
+WITH written AS (
+    INSERT INTO {generation}.campaign AS held (
+        campaign_id,
+        definition_version, owner_id, created_at, name_key, goal_key, agent_name_key, display_json,
+        status_version, status,
+        deletion_version, deleted,
+        counters_version, contacts_total, contacts_contacted, contacts_remaining, contacts_to_recall,
+        contacts_failed, contacts_succeeded, progress
+    )
+    SELECT * FROM unnest(
+        $1::uuid[],
+        $2::bigint[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[],
+        $9::bigint[], $10::smallint[],
+        $11::bigint[], $12::boolean[],
+        $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[],
+        $18::bigint[], $19::bigint[], $20::double precision[]
+    ) AS offered
+    ORDER BY 1
+    ON CONFLICT (campaign_id) DO UPDATE SET
+        definition_version = greatest(held.definition_version, excluded.definition_version),
+        owner_id = CASE WHEN held.definition_version < excluded.definition_version
+            THEN excluded.owner_id ELSE held.owner_id END,
+        created_at = CASE WHEN held.definition_version < excluded.definition_version
+            THEN excluded.created_at ELSE held.created_at END,
+        name_key = CASE WHEN held.definition_version < excluded.definition_version
+            THEN excluded.name_key ELSE held.name_key END,
+        goal_key = CASE WHEN held.definition_version < excluded.definition_version
+            THEN excluded.goal_key ELSE held.goal_key END,
+        agent_name_key = CASE WHEN held.definition_version < excluded.definition_version
+            THEN excluded.agent_name_key ELSE held.agent_name_key END,
+        display_json = CASE WHEN held.definition_version < excluded.definition_version
+            THEN excluded.display_json ELSE held.display_json END,
+        status_version = greatest(held.status_version, excluded.status_version),
+        status = CASE WHEN held.status_version < excluded.status_version
+            THEN excluded.status ELSE held.status END,
+        deletion_version = greatest(held.deletion_version, excluded.deletion_version),
+        deleted = CASE WHEN held.deletion_version < excluded.deletion_version
+            THEN excluded.deleted ELSE held.deleted END,
+        counters_version = greatest(held.counters_version, excluded.counters_version),
+        contacts_total = CASE WHEN held.counters_version < excluded.counters_version
+            THEN excluded.contacts_total ELSE held.contacts_total END,
+        contacts_contacted = CASE WHEN held.counters_version < excluded.counters_version
+            THEN excluded.contacts_contacted ELSE held.contacts_contacted END,
+        contacts_remaining = CASE WHEN held.counters_version < excluded.counters_version
+            THEN excluded.contacts_remaining ELSE held.contacts_remaining END,
+        contacts_to_recall = CASE WHEN held.counters_version < excluded.counters_version
+            THEN excluded.contacts_to_recall ELSE held.contacts_to_recall END,
+        contacts_failed = CASE WHEN held.counters_version < excluded.counters_version
+            THEN excluded.contacts_failed ELSE held.contacts_failed END,
+        contacts_succeeded = CASE WHEN held.counters_version < excluded.counters_version
+            THEN excluded.contacts_succeeded ELSE held.contacts_succeeded END,
+        progress = CASE WHEN held.counters_version < excluded.counters_version
+            THEN excluded.progress ELSE held.progress END
+    WHERE held.definition_version < excluded.definition_version
+        OR held.status_version < excluded.status_version
+        OR held.deletion_version < excluded.deletion_version
+        OR held.counters_version < excluded.counters_version
+    RETURNING WITH (OLD AS o, NEW AS n)
+        n.campaign_id,
+        n.definition_version > 0
+        AND (o.owner_id, o.status, o.deleted) IS DISTINCT FROM (n.owner_id, n.status, n.deleted) AS keys_changed
+)
+SELECT campaign_id FROM written WHERE keys_changed;
+
+
+-- name: write_targets
+-- Enrolment and presence of a target, with the keys of its campaign if that is known already. After
+-- write_campaigns in the transaction, so that the keys are those of this batch.
+WITH moved AS (
+    INSERT INTO {generation}.membership AS held (
+        customer_id, campaign_id,
+        enrolment_version, target_id, enrolled_at, source,
+        presence_version, present, presence_reason,
+        owner_id, status, campaign_deleted
+    )
+    SELECT offered.*, campaign.owner_id, campaign.status, campaign.deleted
+    FROM unnest(
+        $1::uuid[], $2::uuid[],
+        $3::bigint[], $4::uuid[], $5::timestamptz[], $6::text[],
+        $7::bigint[], $8::boolean[], $9::text[]
+    ) AS offered (
+        customer_id, campaign_id,
+        enrolment_version, target_id, enrolled_at, source,
+        presence_version, present, presence_reason
+    )
+    LEFT JOIN {generation}.campaign
+        ON campaign.campaign_id = offered.campaign_id AND campaign.definition_version > 0
+    ORDER BY offered.customer_id, offered.campaign_id
+    ON CONFLICT (customer_id, campaign_id) DO UPDATE SET
+        enrolment_version = greatest(held.enrolment_version, excluded.enrolment_version),
+        target_id = CASE WHEN held.enrolment_version < excluded.enrolment_version
+            THEN excluded.target_id ELSE held.target_id END,
+        enrolled_at = CASE WHEN held.enrolment_version < excluded.enrolment_version
+            THEN excluded.enrolled_at ELSE held.enrolled_at END,
+        source = CASE WHEN held.enrolment_version < excluded.enrolment_version
+            THEN excluded.source ELSE held.source END,
+        presence_version = greatest(held.presence_version, excluded.presence_version),
+        present = CASE WHEN held.presence_version < excluded.presence_version
+            THEN excluded.present ELSE held.present END,
+        presence_reason = CASE WHEN held.presence_version < excluded.presence_version
+            THEN excluded.presence_reason ELSE held.presence_reason END
+    WHERE held.enrolment_version < excluded.enrolment_version
+        OR held.presence_version < excluded.presence_version
+    {before_and_after}
+)
+{count_moves}
+
+
+-- name: refresh_keys
+-- The fan-out: give every membership of these campaigns the keys its campaign has now.
+WITH moved AS (
+    UPDATE {generation}.membership AS held
+    SET owner_id = campaign.owner_id, status = campaign.status, campaign_deleted = campaign.deleted
+    FROM {generation}.campaign
+    WHERE campaign.campaign_id = any($1::uuid[])
+        AND campaign.definition_version > 0
+        AND held.campaign_id = campaign.campaign_id
+        AND (held.owner_id, held.status, held.campaign_deleted)
+            IS DISTINCT FROM (campaign.owner_id, campaign.status, campaign.deleted)
+    {before_and_after}
+)
+{count_moves}
+
+
+-- name: before_and_after
+-- Included by what moves memberships: the row as it was and as it is.
+RETURNING WITH (OLD AS o, NEW AS n)
+    n.customer_id,
+    o.enrolled_at AS old_enrolled_at, o.owner_id AS old_owner_id, o.status AS old_status, o.deleted AS old_deleted,
+    n.enrolled_at AS new_enrolled_at, n.owner_id AS new_owner_id, n.status AS new_status, n.deleted AS new_deleted
+
+
+-- name: count_moves
+-- Included by what moves memberships: the summaries follow in the same statement, so they cannot disagree.
+-- Returns the customers of which a count has come down to zero.
+, delta AS (
+    SELECT customer_id, owner_id, status, deleted, sum(change) AS change
+    FROM (
+        SELECT customer_id, new_owner_id AS owner_id, new_status AS status, new_deleted AS deleted, 1 AS change
+        FROM moved
+        WHERE new_enrolled_at IS NOT NULL AND new_owner_id IS NOT NULL
+        UNION ALL
+        SELECT customer_id, old_owner_id, old_status, old_deleted, -1
+        FROM moved
+        WHERE old_enrolled_at IS NOT NULL AND old_owner_id IS NOT NULL
+    ) AS change
+    GROUP BY customer_id, owner_id, status, deleted
+    HAVING sum(change) <> 0
+), counted AS (
+    INSERT INTO {generation}.customer_summary AS held (customer_id, owner_id, status, deleted, memberships)
+    SELECT customer_id, owner_id, status, deleted, change FROM delta
+    ORDER BY customer_id, owner_id, status, deleted
+    ON CONFLICT (customer_id, owner_id, status, deleted) DO UPDATE
+    SET memberships = held.memberships + excluded.memberships
+    RETURNING customer_id, memberships
+)
+SELECT DISTINCT customer_id FROM counted WHERE memberships = 0;
+
+
+-- name: forget_empty_counts
+-- A count of zero is no row, so that a rebuild gives the same rows.
+DELETE FROM {generation}.customer_summary WHERE customer_id = any($1::uuid[]) AND memberships = 0;
+
+
+-- name: park_events
+-- A position is parked once, whatever is delivered again.
+INSERT INTO {generation}.parked_event (position, subject, headers, body, reason, detail)
+SELECT * FROM unnest($1::bigint[], $2::text[], $3::json[], $4::bytea[], $5::text[], $6::text[]) AS parked
+ON CONFLICT (position) DO NOTHING;

@@ -1,0 +1,69 @@
+"""The fold's laws: order, duplication and cutting do not matter; the highest version wins, the first of equal ones."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from projections.events import CampaignStatusChanged, Event, Unreadable, decode
+from projections.membership import Registers, fold, merge
+from tests.builders import campaign_id, published
+from tests.strategies import History, histories
+
+
+def read(messages: list[tuple[str, bytes]]) -> list[Event]:
+    events = [decode(*each) for each in messages]
+    return [event for event in events if not isinstance(event, Unreadable)]
+
+
+@given(histories())
+def test_any_permutation_and_duplication_folds_to_the_same(history: History) -> None:
+    delivered = [(each.subject, each.body) for batch in history.batches for each in batch]
+    assert fold(read(delivered)) == fold(read(history.events))
+
+
+@given(histories())
+def test_any_split_into_batches_merges_to_the_same(history: History) -> None:
+    merged = Registers()
+    for batch in history.batches:
+        merged = merge(merged, fold(read([(each.subject, each.body) for each in batch])))
+    assert merged == fold(read(history.events))
+
+
+@given(histories(), st.integers(1, 3))
+def test_folding_again_changes_nothing(history: History, times: int) -> None:
+    once = fold(read(history.events))
+    again = fold(read(history.events) * times, fold(read(history.events)))
+    assert again == once
+
+
+def status(version: int, name: str) -> Event:
+    event = decode(*published("campaign.status_changed.v1", version, status=name))
+    assert isinstance(event, CampaignStatusChanged)
+    return event
+
+
+def test_of_equal_versions_the_first_in_the_stream_wins() -> None:
+    registers = fold([status(5, "paused"), status(5, "done"), status(4, "draft")])
+    assert registers.statuses[campaign_id(1)].status == "paused"  # type: ignore[index]
+
+
+def test_an_upsert_writes_definition_and_status_and_leaves_deletion_alone() -> None:
+    registers = fold(
+        read(
+            [
+                published("campaign.deleted.v1", 1),
+                published("campaign.status_changed.v1", 3, status="done"),
+                published("campaign.upserted.v1", 2, status="draft"),
+            ]
+        )
+    )
+    key = campaign_id(1)
+    assert registers.definitions[key].version == 2  # type: ignore[index]
+    assert registers.statuses[key].status == "done"  # type: ignore[index]
+    assert registers.deletions[key].version == 1  # type: ignore[index]
+
+
+def test_a_removal_before_its_enrolment_keeps_the_customer_out_and_the_enrolment_known() -> None:
+    registers = fold(read([published("target.removed.v1", 2), published("target.enrolled.v1", 1)]))
+    (presence,) = registers.presences.values()
+    (enrolment,) = registers.enrolments.values()
+    assert (presence.version, enrolment.version) == (2, 1)

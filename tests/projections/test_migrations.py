@@ -1,0 +1,86 @@
+"""A database is brought to this release once, whoever asks and how often, and never by an edited file."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from projections import database, migrations
+from projections.errors import DatabaseNotMigrated, MigrationChanged
+from projections.migrations import Migration, migrate, require_migrated
+from projections.queries import Generation, blocks, generation, writes
+from service.reads import SORT_KEYS, Shape, page_statement
+
+FRAGMENTS = {"before_and_after", "count_moves"}
+
+
+async def test_migrating_again_changes_nothing(connection: asyncpg.Connection) -> None:
+    assert await migrate(connection) == []
+    await require_migrated(connection)
+
+
+async def test_two_that_migrate_at_once_do_it_once(database_url: str) -> None:
+
+    admin = await database.connect(database_url, "test")
+    await admin.execute("DROP SCHEMA control CASCADE; DROP SCHEMA g1 CASCADE; DROP TABLE membership_migration")
+    both = await asyncio.gather(*(database.connect(database_url, "test") for _ in range(2)))
+    applied = await asyncio.gather(*(migrate(each) for each in both))
+    assert sorted(map(len, applied)) == [0, 2]
+    for each in (*both, admin):
+        await each.close()
+
+
+async def test_an_edited_migration_is_refused_by_name(
+    connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edited = [Migration(each.name, each.text + "-- edited") for each in migrations.migrations()]
+    monkeypatch.setattr(migrations, "migrations", lambda: edited)
+    with pytest.raises(MigrationChanged, match="0001_control"):
+        await migrate(connection)
+
+
+async def test_a_database_that_was_never_migrated_says_what_to_do(connection: asyncpg.Connection) -> None:
+    await connection.execute("DROP TABLE membership_migration")
+    with pytest.raises(DatabaseNotMigrated, match="membership migrate"):
+        await require_migrated(connection)
+
+
+async def test_a_second_generation_has_the_shape_of_the_first(connection: asyncpg.Connection) -> None:
+    await migrations.create_generation(connection, Generation("g2"))
+    columns = (
+        "SELECT table_name, column_name, data_type, collation_name, is_nullable, generation_expression "
+        "FROM information_schema.columns WHERE table_schema = $1 ORDER BY 1, 2"
+    )
+    first, second = [await connection.fetch(columns, name) for name in ("g1", "g2")]
+    assert first == second
+    assert len(first) > 40
+
+
+@pytest.mark.parametrize("name", ["", "g0", "g1; DROP TABLE x", "G1", "g1\n", "public"])
+def test_only_a_generations_name_ever_becomes_part_of_a_statement(name: str) -> None:
+    with pytest.raises(ValueError, match="generation"):
+        generation(name)
+
+
+async def test_every_write_statement_prepares(connection: asyncpg.Connection) -> None:
+    statements = {name: text for name, text in writes(Generation("g1")).items() if name not in FRAGMENTS}
+    assert set(blocks("projections", "writes.sql")) - FRAGMENTS == set(statements)
+    for name, text in statements.items():
+        assert "{" not in text, name
+        await connection.prepare(text)
+
+
+async def test_every_page_statement_prepares(connection: asyncpg.Connection) -> None:
+    shapes = [
+        Shape(field, direction, after, counted)
+        for field in SORT_KEYS
+        for direction in ("asc", "desc")
+        for after in (False, True)
+        for counted in (False, True)
+    ]
+    assert len(shapes) == 88
+    for shape in shapes:
+        text = page_statement(Generation("g1"), shape)
+        assert "{" not in text, shape
+        prepared = await connection.prepare(text)
+        assert len(prepared.get_parameters()) == (10 if shape.after else 8)

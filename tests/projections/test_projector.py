@@ -1,0 +1,197 @@
+"""One transaction a batch: the rows do not depend on the delivery, the checkpoint fences, nothing is lost."""
+
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from projections import checkpoint as checkpoints
+from projections import database
+from projections.checkpoint import Checkpoint
+from projections.errors import Fenced
+from projections.events import Message
+from projections.projector import apply_batch, read_batch
+from projections.queries import Generation
+from tests.builders import ALL_TYPES, message, owner_id, published
+from tests.strategies import History, histories
+
+G1 = Generation("g1")
+CREATED = "2026-01-01T00:00:00.123456789Z"
+FIRST_INSTANT = "0001-01-01T00:00:00Z"
+LARGEST = 1.7976931348623157e308
+TABLES = {
+    "customer": "customer_id",
+    "campaign": "campaign_id",
+    "membership": "customer_id, campaign_id",
+    "customer_summary": "customer_id, owner_id, status, deleted",
+    "parked_event": "position",
+}
+
+COUNTED = """
+SELECT customer_id, owner_id, status, deleted, count(*) AS memberships FROM g1.membership
+WHERE enrolled_at IS NOT NULL AND owner_id IS NOT NULL GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+"""
+
+
+async def empty(connection: asyncpg.Connection) -> Checkpoint:
+    await connection.execute("TRUNCATE " + ", ".join(f"g1.{table}" for table in TABLES))
+    await connection.execute(
+        "UPDATE control.checkpoint SET position = 0, message_time_ns = NULL, stream_created = NULL"
+    )
+    return await checkpoints.take_over(connection, G1)
+
+
+async def applied(connection: asyncpg.Connection, held: Checkpoint, messages: list[Message]) -> Checkpoint:
+    return await apply_batch(connection, held, read_batch(messages), CREATED)
+
+
+async def rows(connection: asyncpg.Connection) -> dict[str, list[dict[str, Any]]]:
+    found = {}
+    for table, key in TABLES.items():
+        records = await connection.fetch(f"SELECT * FROM g1.{table} ORDER BY {key}")  # noqa: S608
+        found[table] = [{name: value for name, value in each.items() if name != "first_seen_at"} for each in records]
+    return found
+
+
+@given(history=histories())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_any_delivery_leaves_the_rows_that_one_batch_in_order_would(
+    connection: asyncpg.Connection, history: History
+) -> None:
+    in_order = [message(position, *each) for position, each in enumerate(history.events, start=1)]
+    await applied(connection, await empty(connection), in_order)
+    wanted = await rows(connection)
+
+    held = await empty(connection)
+    for batch in history.batches:
+        held = await applied(connection, held, batch)
+        summaries = await connection.fetch("SELECT * FROM g1.customer_summary ORDER BY 1, 2, 3, 4")
+        assert summaries == await connection.fetch(COUNTED)
+    assert await rows(connection) == wanted
+
+
+@given(history=histories(), data=st.data())
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_memberships_always_carry_the_keys_their_campaign_has(
+    connection: asyncpg.Connection, history: History, data: st.DataObject
+) -> None:
+    held = await empty(connection)
+    for batch in history.batches[: data.draw(st.integers(1, len(history.batches)))]:
+        held = await applied(connection, held, batch)
+    strays = await connection.fetch(
+        "SELECT m.* FROM g1.membership m LEFT JOIN g1.campaign c ON c.campaign_id = m.campaign_id "
+        "AND c.definition_version > 0 "
+        "WHERE (m.owner_id, m.status, m.campaign_deleted) IS DISTINCT FROM (c.owner_id, c.status, c.deleted)"
+    )
+    assert strays == []
+
+
+async def test_the_checkpoint_moves_with_the_rows_and_says_which_stream(connection: asyncpg.Connection) -> None:
+    held = await empty(connection)
+    reached = await applied(connection, held, [message(7, *published("customer.upserted.v1", 1))])
+    row = await connection.fetchrow("SELECT * FROM control.checkpoint")
+    assert row is not None
+    assert (row["position"], row["stream_created"], row["message_time_ns"]) == (7, CREATED, reached.message_time_ns)
+    assert row["epoch"] == held.epoch
+
+
+async def test_a_projector_whose_epoch_is_over_commits_nothing(connection: asyncpg.Connection) -> None:
+    former = await empty(connection)
+    await checkpoints.take_over(connection, G1)
+    with pytest.raises(Fenced):
+        await applied(connection, former, [message(1, *published("customer.upserted.v1", 1))])
+    assert (await rows(connection))["customer"] == []
+
+
+async def test_a_batch_that_was_applied_already_is_fenced_off(connection: asyncpg.Connection) -> None:
+    held = await empty(connection)
+    batch = [message(1, *published("customer.upserted.v1", 1))]
+    await applied(connection, held, batch)
+    with pytest.raises(Fenced):
+        await applied(connection, held, batch)
+
+
+async def test_what_cannot_be_read_is_parked_whole_and_the_rest_of_the_batch_applies(
+    connection: asyncpg.Connection,
+) -> None:
+    body = b"\xff\x00 not json"
+    bad = message(2, "membership.customer.\ud800\0", body)
+    batch = [message(1, *published("customer.upserted.v1", 1)), bad, message(3, *published("customer.upserted.v1", 2))]
+    reached = await applied(connection, await empty(connection), batch)
+    assert reached.position == 3
+    (parked,) = await connection.fetch("SELECT * FROM g1.parked_event")
+    assert (parked["position"], bytes(parked["body"]), parked["reason"]) == (2, body, "invalid_subject")
+    assert parked["subject"] == r"membership.customer.\ud800\0"
+    (customer,) = (await rows(connection))["customer"]
+    assert customer["version"] == 2
+
+
+async def test_every_extreme_that_the_contract_allows_can_be_stored(connection: asyncpg.Connection) -> None:
+    most = 2**63 - 1
+    batch = [
+        message(
+            1, *published("campaign.upserted.v1", most, name="\U0001f600" * 50_000, created_at="0001-01-01T00:00:00Z")
+        ),
+        message(
+            2, *published("campaign.counters_changed.v1", most, contacts_total=most, progress=1.7976931348623157e308)
+        ),
+        message(3, *published("target.enrolled.v1", most, enrolled_at="9999-12-31T23:59:59.999999Z")),
+        message(4, *published("campaign.counters_changed.v1", 1, campaign=2, progress=-5e-324)),
+    ]
+    await applied(connection, await empty(connection), batch)
+    found = await rows(connection)
+    assert found["parked_event"] == []
+    assert [each["enrolled_at"].year for each in found["membership"]] == [9999]
+
+
+async def test_a_thousand_counter_events_on_a_campaign_are_one_row_write(connection: asyncpg.Connection) -> None:
+    held = await applied(connection, await empty(connection), [message(1, *published("campaign.upserted.v1", 1))])
+    counters = [message(n + 1, *published("campaign.counters_changed.v1", n)) for n in range(1, 1001)]
+    # Counted inside the session, where the statistics of a transaction are exact.
+    before = await connection.fetchval("SELECT pg_stat_get_xact_tuples_updated('g1.campaign'::regclass)")
+    async with connection.transaction():
+        await applied(connection, held, counters)
+        after = await connection.fetchval("SELECT pg_stat_get_xact_tuples_updated('g1.campaign'::regclass)")
+    assert (before, after) == (0, 1)
+    assert await connection.fetchval("SELECT contacts_total FROM g1.campaign") == 1000
+
+
+async def test_a_campaigns_new_owner_and_status_reach_all_its_members_in_the_same_transaction(
+    connection: asyncpg.Connection,
+) -> None:
+    members = [message(n, *published("target.enrolled.v1", 1, customer=n)) for n in range(1, 101)]
+    held = await applied(connection, await empty(connection), members)
+    assert await connection.fetchval("SELECT count(*) FROM g1.customer_summary") == 0
+    held = await applied(connection, held, [message(200, *published("campaign.upserted.v1", 1))])
+    assert await connection.fetchval("SELECT count(*) FROM g1.customer_summary WHERE memberships = 1") == 100
+    change = published("campaign.upserted.v1", 2, owner_id=owner_id(2), status="done")
+    held = await applied(connection, held, [message(201, *change)])
+    found = await connection.fetch("SELECT DISTINCT owner_id::text, status FROM g1.membership")
+    assert [tuple(each) for each in found] == [(owner_id(2), 3)]
+    assert await connection.fetchval("SELECT count(*) FROM g1.customer_summary") == 100
+
+
+@pytest.mark.parametrize("event_type", ALL_TYPES)
+async def test_each_event_alone_is_applied_twice_like_once(connection: asyncpg.Connection, event_type: str) -> None:
+    held = await applied(connection, await empty(connection), [message(1, *published(event_type, 5))])
+    once = await rows(connection)
+    await applied(connection, held, [message(2, *published(event_type, 5))])
+    assert await rows(connection) == once
+
+
+async def test_a_lost_session_during_a_batch_leaves_nothing(database_url: str, connection: asyncpg.Connection) -> None:
+    leader = await database.connect_leader(database_url)
+    held = await empty(leader)
+
+    async def lose_the_session_before_commit() -> None:
+        async with leader.transaction():
+            await applied(leader, held, [message(1, *published("campaign.upserted.v1", 1))])
+            await connection.execute("SELECT pg_terminate_backend($1)", leader.get_server_pid())
+            await leader.execute("SELECT 1")
+
+    with pytest.raises(database.UNAVAILABLE), database.closed_is_unavailable(leader):
+        await lose_the_session_before_commit()
+    assert (await rows(connection))["campaign"] == []
+    assert await connection.fetchval("SELECT position FROM control.checkpoint") == 0
