@@ -1,0 +1,1 @@
+"""The NATS edge: reads the stream in order and hands batches to the projections."""

@@ -1,0 +1,174 @@
+"""The projector process: leads or stands by, reads the stream from the checkpoint, and applies batch after batch.
+
+Reads: the stream. Writes: through projections.projector only.
+Invariants: an event is applied in stream order, in the transaction that moves the checkpoint, by the one leader.
+Fails: `StreamRefused` ends the process with its sentence, for an operator must decide; a database or broker that is
+away is waited for; anything unforeseen crashes, and the supervisor starts afresh from the checkpoint.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+import asyncpg
+import structlog
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeoutError
+
+from consumers import stream
+from consumers.client import TolerantClient
+from consumers.intake import Interrupted, Reading
+from consumers.leadership import leadership
+from projections import checkpoint as checkpoints
+from projections.checkpoint import Checkpoint
+from projections.database import UNAVAILABLE, closed_is_unavailable
+from projections.errors import Fenced
+from projections.events import Message
+from projections.migrations import require_migrated
+from projections.projector import apply_batch, read_batch
+from projections.settings import Settings
+
+TICK_S: Final = 1.0
+"""How often an idle leader shows PostgreSQL that it lives; well below the silence that ends its session."""
+WATCH_S: Final = 5.0
+"""How often an idle reading is compared with what the broker says is pending."""
+RETRY_S: Final = 0.25
+
+BROKER_AWAY: Final = (NatsError, NatsTimeoutError)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+async def project(settings: Settings) -> None:
+    """Follow the stream until cancelled; raises `StreamRefused` when an operator has to decide."""
+    link = BrokerLink(settings)
+    client = await link.connect()
+    trouble = Trouble()
+    try:
+        while True:
+            try:
+                async with leadership(settings.database_url) as connection:
+                    await require_migrated(connection)
+                    with closed_is_unavailable(connection):
+                        await Term(settings, connection, client, link).serve()
+            except Fenced as fenced:
+                log.warning("fenced", detail=str(fenced))
+            except UNAVAILABLE as problem:
+                trouble.tell("waiting_for_database", problem)
+                await asyncio.sleep(RETRY_S)
+    finally:
+        await client.close()
+
+
+class Trouble:
+    """Tells of a trouble once, not at every retry."""
+
+    def __init__(self) -> None:
+        self._told = ""
+
+    def tell(self, event: str, problem: BaseException) -> None:
+        sentence = str(problem) or type(problem).__name__
+        if sentence != self._told:
+            log.warning(event, detail=sentence)
+        self._told = sentence
+
+
+class BrokerLink:
+    """The connection to the broker, which nats-py keeps restoring; a reading in progress hears of every break."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._servers = [url.strip() for url in settings.nats_url.split(",")]
+        self._trouble = Trouble()
+        self.reading: Reading | None = None
+
+    async def connect(self) -> Client:
+        """Return a connected client, however long that takes."""
+        while True:
+            with suppress(*BROKER_AWAY, OSError):
+                client = TolerantClient()
+                await client.connect(
+                    self._servers,
+                    name="membership-projector",
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=RETRY_S,  # type: ignore[arg-type]  # a fraction of a second works
+                    ping_interval=5,
+                    error_cb=self._on_error,
+                    disconnected_cb=self._on_disconnected,
+                    reconnected_cb=self._on_reconnected,
+                )
+                return client
+            await asyncio.sleep(RETRY_S)
+
+    async def _on_error(self, problem: Exception) -> None:
+        self._trouble.tell("broker_trouble", problem)
+
+    async def _on_disconnected(self) -> None:
+        log.warning("broker_disconnected")
+
+    async def _on_reconnected(self) -> None:
+        log.info("broker_reconnected")
+        if self.reading is not None:
+            self.reading.interrupt("the connection to the broker was lost and made again")
+
+
+class Term:
+    """One term of leadership: from the lock until the database session is lost."""
+
+    def __init__(self, settings: Settings, connection: asyncpg.Connection, client: Client, link: BrokerLink) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._client = client
+        self._link = link
+        self._trouble = Trouble()
+        self._caught_up = False
+
+    async def serve(self) -> None:
+        """Lead until something ends the term; never returns."""
+        held = await checkpoints.take_over(self._connection, await checkpoints.live_generation(self._connection))
+        log.info("following", generation=held.generation, position=held.position, epoch=held.epoch)
+        while True:
+            held = await self._read_once(held)
+            await self._connection.execute("SELECT 1")  # still the leader? a broker that is away is no reason not to be
+            await asyncio.sleep(RETRY_S)
+
+    async def _read_once(self, held: Checkpoint) -> Checkpoint:
+        """Read and apply until the reading is interrupted; return the checkpoint reached."""
+        try:
+            state = await stream.verify(self._client, held, self._settings.stream_replicas)
+            async with Reading(self._client, held.position) as reading:
+                self._link.reading = reading
+                with suppress(Interrupted):
+                    while True:
+                        held = await self._step(reading, held, state.created)
+                self._trouble.tell("reading_again", Interrupted(reading.doubt))
+        except (*BROKER_AWAY, Interrupted) as problem:
+            self._trouble.tell("reading_again", problem)
+        finally:
+            self._link.reading = None
+        return held
+
+    async def _step(self, reading: Reading, held: Checkpoint, stream_created: str) -> Checkpoint:
+        messages = await reading.next_batch(self._settings.batch_events_max, TICK_S)
+        if messages:
+            held = await self._apply(messages, held, stream_created)
+        else:
+            await self._connection.execute("SELECT 1")
+            await reading.watch(WATCH_S)
+        if not self._caught_up and reading.caught_up:
+            await checkpoints.mark_caught_up(self._connection, held.generation)
+            self._caught_up = True
+            log.info("caught_up", position=held.position)
+        return held
+
+    async def _apply(self, messages: Sequence[Message], held: Checkpoint, stream_created: str) -> Checkpoint:
+        began = time.perf_counter()
+        batch = read_batch(messages)
+        reached = await apply_batch(self._connection, held, batch, stream_created)
+        took_ms = round((time.perf_counter() - began) * 1000, 1)
+        log.debug("applied", position=reached.position, events=len(messages), took_ms=took_ms)
+        for parked in batch.parked:
+            log.warning("parked", position=parked.message.position, reason=parked.why.reason, detail=parked.why.detail)
+        return reached

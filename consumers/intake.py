@@ -1,0 +1,219 @@
+"""Reads the stream in order from a position on, as fast as nats-py can, and says so when it is not sure of the order.
+
+An own pull loop: nats-py's `fetch` pays a task and a timer per message, its ordered consumer stops the whole
+connection's reader on the newer ack subjects. Here a subscription callback appends to a buffer, and pull requests
+keep a credit of messages under way.
+
+Reads: JetStream, through an ephemeral consumer that needs no acks: the checkpoint in PostgreSQL decides everything.
+Invariants: batches are contiguous in consumer sequence; after any doubt (a gap, a reconnect, silence, a refused
+pull) the reading is over, raises `Interrupted`, and a new one starts from the checkpoint.
+"""
+
+import asyncio
+import time
+from collections import deque
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.js.api import StatusCode
+
+from consumers.stream import REQUEST_TIMEOUT_S, STREAM
+from projections.errors import MembershipError
+from projections.events import Message, Position
+
+PULL_EVENTS: Final = 4_000
+"""Messages asked for at once; two pulls under way keep the broker busy while a batch is written."""
+PULL_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Keeps a pull of huge bodies below nats-py's 128 MiB, beyond which it drops messages."""
+PULL_EXPIRES_S: Final = 30
+HEARTBEAT_S: Final = 1
+SILENCE_MAX_S: Final = 3 * HEARTBEAT_S
+INACTIVE_CONSUMER_S: Final = 30
+_ACK_PREFIX: Final = "$JS.ACK."
+
+
+class Interrupted(MembershipError):
+    """The order of what comes next is in doubt; read again from the checkpoint."""
+
+    code = "intake_interrupted"
+
+
+class Delivery(NamedTuple):
+    """What the reply subject of a delivered message says."""
+
+    position: Position
+    consumer_sequence: int
+    time_ns: int
+    pending: int
+
+
+def read_reply(reply: str) -> Delivery:
+    """Read an ack subject of either form; `msg.metadata` would cost ten times as much.
+
+    `$JS.ACK.<stream>.<consumer>.<delivered>.<position>.<sequence>.<time>.<pending>`, or the same after
+    `$JS.ACK.<domain>.<account>.` and perhaps with a token behind it.
+    """
+    tokens = reply.split(".")
+    at = 5 if len(tokens) == 9 else 7  # noqa: PLR2004 - the two forms above
+    return Delivery(Position(int(tokens[at])), int(tokens[at + 1]), int(tokens[at + 2]), int(tokens[at + 3]))
+
+
+class Reading:
+    """One uninterrupted reading of the stream after a position. Use as an async context manager."""
+
+    def __init__(self, client: Client, after: Position) -> None:
+        self.position = after
+        """The last position handed out."""
+        self.pending = 0
+        """Messages that the broker still had to deliver when the last one came."""
+        self._client = client
+        self._after = after
+        self._inbox = client.new_inbox()
+        self._consumer = self._inbox.rsplit(".", 1)[-1]
+        self._buffer: deque[Message] = deque()
+        self._arrived = asyncio.Event()
+        self._heard_at = self._watched_at = time.monotonic()
+        self._stalled = False
+        self._doubt: str | None = None
+        self._sequence = 0
+        self._credit = 0
+        self._subscription: Subscription | None = None
+
+    async def __aenter__(self) -> Self:
+        self._subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
+        await self._create_consumer()
+        await self._pull()
+        await self._pull()
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if self._subscription is not None and self._client.is_connected:
+            await self._subscription.unsubscribe()
+            await self._client.publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{self._consumer}", b"")
+
+    def interrupt(self, doubt: str) -> None:
+        """End the reading, for a reason seen from outside, such as a reconnect."""
+        self._doubt = self._doubt or doubt
+        self._arrived.set()
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether everything the broker had to deliver has been handed out."""
+        return self.pending == 0 and not self._buffer
+
+    @property
+    def doubt(self) -> str:
+        """Why the reading is over; empty while it is not."""
+        return self._doubt or ""
+
+    async def watch(self, every_s: float) -> None:
+        """Ask the broker, at most every `every_s`, whether it believes to have delivered all: silence can lie.
+
+        A consumer that is gone, or has messages to deliver and delivers none, ends the reading.
+        """
+        if time.monotonic() - self._watched_at < every_s or self._doubt is not None:
+            return
+        self._watched_at = time.monotonic()
+        subject = f"$JS.API.CONSUMER.INFO.{STREAM}.{self._consumer}"
+        reply = await self._client.request(subject, b"", timeout=REQUEST_TIMEOUT_S)
+        answer = msgspec.json.decode(reply.data)
+        if "error" in answer:
+            self.interrupt(f"the consumer is gone: {answer['error'].get('description')}")
+        elif answer["num_pending"] > 0 and not self._buffer and self._stalled:
+            self.interrupt(f"{answer['num_pending']} messages are pending, but none came")
+        else:
+            self.pending = answer["num_pending"]
+            self._stalled = answer["num_pending"] > 0
+
+    async def next_batch(self, events_max: int, wait_s: float) -> list[Message]:
+        """Return the next messages, at most `events_max`; none if none came within `wait_s`.
+
+        Returns what is there at once: while a batch is being written the next one gathers by itself. Raises
+        `Interrupted` once everything that is certain was handed out.
+        """
+        if not self._buffer and self._doubt is None:
+            await self._wait(wait_s)
+        taken = [self._buffer.popleft() for _ in range(min(events_max, len(self._buffer)))]
+        if taken:
+            self.position = taken[-1].position
+            self._stalled = False
+        elif self._doubt is not None:
+            raise Interrupted(self._doubt)
+        while self._credit + len(self._buffer) <= PULL_EVENTS and self._doubt is None:
+            await self._pull()
+        return taken
+
+    async def _wait(self, wait_s: float) -> None:
+        """Wait for a message or a doubt. Heartbeats end a wait early, harmlessly; their absence is a doubt."""
+        self._arrived.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._arrived.wait(), wait_s)
+        silent_s = time.monotonic() - self._heard_at
+        if silent_s > SILENCE_MAX_S:
+            self.interrupt(f"nothing came for {silent_s:.1f} s, not even a heartbeat")
+
+    async def _create_consumer(self) -> None:
+        request = {
+            "stream_name": STREAM,
+            "config": {
+                "name": self._consumer,
+                "deliver_policy": "by_start_sequence",
+                "opt_start_seq": self._after + 1,
+                "ack_policy": "none",
+                "mem_storage": True,
+                "num_replicas": 1,
+                "inactive_threshold": INACTIVE_CONSUMER_S * 10**9,
+            },
+        }
+        subject = f"$JS.API.CONSUMER.CREATE.{STREAM}.{self._consumer}"
+        reply = await self._client.request(subject, msgspec.json.encode(request), timeout=REQUEST_TIMEOUT_S)
+        answer = msgspec.json.decode(reply.data)
+        if "error" in answer:
+            raise Interrupted(f"the broker refused a consumer: {answer['error'].get('description')}")
+        self.pending = answer["num_pending"]
+
+    async def _pull(self) -> None:
+        request = {
+            "batch": PULL_EVENTS,
+            "max_bytes": PULL_BYTES_MAX,
+            "expires": PULL_EXPIRES_S * 10**9,
+            "idle_heartbeat": HEARTBEAT_S * 10**9,
+        }
+        self._credit += PULL_EVENTS
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{self._consumer}"
+        await self._client.publish(subject, msgspec.json.encode(request), reply=self._inbox)
+
+    async def _on_message(self, message: Msg) -> None:
+        self._heard_at = time.monotonic()
+        if not message.reply.startswith(_ACK_PREFIX):  # an event's own headers cannot pass for a status
+            self._on_status(message)
+        elif self._doubt is None:
+            self._on_delivery(message, read_reply(message.reply))
+        self._arrived.set()
+
+    def _on_delivery(self, message: Msg, delivery: Delivery) -> None:
+        if delivery.consumer_sequence != self._sequence + 1:
+            self.interrupt(f"delivery {delivery.consumer_sequence} came after {self._sequence}")
+            return
+        self._sequence = delivery.consumer_sequence
+        self._credit -= 1
+        self.pending = delivery.pending
+        self._buffer.append(
+            Message(delivery.position, message.subject, message.data, delivery.time_ns, message.headers)
+        )
+
+    def _on_status(self, message: Msg) -> None:
+        headers = message.headers or {}
+        status = headers.get("Status")
+        ended = headers.get("Nats-Pending-Messages")
+        if ended is not None and status != StatusCode.CONTROL_MESSAGE:
+            self._credit -= int(ended)  # a pull is over, by time or by bytes; the next one is asked for as it is needed
+        elif status not in (StatusCode.CONTROL_MESSAGE, StatusCode.REQUEST_TIMEOUT, StatusCode.NO_MESSAGES):
+            self.interrupt(f"the broker ended the pull: {status} {headers.get('Description', '')}".rstrip())

@@ -1,0 +1,147 @@
+"""The stream: how it is configured, and whether it is still the one that the checkpoint speaks of.
+
+Reads: JetStream's stream API and single messages by position. Writes: the stream's creation, if it never existed.
+Fails: `StreamRefused` and its kinds, when applying the stream could corrupt the read model or lose events;
+nats-py's errors when the broker is away.
+"""
+
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+from nats.aio.client import Client
+from nats.errors import NoRespondersError
+
+from projections.checkpoint import Checkpoint
+from projections.errors import StreamMissing, StreamRecreated, StreamRefused, StreamUnsafe, StreamWentBack
+from projections.events import SUBJECT_ROOT, Position
+
+STREAM: Final = "MEMBERSHIP"
+DUPLICATE_WINDOW_NS: Final = 120 * 10**9
+REQUEST_TIMEOUT_S: Final = 2.0
+"""Well below the silence that ends a leader's session, so that a broker that is away costs no leadership."""
+_STREAM_NOT_FOUND: Final = 10059
+
+
+class StreamState(Struct, frozen=True):
+    """What the broker says of the stream now."""
+
+    created: str
+    """As the broker writes it: compared, never computed with."""
+    first_position: Position
+    last_position: Position
+
+
+def configuration(replicas: int) -> dict[str, Any]:
+    """Return the stream's configuration in JetStream's words: kept for ever, never thinned out."""
+    return {
+        "name": STREAM,
+        "subjects": [f"{SUBJECT_ROOT}.>"],
+        "storage": "file",
+        "retention": "limits",
+        "discard": "old",
+        "num_replicas": replicas,
+        "duplicate_window": DUPLICATE_WINDOW_NS,
+        "allow_direct": True,
+        "deny_delete": True,
+        "allow_atomic": True,
+    }
+
+
+async def look(client: Client) -> StreamState | None:
+    """Return the stream's state, None when it does not exist; raises `StreamUnsafe` if it may lose events."""
+    reply = await _ask(client, f"STREAM.INFO.{STREAM}", b"")
+    if "error" in reply:
+        if reply["error"].get("err_code") == _STREAM_NOT_FOUND:
+            return None
+        raise StreamRefused(f"The broker refused to tell about stream {STREAM}: {reply['error'].get('description')}.")
+    _require_safe(reply["config"])
+    state = reply["state"]
+    return StreamState(reply["created"], Position(state["first_seq"]), Position(state["last_seq"]))
+
+
+async def create(client: Client, replicas: int) -> StreamState:
+    """Create the stream and return its state; another process that creates it at the same time does no harm."""
+    reply = await _ask(client, f"STREAM.CREATE.{STREAM}", msgspec.json.encode(configuration(replicas)))
+    state = await look(client)
+    if state is None:
+        description = reply.get("error", {}).get("description", "no reason given")
+        raise StreamRefused(f"The broker refused to create stream {STREAM}: {description}.")
+    return state
+
+
+async def verify(client: Client, checkpoint: Checkpoint, replicas: int) -> StreamState:
+    """Return the state of the stream the checkpoint speaks of, creating it if nothing was ever applied.
+
+    Compares creation time, last position and the time of the message at the checkpoint. Sequences are reused after
+    a loss, so none of the three is enough alone.
+    """
+    state = await look(client)
+    if state is None:
+        if checkpoint.position > 0:
+            raise StreamMissing(STREAM, checkpoint.position)
+        return await create(client, replicas)
+    if checkpoint.position == 0:
+        return state
+    if state.created != checkpoint.stream_created:
+        raise StreamRecreated(STREAM, str(checkpoint.stream_created), state.created)
+    if state.last_position < checkpoint.position:
+        raise StreamWentBack(STREAM, checkpoint.position, f"its last position is {state.last_position}")
+    found_ns = await _stored_ns(client, {"seq": checkpoint.position})
+    # A message that is gone was purged: erasure leaves such gaps, while a loss ends in another message at its place.
+    if found_ns is not None and found_ns != checkpoint.message_time_ns:
+        raise StreamWentBack(STREAM, checkpoint.position, "another message is at that position now")
+    return state
+
+
+def nanoseconds(rfc3339: str) -> int:
+    """Return the broker's RFC 3339 time, which has up to nine decimals, as nanoseconds since 1970."""
+    whole, _, rest = rfc3339.removesuffix("Z").partition(".")
+    return int(datetime.fromisoformat(whole + "+00:00").timestamp()) * 10**9 + int(rest.ljust(9, "0") or 0)
+
+
+async def next_message_time_ns(client: Client, after: int) -> int | None:
+    """Return when the broker stored the first message after a position; None when there is none."""
+    return await _stored_ns(client, {"seq": after + 1, "next_by_subj": f"{SUBJECT_ROOT}.>"})
+
+
+async def _stored_ns(client: Client, wanted: dict[str, Any]) -> int | None:
+    reply = await client.request(
+        f"$JS.API.DIRECT.GET.{STREAM}", msgspec.json.encode(wanted), timeout=REQUEST_TIMEOUT_S
+    )
+    stamp = (reply.headers or {}).get("Nats-Time-Stamp")
+    return None if stamp is None else nanoseconds(stamp)
+
+
+async def _ask(client: Client, call: str, body: bytes) -> dict[str, Any]:
+    try:
+        reply = await client.request(f"$JS.API.{call}", body, timeout=REQUEST_TIMEOUT_S)
+    except NoRespondersError:
+        raise StreamRefused(
+            f"The broker at {client.connected_url and client.connected_url.netloc} has no JetStream; enable it there."
+        ) from None
+    answer: dict[str, Any] = msgspec.json.decode(reply.data)
+    return answer
+
+
+_SAFE: Final[dict[str, Any]] = {
+    "storage": "file",
+    "retention": "limits",
+    "max_msgs": -1,
+    "max_bytes": -1,
+    "max_age": 0,
+    "max_msgs_per_subject": -1,
+}
+
+
+def _require_safe(found: dict[str, Any]) -> None:
+    problems = [
+        f"{name} is {found[name]!r} instead of {safe!r}"
+        for name, safe in _SAFE.items()
+        if found.get(name, safe) != safe
+    ]
+    if f"{SUBJECT_ROOT}.>" not in found.get("subjects", []):
+        problems.append(f"subjects are {found.get('subjects')} instead of ['{SUBJECT_ROOT}.>']")
+    if problems:
+        raise StreamUnsafe(STREAM, problems)
