@@ -1,0 +1,31 @@
+# Makes the one image of all three roles: `membership serve`, `membership project` and `membership migrate`.
+# A health check belongs to a role, not to the image: see compose.yaml.
+
+FROM python:3.13-slim AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all:
+WORKDIR /build
+# Dependencies first: this layer changes only with the lock.
+COPY requirements.lock requirements-build.lock ./
+RUN python -m venv --without-pip /opt/membership \
+    && pip --python /opt/membership install --require-hashes -r requirements.lock \
+    && pip install --require-hashes -r requirements-build.lock
+COPY pyproject.toml README.md ./
+COPY projections projections
+COPY consumers consumers
+COPY service service
+COPY ops ops
+RUN hatchling build --target wheel --directory dist \
+    && pip --python /opt/membership install --no-index --no-deps dist/*.whl
+
+FROM python:3.13-slim
+# A number, so that an orchestrator can see that it is not root.
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin membership
+COPY --from=build /opt/membership /opt/membership
+ENV PATH=/opt/membership/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    MEMBERSHIP_HTTP_HOST=0.0.0.0 \
+    MEMBERSHIP_LOG_FORMAT=json
+USER 10001
+EXPOSE 8000
+ENTRYPOINT ["membership"]
+CMD ["serve"]

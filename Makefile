@@ -1,0 +1,75 @@
+# Everything there is to do here, from a clean clone, with nothing but Python 3.11 or newer, pip and make.
+.POSIX:
+.SUFFIXES:
+.PHONY: help setup run test check fix lock
+
+ARGS =
+BIN = .venv/bin
+SET_UP = .venv/.set-up
+PIP_INSTALL = python -m pip install --quiet --disable-pip-version-check
+UV = .build/uv/bin/uv
+# One resolution serves every platform and Python from 3.11 on; hashes pin it; no index is named.
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 12
+
+setup: $(SET_UP) ## Make .venv with the membership command; again only when the lock or pyproject.toml changed
+
+run: setup ## Start PostgreSQL, NATS, projector and API here, with demo content (ARGS='--port 8080')
+	@$(BIN)/membership dev $(ARGS)
+
+test: setup ## Run the tests (ARGS='-k word -x')
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## Lint, types, imports, migrations, Dockerfile, compose.yaml
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@# The runner gives every migration its transaction and its timeouts, so the files need not.
+	$(BIN)/squawk --pg-version 18.0 --assume-in-transaction \
+		--exclude require-lock-timeout,require-statement-timeout projections/migrations/*.sql
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+
+fix: setup ## Correct what ruff can correct
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(UV) ## Bring the locks up to pyproject.toml, keeping what fits (ARGS=--upgrade: take the newest)
+	$(COMPILE) $(ARGS) --output-file requirements.lock pyproject.toml
+	$(COMPILE) $(ARGS) --output-file requirements-dev.lock --extra dev --group test pyproject.toml
+	$(COMPILE) $(ARGS) --output-file requirements-build.lock --group build
+
+$(SET_UP): $(BIN)/python requirements-dev.lock pyproject.toml
+	@echo 'Installing what requirements-dev.lock names into .venv; the first time takes a minute or two.'
+	@$(BIN)/$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
+	@$(BIN)/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# PYTHON= chooses the interpreter. Where venv lacks ensurepip, as on a bare Debian, virtualenv from pip stands in.
+$(BIN)/python:
+	@set -eu; asked='$(PYTHON)'; python=; \
+	for candidate in $${asked:-python3.13 python3.12 python3.11 python3}; do \
+		if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			python=$$candidate; break; \
+		fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "Python 3.11 or newer is needed, and $${asked:-no python3 on the PATH} is not that." \
+			'Install one, or name it: make PYTHON=/path/to/python3' >&2; \
+		exit 1; \
+	fi; \
+	"$$python" -m venv --clear .venv >/dev/null 2>&1 || { \
+		echo "$$python -m venv does not work here; making .venv with virtualenv instead."; \
+		"$$python" -m pip install --quiet --upgrade --target .build/virtualenv virtualenv && \
+		PYTHONPATH=.build/virtualenv "$$python" -m virtualenv --quiet --clear .venv; \
+	} || { \
+		rm -rf .venv; \
+		echo "$$python can make no virtual environment: install its venv module or its pip." >&2; \
+		exit 1; \
+	}
+
+$(UV): $(BIN)/python
+	@$(BIN)/$(PIP_INSTALL) --upgrade --target .build/uv uv

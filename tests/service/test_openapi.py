@@ -1,0 +1,185 @@
+"""The served document against the contract it extends: nothing changed, nothing undeclared, valid OpenAPI 3.1."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import jsonschema
+import jsonschema_rs
+import pytest
+import schemathesis
+
+from service import listing, openapi, parameters, problems, routes
+
+LIST = "/customers/{customer_id}/campaigns"
+CONTRACT_SHA256 = "7b4d11370c2f72278ec15ead1be53c01a15d007af49e635ae348c2633b5e70a3"
+
+DECLARED = (
+    r"/info/description",
+    r"/servers/0",
+    r"/tags/operations",
+    r"/components/headers",
+    r"/components/schemas/(Problem|Liveness|Readiness)",
+    r"/components/schemas/MetaOut/properties/next_cursor",
+    r"/components/schemas/AggregationsOut/properties/\w+/description",
+    r"/paths/(/health/live|/health/ready|/metrics)",
+    re.escape(f"/paths/{LIST}/get/parameters/") + r"[\w-]+/description",
+    re.escape(f"/paths/{LIST}/get/parameters/") + "(cursor|Membership-Min-Position|Prefer|If-None-Match|X-Request-ID)",
+    re.escape(f"/paths/{LIST}/get/responses/") + r"(304|401|404|503)",
+    re.escape(f"/paths/{LIST}/get/responses/") + r"(200|422)/headers",
+)
+"""Where the served document may hold what the contract does not. Nothing here narrows what a client may send."""
+
+
+@pytest.fixture
+def contract() -> Any:
+    return json.loads(openapi.CONTRACT.read_bytes())
+
+
+@pytest.fixture
+def served() -> Any:
+    return json.loads(openapi.document())
+
+
+def named(items: list[Any]) -> dict[str, Any]:
+    """Return a list's items by their name, or by their place where they have none."""
+    return {item["name"] if isinstance(item, dict) and "name" in item else str(i): item for i, item in enumerate(items)}
+
+
+def aligned(mine: list[Any], theirs: list[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return both lists by name; a contract without names must end the longer list, as the servers do."""
+    extra = len(theirs) - len(mine)
+    by_name = named(theirs)
+    if all(isinstance(item, dict) and "name" in item for item in theirs):
+        return named(mine), by_name
+    return {str(i + extra): item for i, item in enumerate(mine)}, by_name
+
+
+def additions(mine: Any, theirs: Any, at: str = "") -> Iterator[str]:
+    """Yield where `theirs` has more than `mine`; fail where it has less or something else."""
+    if isinstance(mine, list) and isinstance(theirs, list):
+        mine, theirs = aligned(mine, theirs)
+        assert [name for name in theirs if name in mine] == list(mine), f"{at}: order or items changed"
+    if not (isinstance(mine, dict) and isinstance(theirs, dict)):
+        assert (type(mine), mine) == (type(theirs), theirs), at
+        return
+    assert mine.keys() <= theirs.keys(), f"{at}: {mine.keys() - theirs.keys()} is gone"
+    for key, value in theirs.items():
+        if key in mine:
+            yield from additions(mine[key], value, f"{at}/{key}")
+        else:
+            yield f"{at}/{key}"
+
+
+def test_the_copy_of_the_contract_is_the_agreed_file_byte_for_byte() -> None:
+    assert hashlib.sha256(openapi.CONTRACT.read_bytes()).hexdigest() == CONTRACT_SHA256
+
+
+def test_everything_in_the_contract_is_served_unchanged_and_only_declared_things_are_added(
+    contract: Any,
+    served: Any,
+) -> None:
+    added = list(additions(contract, served))
+
+    assert [place for place in added if not any(re.fullmatch(each, place) for each in DECLARED)] == []
+    assert [each for each in DECLARED if not any(re.fullmatch(each, place) for place in added)] == []
+
+
+def test_the_walk_notices_a_changed_value_a_lost_one_and_another_order() -> None:
+    for theirs in ({"a": [1, 2], "b": "x"}, {"a": [1], "b": "y"}, {"b": "x"}, {"a": [2, 1], "b": "x"}, {"a": [True]}):
+        with pytest.raises(AssertionError):
+            assert list(additions({"a": [1], "b": "x"}, theirs)) == []
+    with pytest.raises(AssertionError, match="order"):
+        list(additions([{"name": "a"}, {"name": "b"}], [{"name": "b"}, {"name": "a"}]))
+
+
+def test_an_addition_that_would_replace_a_value_of_the_contract_is_an_error() -> None:
+    assert openapi.extended({"a": 1}, {"a": 1, "b": 2}) == {"a": 1, "b": 2}
+    replacements: list[Any] = [{"a": 2}, {"a": {"b": 1}}, {"a": [1]}, []]
+    for addition in replacements:
+        with pytest.raises(ValueError, match="contract says"):
+            openapi.extended({"a": 1}, addition)
+
+
+def test_requests_tried_in_the_docs_go_to_this_host_by_default(served: Any) -> None:
+    assert served["servers"][0]["url"] == "/"
+
+
+def test_the_document_is_the_same_bytes_at_every_call() -> None:
+    openapi.document.cache_clear()
+    first = openapi.document()
+    openapi.document.cache_clear()
+    assert openapi.document() == first
+
+
+def test_the_document_is_valid_openapi_3_1(served: Any) -> None:
+    schemathesis.openapi.from_dict(served).validate()
+
+    del served["paths"]["/metrics"]["get"]["responses"]["200"]["description"]
+    with pytest.raises(jsonschema_rs.ValidationError, match="description"):
+        schemathesis.openapi.from_dict(served).validate()
+
+
+def test_every_schema_in_it_is_valid_and_every_reference_leads_somewhere(
+    served: Any,
+) -> None:
+    schemas = [*objects_under("schema", served), *served["components"]["schemas"].values()]
+    assert len(schemas) > 20
+    for schema in schemas:
+        jsonschema.Draft202012Validator.check_schema(schema)
+
+    for reference in objects_under("$ref", served):
+        target = served
+        for step in reference.removeprefix("#/").split("/"):
+            target = target[step]
+
+
+def objects_under(key: str, node: Any) -> Iterator[Any]:
+    """Yield every value that stands under this key, at any depth."""
+    if isinstance(node, dict):
+        if key in node:
+            yield node[key]
+        for value in node.values():
+            yield from objects_under(key, value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from objects_under(key, value)
+
+
+def test_the_problems_it_shows_are_those_the_service_answers(served: Any) -> None:
+    schema = served["components"]["schemas"]["Problem"]
+    shown = {}
+    for content in objects_under("application/problem+json", served):
+        for code, example in content["examples"].items():
+            jsonschema.validate(example["value"], schema)
+            shown[code] = example["value"]
+
+    for code, example in shown.items():
+        problem = problems.PROBLEMS[code]
+        assert example == {
+            "type": "about:blank",
+            "title": problem.title,
+            "status": problem.status,
+            "detail": problem.detail,
+            "code": code,
+            "request_id": example["request_id"],
+        }
+    statuses = {int(status) for status in served["paths"][LIST]["get"]["responses"]}
+    unshown = {code for code, problem in problems.PROBLEMS.items() if problem.status in statuses} - shown.keys()
+    assert unshown == {"route_not_found"}
+
+
+def test_its_paths_are_the_routes(served: Any) -> None:
+    found = {re.sub(r":\w+}", "}", path) for handler in routes.HANDLERS for path in handler.paths}
+
+    assert found - {"/docs", "/openapi.json"} == served["paths"].keys()
+
+
+def test_what_it_says_of_sorting_and_waiting_is_what_the_code_does(served: Any) -> None:
+    described = {each["name"]: each.get("description", "") for each in served["paths"][LIST]["get"]["parameters"]}
+
+    assert set(re.findall(r"`(\w+)`", described["sort_field"])) == set(get_args(parameters.SortField))
+    wait = f"{listing.WAIT_DEFAULT_S:g} when absent, {listing.WAIT_MAX_S:g} at most"
+    assert wait in described["Prefer"]
