@@ -1,0 +1,97 @@
+"""The real parts every test stands on: one PostgreSQL a session, a fresh database a test, nats-server where asked."""
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from ops.embedded.nats import NatsServer
+from ops.embedded.postgres import PostgresServer
+
+from projections import database as databases
+from projections.migrations import migrate
+from tests.system.processes import System
+
+_numbers = itertools.count(1)
+
+# Durability across a power cut is not what these tests ask about; kill -9 loses nothing either way.
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this session's own."""
+    server = PostgresServer(tmp_path_factory.mktemp("postgres") / "data", settings=FAST)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+async def template(postgres: PostgresServer) -> str:
+    """The name of a migrated database that others are copied from."""
+    await _execute(postgres.url, "CREATE DATABASE membership_template")
+    connection = await databases.connect(_named(postgres.url, "membership_template"), "template")
+    await migrate(connection)
+    await connection.close()
+    return "membership_template"
+
+
+@pytest.fixture
+async def database_url(postgres: PostgresServer, template: str) -> AsyncIterator[str]:
+    """A migrated database of this test's own, as a URL."""
+    name = f"test_{next(_numbers)}"
+    await _execute(postgres.url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield _named(postgres.url, name)
+    await _execute(postgres.url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to this test's database."""
+    connection = await databases.connect(database_url, "test")
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[NatsServer]:
+    """A nats-server of this test's own."""
+    server = NatsServer(tmp_path / "nats")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+async def system(
+    postgres: PostgresServer, template: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[System]:
+    """Projector and API as processes, on a database and a nats-server of this module's own."""
+    name = f"test_{next(_numbers)}"
+    await _execute(postgres.url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    folder = tmp_path_factory.mktemp("system")
+    server = NatsServer(folder / "nats")
+    server.start()
+    system = System(_named(postgres.url, name), server.url, folder)
+    try:
+        await system.start()
+        yield system
+    finally:
+        await system.stop()
+        server.stop()
+        await _execute(postgres.url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def _named(url: str, name: str) -> str:
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
