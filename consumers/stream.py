@@ -107,9 +107,7 @@ async def next_message_time_ns(client: Client, after: int) -> int | None:
 
 
 async def _stored_ns(client: Client, wanted: dict[str, Any]) -> int | None:
-    reply = await client.request(
-        f"$JS.API.DIRECT.GET.{STREAM}", msgspec.json.encode(wanted), timeout=REQUEST_TIMEOUT_S
-    )
+    reply = await client.request(f"$JS.API.DIRECT.GET.{STREAM}", msgspec.json.encode(wanted), timeout=REQUEST_TIMEOUT_S)
     stamp = (reply.headers or {}).get("Nats-Time-Stamp")
     return None if stamp is None else nanoseconds(stamp)
 

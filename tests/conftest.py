@@ -2,14 +2,15 @@
 
 import itertools
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+
 from ops.embedded.nats import NatsServer
 from ops.embedded.postgres import PostgresServer
-
 from projections import database as databases
 from projections.migrations import migrate
 from tests.system.processes import System
@@ -70,18 +71,30 @@ async def system(
     postgres: PostgresServer, template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[System]:
     """Projector and API as processes, on a database and a nats-server of this module's own."""
+    async with _running_system(postgres, template, tmp_path_factory.mktemp("system")) as system:
+        yield system
+
+
+@pytest.fixture
+async def own_system(postgres: PostgresServer, template: str, tmp_path: Path) -> AsyncIterator[System]:
+    """The same for one test alone, which may break it."""
+    async with _running_system(postgres, template, tmp_path) as system:
+        yield system
+
+
+@asynccontextmanager
+async def _running_system(postgres: PostgresServer, template: str, folder: Path) -> AsyncIterator[System]:
     name = f"test_{next(_numbers)}"
     await _execute(postgres.url, f"CREATE DATABASE {name} TEMPLATE {template}")
-    folder = tmp_path_factory.mktemp("system")
-    server = NatsServer(folder / "nats")
-    server.start()
-    system = System(_named(postgres.url, name), server.url, folder)
+    broker = NatsServer(folder / "nats")
+    broker.start()
+    system = System(_named(postgres.url, name), broker, folder)
     try:
         await system.start()
         yield system
     finally:
         await system.stop()
-        server.stop()
+        broker.stop()
         await _execute(postgres.url, f"DROP DATABASE {name} WITH (FORCE)")
 
 

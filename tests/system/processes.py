@@ -15,6 +15,7 @@ import asyncpg
 import httpx
 import nats
 
+from ops.embedded.nats import NatsServer
 from ops.token import sign
 
 DEADLINE_S = 60.0
@@ -45,9 +46,10 @@ async def eventually(condition: Callable[[], Any], what: str, deadline_s: float 
 class System:
     """One projector and one API on given servers."""
 
-    def __init__(self, database_url: str, nats_url: str, folder: Path) -> None:
+    def __init__(self, database_url: str, broker: NatsServer, folder: Path) -> None:
         self.database_url = database_url
-        self.nats_url = nats_url
+        self.broker = broker
+        self.nats_url = broker.url
         self.jwt_secret = JWT_SECRET
         self.api_url = f"http://127.0.0.1:{free_port()}"
         self._folder = folder

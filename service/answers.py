@@ -1,0 +1,97 @@
+"""Turns a page into the bytes and headers of an answer: body, entity tag, compression, revalidation."""
+
+import asyncio
+import gzip
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from service.parameters import ListRequest
+from service.reads import Page, deletion_wanted
+
+COMPRESS_BYTES_MIN: Final = 1_000
+"""Below, a network packet is saved by nothing."""
+COMPRESS_IN_THREAD_BYTES: Final = 500_000
+"""Above, compressing would hold up other requests of this process."""
+GZIP_LEVEL: Final = 4
+
+
+def body_of(request: ListRequest, page: Page, next_cursor: str | None) -> bytes:
+    """Return the contract's JSON. Items go in as they came from PostgreSQL, neither parsed nor checked again."""
+    wanted = deletion_wanted(request)
+    statuses = page.matching(deleted=wanted)
+    total = sum(statuses.values())
+    sort = {"field": request.sort_field, "direction": request.sort_dir}
+    meta: dict[str, Any] = {"total": total, "limit": request.limit, "offset": request.offset, "sort": sort}
+    if next_cursor is not None:
+        meta["next_cursor"] = next_cursor
+    parts = [b'{"data":[', page.items, b'],"meta":', _json(meta), b',"query":', _json(_query(request, sort))]
+    if request.include_aggregations:
+        deleted = sum(page.matching(deleted=True).values())
+        filters = {"all": total, **statuses}
+        parts += [b',"aggregations":', _json({"quick_filters": filters, "extra": {"deleted": deleted}})]
+    return b"".join((*parts, b"}"))
+
+
+def total_of(request: ListRequest, page: Page) -> int:
+    """Return how many memberships match the request, before paging."""
+    return sum(page.matching(deleted=deletion_wanted(request)).values())
+
+
+def entity_tag(body: bytes, *, compressed: bool) -> str:
+    """Return the strong tag of a representation; the compressed one is another representation."""
+    digest = hashlib.blake2b(body, digest_size=16).hexdigest()
+    return f'"{digest}-gzip"' if compressed else f'"{digest}"'
+
+
+def is_current(tag: str, if_none_match: str) -> bool:
+    """Say whether the caller's tags hold this one: `*`, or a list, compared weakly (RFC 9110, 13.1.2)."""
+    if if_none_match.strip() == "*":
+        return True
+    return any(candidate.strip().removeprefix("W/") == tag for candidate in if_none_match.split(","))
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Say whether gzip may be sent (RFC 9110, 12.5.3): named, or by `*`, and not with a weight of zero."""
+    weights: dict[str, float] = {}
+    for part in accept_encoding.lower().split(","):
+        coding, _, parameters = part.partition(";")
+        weights[coding.strip()] = _weight(parameters)
+    return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
+
+
+async def compress(body: bytes) -> bytes:
+    """Return the body gzipped, the same bytes for the same body."""
+    if len(body) > COMPRESS_IN_THREAD_BYTES:
+        return await asyncio.to_thread(_gzip, body)
+    return _gzip(body)
+
+
+def _gzip(body: bytes) -> bytes:
+    return gzip.compress(body, GZIP_LEVEL, mtime=0)
+
+
+def _weight(parameters: str) -> float:
+    name, _, value = parameters.partition("=")
+    if name.strip() != "q":
+        return 1.0
+    try:
+        return float(value)
+    except ValueError:
+        return 0.0
+
+
+def _query(request: ListRequest, sort: Mapping[str, str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    if request.q is not None:
+        given["q"] = request.q
+    given["filters"] = {"include_deleted": request.include_deleted, "only_deleted": request.only_deleted}
+    dates: tuple[tuple[str, datetime | None], ...] = (("date_from", request.date_from), ("date_to", request.date_to))
+    given |= {name: date for name, date in dates if date is not None}
+    return given | {"sort": sort}
+
+
+_json: Final = msgspec.json.Encoder().encode

@@ -1,0 +1,117 @@
+"""Puts the service together: the composition root of an API process."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import asyncpg
+import structlog
+from litestar import Litestar, Request, Response
+from litestar.config.cors import CORSConfig
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+from litestar.static_files import create_static_files_router
+from litestar.types import ASGIApp
+
+from projections.database import UNAVAILABLE, open_pool
+from projections.errors import DatabaseNotMigrated
+from projections.settings import Settings
+from service import routes
+from service.auth import Authenticator, Unauthenticated
+from service.edge import Edge
+from service.freshness import Freshness, NotReady
+from service.listing import CampaignLists
+from service.problems import PROBLEMS, refuse
+
+EXPOSED_HEADERS: Final = ("ETag", "Link", "Membership-Position", "Retry-After", "Server-Timing", "X-Request-ID")
+REQUEST_HEADERS: Final = (
+    "Authorization",
+    "X-API-Key",
+    "If-None-Match",
+    "Membership-Min-Position",
+    "Prefer",
+    "X-Request-ID",
+)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """Return the ASGI application of one API process. It starts, and answers 503, while the database is away."""
+
+    @asynccontextmanager
+    async def rooms(app: Litestar) -> AsyncIterator[None]:
+        pool = await open_pool(
+            settings.database_url,
+            connections_max=settings.database_connections_max,
+            statement_timeout_s=settings.read_timeout_s,
+            name="membership-api",
+        )
+        freshness = Freshness(settings.database_url, pool)
+        await freshness.start()
+        app.state.rooms = routes.Rooms(Authenticator(settings, pool), freshness, CampaignLists(pool, freshness))
+        try:
+            yield
+        finally:
+            await freshness.stop()
+            await pool.close()
+
+    return Edge(
+        Litestar(
+            route_handlers=[*routes.HANDLERS, _static()],
+            lifespan=[rooms],
+            openapi_config=None,  # the contract is served as it was written, not as a framework would generate it
+            cors_config=_cors(settings),
+            exception_handlers=_EXCEPTIONS,
+        )
+    )
+
+
+def _static() -> Any:  # noqa: ANN401 - Litestar's router
+    return create_static_files_router("/docs/assets", directories=[routes.STATIC], include_in_schema=False)
+
+
+def _cors(settings: Settings) -> CORSConfig | None:
+    if not settings.cors_origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(settings.cors_origins),
+        allow_methods=["GET"],
+        allow_headers=list(REQUEST_HEADERS),
+        expose_headers=list(EXPOSED_HEADERS),
+    )
+
+
+def _problem(code: str) -> Any:  # noqa: ANN401 - Litestar's handler type is wider than a handler
+    def answer(_request: Request[Any, Any, Any], _problem: Exception) -> Response[bytes]:
+        return refuse(code)
+
+    return answer
+
+
+def _unavailable(_request: Request[Any, Any, Any], problem: Exception) -> Response[bytes]:
+    log.warning("database_unavailable", problem=type(problem).__name__, detail=str(problem))
+    return refuse("database_unavailable")
+
+
+def _http_exception(_request: Request[Any, Any, Any], problem: HTTPException) -> Response[bytes]:
+    """Litestar's own refusals echo the request; ours say the same without."""
+    by_status = {each.status: each.code for each in PROBLEMS.values()}
+    return refuse(by_status.get(problem.status_code, "bad_request"))
+
+
+def _unforeseen(request: Request[Any, Any, Any], problem: Exception) -> Response[bytes]:
+    log.error("unforeseen", path=request.scope["path"], exc_info=problem)
+    return refuse("internal_error")
+
+
+_EXCEPTIONS: Final[dict[Any, Any]] = {
+    Unauthenticated: _problem("unauthenticated"),
+    NotReady: _problem("not_ready"),
+    DatabaseNotMigrated: _problem("not_ready"),
+    asyncpg.QueryCanceledError: _unavailable,
+    **dict.fromkeys(UNAVAILABLE, _unavailable),
+    NotFoundException: _problem("route_not_found"),
+    MethodNotAllowedException: _problem("method_not_allowed"),
+    HTTPException: _http_exception,
+    Exception: _unforeseen,
+}

@@ -1,0 +1,105 @@
+"""Who is asking: a bearer token or an API key becomes a principal, or nobody.
+
+Fails: `Unauthenticated` for anything but valid credentials; `database.UNAVAILABLE` when a key cannot be looked up,
+which is no verdict on the key.
+"""
+
+import math
+import time
+import uuid
+from typing import Any, Final
+
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import OctKey
+from joserfc.jwt import JWTClaimsRegistry
+from msgspec import Struct
+
+from projections import api_keys
+from projections.database import ReadPool
+from projections.settings import Settings
+
+ALGORITHMS: Final = ("HS256",)
+"""Fixed for the key, whatever a token's header claims."""
+API_KEY_TRUSTED_S: Final = 2.0
+"""How long a key that was valid is believed without asking again; revocation must reach everywhere within 5 s."""
+API_KEYS_REMEMBERED_MAX: Final = 10_000
+
+
+class Principal(Struct, frozen=True):
+    """Who asks. A non-admin sees only what `user_id` owns."""
+
+    user_id: str
+    is_admin: bool
+
+    @property
+    def scope(self) -> str | None:
+        """The owner that everything seen must have; None for an admin, who sees all."""
+        return None if self.is_admin else self.user_id
+
+
+class Unauthenticated(Exception):
+    """No credentials, bad ones, or two that do not agree."""
+
+
+class Authenticator:
+    """Reads credentials; remembers valid API keys for a moment."""
+
+    def __init__(self, settings: Settings, pool: ReadPool) -> None:
+        self._key = OctKey.import_key(settings.jwt_secret)
+        self._claims = JWTClaimsRegistry(leeway=0, **_options(settings))
+        self._pool = pool
+        self._remembered: dict[str, tuple[Principal, float]] = {}
+
+    async def principal(self, authorization: list[str], api_key: list[str]) -> Principal:
+        """Return who these header values speak for; when both kinds come, both must be valid and agree."""
+        if len(authorization) > 1 or len(api_key) > 1 or not (authorization or api_key):
+            raise Unauthenticated
+        found = {self._from_token(value) for value in authorization}
+        for value in api_key:
+            found.add(await self._from_api_key(value))
+        if len(found) != 1:
+            raise Unauthenticated
+        return found.pop()
+
+    def _from_token(self, authorization: str) -> Principal:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated
+        try:
+            claims = jwt.decode(token.strip(), self._key, algorithms=ALGORITHMS).claims
+            self._claims.validate(claims)
+            return _principal(claims)
+        except (JoseError, ValueError, TypeError, RecursionError) as problem:  # hostile tokens fail in many ways
+            raise Unauthenticated from problem
+
+    async def _from_api_key(self, key: str) -> Principal:
+        held = self._remembered.get(key)
+        if held is not None and time.monotonic() < held[1]:
+            return held[0]
+        self._remembered.pop(key, None)
+        found = await api_keys.find(self._pool, key)
+        if found is None:
+            raise Unauthenticated
+        principal = Principal(*found)
+        if len(self._remembered) >= API_KEYS_REMEMBERED_MAX:
+            self._remembered.clear()
+        self._remembered[key] = (principal, time.monotonic() + API_KEY_TRUSTED_S)
+        return principal
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    options: dict[str, Any] = {"exp": {"essential": True}, "sub": {"essential": True}}
+    if settings.jwt_issuer:
+        options["iss"] = {"essential": True, "value": settings.jwt_issuer}
+    if settings.jwt_audience:
+        options["aud"] = {"essential": True, "value": settings.jwt_audience}
+    return options
+
+
+def _principal(claims: dict[str, Any]) -> Principal:
+    if not math.isfinite(claims["exp"]):
+        raise ValueError("exp is not finite")
+    roles = claims.get("roles")
+    is_admin = claims.get("role") == "admin" or (isinstance(roles, list) and "admin" in roles)
+    return Principal(str(uuid.UUID(claims["sub"])), is_admin)

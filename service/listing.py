@@ -1,0 +1,117 @@
+"""One request for a customer's campaigns, between credentials and headers: what the read model says to it.
+
+Knows no framework. Refusals come back as values: the problem's code, or the contract's violation.
+"""
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from msgspec import Struct
+
+from projections.database import ReadPool
+from projections.queries import Generation
+from service import answers, paging, reads
+from service.auth import Principal
+from service.freshness import Freshness, NotReady
+from service.paging import FORM, KEY_CHARS_MAX, Cursor
+from service.parameters import ListRequest, Violation
+from service.reads import After, Page
+
+SWITCHES_MAX: Final = 3
+"""More pointer moves within one read are no switches but a fault."""
+WAIT_DEFAULT_S: Final = 2.0
+WAIT_MAX_S: Final = 10.0
+_WAIT: Final = re.compile(r"""(?:^|[,;])\s*wait\s*=\s*"?(\d{1,9})"?\s*(?=$|[,;])""", re.IGNORECASE)
+
+FOREIGN_CURSOR: Final = Violation(
+    ("query", "cursor"),
+    "Value error, the cursor belongs to a request with another customer, filter, order or caller; "
+    "repeat that request's parameters, or start without a cursor",
+    "value_error",
+)
+
+
+class Listing(Struct, frozen=True):
+    """The answer: its body, and what its headers are made of."""
+
+    body: bytes
+    total: int
+    position: int
+    next_cursor: str | None
+
+
+Outcome = Listing | Violation | str
+"""A listing, a violation that only the read model could find, or the code of a problem."""
+
+
+def wait_s(prefer: Sequence[str]) -> float:
+    """Return how long the caller would wait (RFC 7240 `wait`), the default when it does not say, ten at most."""
+    found = _WAIT.search(",".join(prefer))
+    return min(float(found[1]), WAIT_MAX_S) if found else WAIT_DEFAULT_S
+
+
+class CampaignLists:
+    """Answers requests from the live generation."""
+
+    def __init__(self, pool: ReadPool, freshness: Freshness) -> None:
+        self._pool = pool
+        self._freshness = freshness
+        self._signing_key = b""
+
+    async def cursor(self, text: str) -> Cursor | None:
+        """Read a cursor; None when this service did not write it."""
+        return paging.read_cursor(text, await self._key())
+
+    async def answer(
+        self, request: ListRequest, principal: Principal, cursor: Cursor | None, prefer: Sequence[str]
+    ) -> Outcome:
+        """Return what the caller may see, waiting first for the position it asks for."""
+        bound_to = paging.fingerprint(request, principal)
+        if cursor is not None and cursor.request != bound_to:
+            return FOREIGN_CURSOR
+        wanted = request.min_position
+        if wanted is not None and not await self._freshness.reached(wanted, wait_s(prefer)):
+            return "position_not_reached"
+        page = await self._page(request, principal.scope, cursor)
+        if not _visible(page, request, principal):
+            return "customer_not_found"
+        next_cursor = await self._next_cursor(page, bound_to)
+        body = answers.body_of(request, page, next_cursor)
+        return Listing(body, answers.total_of(request, page), page.position, next_cursor)
+
+    async def _page(self, request: ListRequest, scope: str | None, cursor: Cursor | None) -> Page:
+        """Read a page of the live generation, asking again when the pointer moved meanwhile."""
+        name = await self._freshness.generation()
+        for _ in range(SWITCHES_MAX):
+            with suppress(*reads.GENERATION_GONE):
+                after = None if cursor is None else await self._after(name, request, cursor)
+                page = await reads.read_page(self._pool, name, request, scope, after)
+                if page.live_generation == name:
+                    return page
+            name = (await self._freshness.refresh()).generation
+        raise NotReady
+
+    async def _after(self, name: Generation, request: ListRequest, cursor: Cursor) -> After:
+        key = cursor.key
+        if request.sort_field == "name" and key is not None and len(key) == KEY_CHARS_MAX:
+            key = await reads.name_key_of(self._pool, name, cursor.campaign_id, key)
+        return After(key, cursor.campaign_id)
+
+    async def _next_cursor(self, page: Page, bound_to: bytes) -> str | None:
+        if not page.has_next or page.last_campaign_id is None:
+            return None
+        key = None if page.last_key is None else page.last_key[:KEY_CHARS_MAX]
+        return paging.write_cursor(Cursor(FORM, bound_to, key, page.last_campaign_id), await self._key())
+
+    async def _key(self) -> bytes:
+        self._signing_key = self._signing_key or await reads.cursor_key(self._pool)
+        return self._signing_key
+
+
+def _visible(page: Page, request: ListRequest, principal: Principal) -> bool:
+    """Say whether the customer exists for this caller: not owned and not there are the same answer."""
+    if not page.known or (principal.scope is not None and page.owner_id != principal.scope):
+        return False
+    return not page.deleted or reads.deletion_wanted(request) is not False

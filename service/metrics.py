@@ -1,0 +1,34 @@
+"""What Prometheus may ask of an API process; docs/metrics in operations.md lists the same names."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+
+REGISTRY: Final = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+
+REQUESTS: Final = Counter(
+    "membership_http_requests_total", "Requests answered.", ("route", "status"), registry=REGISTRY
+)
+DURATION: Final = Histogram(
+    "membership_http_request_duration_seconds",
+    "From the request's headers to the answer's last byte handed over.",
+    ("route",),
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    registry=REGISTRY,
+)
+POSITION: Final = Gauge(
+    "membership_position", "Stream position applied by the live generation, as last heard of.", registry=REGISTRY
+)
+
+_FIXED: Final = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"})
+
+
+def route_of(path: str) -> str:
+    """Return the label of a path; ids never become labels."""
+    if path in _FIXED:
+        return path
+    if path.startswith("/customers/") and path.endswith("/campaigns"):
+        return "/customers/{customer_id}/campaigns"
+    return "other"

@@ -1,0 +1,108 @@
+"""Cursors and links: how a caller gets from one page to the next.
+
+A cursor says behind which row the next page starts, by that row's sort key and campaign id, so it stays right while
+rows come and go and when another generation goes live. It is signed, and bound to everything that decides which
+rows there are and in which order; so it cannot be made up, and one of another request is refused.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from typing import Final
+from urllib.parse import urlencode
+
+import msgspec
+from msgspec import Struct
+
+from service.auth import Principal
+from service.parameters import ListRequest, Pair
+
+KEY_CHARS_MAX: Final = 200
+"""A longer sort key (a very long name) is cut in the cursor, and found again by the campaign it belongs to."""
+LINK_BYTES_MAX: Final = 6_000
+"""A header beyond this is refused by common proxies, so no Link is better than a longer one."""
+_SIGNATURE_BYTES: Final = 16
+
+
+class Cursor(Struct, frozen=True, array_like=True):
+    """Where a page ended."""
+
+    form: int
+    """Raised when the meaning of the rest changes: cursors of other forms are refused."""
+    request: bytes
+    """The fingerprint of the request it belongs to."""
+    key: str | None
+    """The last row's sort key as PostgreSQL writes it, cut at `KEY_CHARS_MAX`; None for a null."""
+    campaign_id: str
+
+
+FORM: Final = 1
+_DECODER: Final = msgspec.msgpack.Decoder(Cursor)
+
+
+def fingerprint(request: ListRequest, principal: Principal) -> bytes:
+    """Digest what a cursor is bound to: caller scope, customer, filters and order; not limit, nor aggregations."""
+    deletion = "only" if request.only_deleted else "both" if request.include_deleted else "not"
+    bound = (
+        principal.scope,
+        request.customer_id,
+        deletion,
+        request.q,
+        request.date_from,
+        request.date_to,
+        request.sort_field,
+        request.sort_dir,
+    )
+    return hashlib.blake2b(msgspec.msgpack.encode(bound), digest_size=12).digest()
+
+
+def write_cursor(cursor: Cursor, signing_key: bytes) -> str:
+    """Return the opaque text of a cursor."""
+    payload = msgspec.msgpack.encode(cursor)
+    return base64.urlsafe_b64encode(_sign(payload, signing_key) + payload).rstrip(b"=").decode()
+
+
+def read_cursor(text: str, signing_key: bytes) -> Cursor | None:
+    """Return the cursor that `write_cursor` made with this key; None for anything else."""
+    try:
+        raw = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        signature, payload = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
+        if not hmac.compare_digest(signature, _sign(payload, signing_key)):
+            return None
+        cursor = _DECODER.decode(payload)
+    except (ValueError, binascii.Error, msgspec.DecodeError):
+        return None
+    canonical = write_cursor(cursor, signing_key) == text  # base64 has slack bits; a changed character is tampering
+    return cursor if canonical and cursor.form == FORM else None
+
+
+def links(pairs: list[Pair], request: ListRequest, total: int, next_cursor: str | None) -> str:
+    """Return the Link header's value, RFC 8288, relative to this host; empty when there is nothing to say."""
+    if request.cursor is not None:
+        wanted = [("next", {"cursor": next_cursor})] if next_cursor else []
+    else:
+        wanted = [(relation, {"offset": str(offset)}) for relation, offset in _offsets(request, total)]
+    kept = [(name, value) for name, value in pairs if name not in {"cursor", "offset"}]
+    path = f"/customers/{request.customer_id}/campaigns"
+    written = ", ".join(f'<{path}?{_query(kept, to)}>; rel="{relation}"' for relation, to in wanted)
+    return written if len(written) <= LINK_BYTES_MAX else ""
+
+
+def _query(kept: list[Pair], added: dict[str, str]) -> str:
+    return urlencode([*kept, *added.items()], encoding="latin-1")  # pairs are bytes, a character each
+
+
+def _offsets(request: ListRequest, total: int) -> list[tuple[str, int]]:
+    limit, offset = request.limit, request.offset
+    last = max(total - 1, 0) // limit * limit
+    found = [("first", 0), ("last", last)]
+    if offset > 0:
+        found.append(("prev", min(max(offset - limit, 0), last)))
+    if offset + limit < total:
+        found.append(("next", offset + limit))
+    return found
+
+
+def _sign(payload: bytes, signing_key: bytes) -> bytes:
+    return hmac.digest(signing_key, payload, "sha256")[:_SIGNATURE_BYTES]

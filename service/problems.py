@@ -1,0 +1,90 @@
+"""Every answer that is not a success: problem+json with a stable code, and the contract's exact 422."""
+
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from litestar import Response
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""The id of the request being answered; set at the ASGI edge, before anything can fail."""
+
+
+class Problem(NamedTuple):
+    """One kind of refusal. `detail` is the sentence a caller reads; instances never hold another caller's facts."""
+
+    code: str
+    status: int
+    title: str
+    detail: str
+
+
+PROBLEMS: Final[Mapping[str, Problem]] = {
+    problem.code: problem
+    for problem in (
+        Problem("unauthenticated", 401, "Unauthorized", "Send a valid bearer token or a valid X-API-Key."),
+        Problem("customer_not_found", 404, "Not Found", "There is no such customer among those you may see."),
+        Problem("route_not_found", 404, "Not Found", "There is nothing at this path; /docs lists what there is."),
+        Problem("method_not_allowed", 405, "Method Not Allowed", "This path answers GET only."),
+        Problem("body_too_large", 413, "Content Too Large", "Requests to this service need no body."),
+        Problem("bad_request", 400, "Bad Request", "The request cannot be read."),
+        Problem("internal_error", 500, "Internal Server Error", "Something unforeseen happened; it was logged."),
+        Problem(
+            "database_unavailable",
+            503,
+            "Service Unavailable",
+            "The read model cannot be reached or took too long; try again shortly.",
+        ),
+        Problem("not_ready", 503, "Service Unavailable", "The read model is still being filled for the first time."),
+        Problem(
+            "position_not_reached",
+            503,
+            "Service Unavailable",
+            "The position asked for is not applied yet; try again, or wait longer with Prefer: wait=S.",
+        ),
+    )
+}
+"""All problems by code; docs/api.md explains each."""
+
+RETRY_AFTER_S: Final = 1
+
+
+def problem_body(problem: Problem) -> bytes:
+    """Return the body of a problem, RFC 9457."""
+    return msgspec.json.encode(
+        {
+            "type": "about:blank",
+            "title": problem.title,
+            "status": problem.status,
+            "detail": problem.detail,
+            "code": problem.code,
+            "request_id": request_id.get(),
+        }
+    )
+
+
+def problem_headers(problem: Problem) -> dict[str, str]:
+    """Return the headers that go with a problem's status."""
+    if problem.status == 401:  # noqa: PLR2004
+        return {"WWW-Authenticate": 'Bearer realm="membership"'}
+    if problem.status == 503:  # noqa: PLR2004
+        return {"Retry-After": str(RETRY_AFTER_S)}
+    return {"Allow": "GET"} if problem.status == 405 else {}  # noqa: PLR2004
+
+
+def refuse(code: str) -> Response[bytes]:
+    """Return the response for a problem."""
+    problem = PROBLEMS[code]
+    return Response(
+        problem_body(problem),
+        status_code=problem.status,
+        media_type="application/problem+json",
+        headers=problem_headers(problem),
+    )
+
+
+def unprocessable(violations: Iterable[Any]) -> Response[bytes]:
+    """Return the contract's 422: `{"detail": [{"loc", "msg", "type"}, …]}`."""
+    detail = [{"loc": each.loc, "msg": each.msg, "type": each.type} for each in violations]
+    return Response(msgspec.json.encode({"detail": detail}), status_code=422, media_type="application/json")

@@ -1,0 +1,129 @@
+"""The handlers, thin: credentials and parameters in, an outcome of the room behind, its headers out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from litestar import Request, Response, get
+from litestar.params import FromPath
+from msgspec import Struct
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service import answers, metrics, openapi, paging
+from service.auth import Authenticator
+from service.freshness import Freshness
+from service.listing import CampaignLists, Listing
+from service.paging import Cursor
+from service.parameters import ListRequest, Pair, Violation, parse, query_pairs
+from service.problems import refuse, unprocessable
+
+
+class Rooms(Struct, frozen=True):
+    """What the handlers work with; made by the application, one of each for a process."""
+
+    authenticator: Authenticator
+    freshness: Freshness
+    lists: CampaignLists
+
+
+STATIC: Final = Path(__file__).parent / "static"
+DOCS_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
+}
+
+AnyRequest = Request[Any, Any, Any]
+
+TAMPERED_CURSOR: Final = Violation(
+    ("query", "cursor"), "Value error, this is not a cursor of this service; start without one", "value_error"
+)
+
+
+@get("/customers/{customer_id:str}/campaigns")
+async def list_customer_campaigns(request: AnyRequest, customer_id: FromPath[str]) -> Response[bytes]:
+    """Answer which campaigns a customer is in."""
+    rooms: Rooms = request.app.state.rooms
+    headers = request.headers
+    principal = await rooms.authenticator.principal(
+        headers.getall("authorization", []), headers.getall("x-api-key", [])
+    )
+    pairs = query_pairs(request.scope["query_string"])
+    parsed, cursor = await _parsed(rooms, customer_id, pairs, headers.get("membership-min-position"))
+    if not isinstance(parsed, ListRequest):
+        return unprocessable(parsed)
+    outcome = await rooms.lists.answer(parsed, principal, cursor, headers.getall("prefer", []))
+    match outcome:
+        case Listing():
+            links = paging.links(pairs, parsed, outcome.total, outcome.next_cursor)
+            return await _represented(request, outcome, links)
+        case Violation():
+            return unprocessable([outcome])
+        case code:
+            return refuse(code)
+
+
+async def _parsed(
+    rooms: Rooms, customer_id: str, pairs: list[Pair], min_position: str | None
+) -> tuple[ListRequest | Sequence[Violation], Cursor | None]:
+    """Read the parameters; a cursor that this service did not write is reported with all other violations."""
+    parsed = parse(customer_id, pairs, min_position)
+    given = dict(pairs).get("cursor")
+    if given is None:
+        return parsed, None
+    cursor = await rooms.lists.cursor(given)
+    if cursor is None:
+        others = [] if isinstance(parsed, ListRequest) else [each for each in parsed if each.loc != TAMPERED_CURSOR.loc]
+        return [*others, TAMPERED_CURSOR], None
+    return parsed, cursor
+
+
+async def _represented(request: AnyRequest, listing: Listing, links: str) -> Response[bytes]:
+    """Choose the representation, and send it only if the caller does not hold it already."""
+    compressed = len(listing.body) >= answers.COMPRESS_BYTES_MIN and answers.accepts_gzip(
+        ",".join(request.headers.getall("accept-encoding", []))
+    )
+    tag = answers.entity_tag(listing.body, compressed=compressed)
+    headers = {"ETag": tag, "Membership-Position": str(listing.position)} | ({"Link": links} if links else {})
+    held = ",".join(request.headers.getall("if-none-match", []))
+    if held and answers.is_current(tag, held):
+        return Response(b"", status_code=304, headers=headers, media_type="application/json")
+    body = await answers.compress(listing.body) if compressed else listing.body
+    if compressed:
+        headers["Content-Encoding"] = "gzip"
+    return Response(body, headers=headers, media_type="application/json")
+
+
+@get("/health/live")
+async def live() -> dict[str, str]:
+    """Say that the process runs; asks nothing of anyone."""
+    return {"status": "live"}
+
+
+@get("/health/ready")
+async def ready(request: AnyRequest) -> Response[Any]:
+    """Say whether reads are answered: the database is there and the model was complete once."""
+    rooms: Rooms = request.app.state.rooms
+    found = await rooms.freshness.refresh()
+    if not found.caught_up:
+        return refuse("not_ready")
+    return Response({"status": "ready", "generation": found.generation, "position": found.position})
+
+
+@get("/metrics")
+async def prometheus() -> Response[bytes]:
+    """Expose this process's metrics in Prometheus' text form."""
+    return Response(generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@get("/openapi.json")
+async def contract() -> Response[bytes]:
+    """Serve the contract, with our additive extensions."""
+    return Response(openapi.document(), media_type="application/json")
+
+
+@get("/docs")
+async def docs() -> Response[bytes]:
+    """Serve the interactive documentation, which needs nothing from the network."""
+    return Response((STATIC / "docs.html").read_bytes(), headers=DOCS_HEADERS, media_type="text/html; charset=utf-8")
+
+
+HANDLERS: Final = (list_customer_campaigns, live, ready, prometheus, contract, docs)
