@@ -27,7 +27,6 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         Problem("customer_not_found", 404, "Not Found", "There is no such customer among those you may see."),
         Problem("route_not_found", 404, "Not Found", "There is nothing at this path; /docs lists what there is."),
         Problem("method_not_allowed", 405, "Method Not Allowed", "This path answers GET only."),
-        Problem("body_too_large", 413, "Content Too Large", "Requests to this service need no body."),
         Problem("bad_request", 400, "Bad Request", "The request cannot be read."),
         Problem("internal_error", 500, "Internal Server Error", "Something unforeseen happened; it was logged."),
         Problem(

@@ -24,7 +24,7 @@ async def serve(settings: Settings) -> None:
         interface=Interfaces.ASGI,
         backlog=BACKLOG,
         websockets=False,
-        log_level=LogLevels.warning,
+        log_level=LogLevels.error,  # its only warning here says that embedding is young
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS),
     )
     loop = asyncio.get_running_loop()

@@ -1,0 +1,90 @@
+"""Settings come from the environment, and everything wrong with them is told at once."""
+
+from pathlib import Path
+
+import pytest
+
+from projections.errors import SettingsInvalid
+from projections.settings import TABLE, VARIABLES, load
+
+SECRET = "s" * 32
+GOOD = {
+    "MEMBERSHIP_DATABASE_URL": "postgresql://me@db/membership",
+    "MEMBERSHIP_NATS_URL": "nats://a:4222, nats://b:4222",
+    "MEMBERSHIP_JWT_SECRET": SECRET,
+}
+ALL = {"database_url", "nats_url", "jwt_secret"}
+
+
+def problems(environment: dict[str, str], needed: set[str] = ALL) -> list[str]:
+    with pytest.raises(SettingsInvalid) as caught:
+        load(needed, environment)
+    return list(caught.value.problems)
+
+
+def test_defaults_fill_what_is_not_given() -> None:
+    settings = load(ALL, GOOD)
+    assert (settings.http_host, settings.http_port, settings.cors_origins) == ("127.0.0.1", 8000, ())
+
+
+def test_every_missing_and_wrong_variable_is_named_in_one_message() -> None:
+    found = problems(
+        {"MEMBERSHIP_HTTP_PORT": "80000", "MEMBERSHIP_LOG_FORMAT": "xml", "MEMBERSHIP_JWT_SECRET": "short"}
+    )
+    named = [line.split()[0] for line in found]
+    assert sorted(named) == [
+        "MEMBERSHIP_DATABASE_URL",
+        "MEMBERSHIP_HTTP_PORT",
+        "MEMBERSHIP_JWT_SECRET",
+        "MEMBERSHIP_LOG_FORMAT",
+        "MEMBERSHIP_NATS_URL",
+    ]
+
+
+def test_a_process_asks_only_for_what_it_needs() -> None:
+    assert load(set(), {}).database_url == ""
+    assert len(problems({}, {"nats_url"})) == 1
+
+
+def test_a_secret_may_be_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(SECRET + "\n", encoding="utf-8")
+    environment = {**GOOD, "MEMBERSHIP_JWT_SECRET": "", "MEMBERSHIP_JWT_SECRET_FILE": str(file)}
+    assert load(ALL, environment).jwt_secret == SECRET
+
+
+def test_a_secret_given_twice_or_in_no_readable_file_is_refused(tmp_path: Path) -> None:
+    twice = {**GOOD, "MEMBERSHIP_JWT_SECRET_FILE": str(tmp_path / "x")}
+    assert "both set" in problems(twice)[0]
+    missing = {**twice, "MEMBERSHIP_JWT_SECRET": ""}
+    assert "cannot be read" in problems(missing)[0]
+
+
+def test_a_secret_is_never_shown() -> None:
+    for name in ("MEMBERSHIP_JWT_SECRET", "MEMBERSHIP_DATABASE_URL"):
+        message = problems({**GOOD, name: "hunter2"})[0]
+        assert "hunter2" not in message
+        assert name in message
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("HTTP_PORT", "-1"),
+        ("HTTP_PORT", "٣"),
+        ("READ_TIMEOUT_S", "nan"),
+        ("READ_TIMEOUT_S", "soon"),
+        ("CORS_ORIGINS", "example.org"),
+        ("DATABASE_CONNECTIONS_MAX", "0"),
+        ("NATS_URL", "http://x"),
+        ("DATABASE_URL", "mysql://x"),
+        ("JWKS_URL", "https://issuer/keys"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_variable(name: str, text: str) -> None:
+    (problem,) = problems({**GOOD, f"MEMBERSHIP_{name}": text})
+    assert problem.startswith(f"MEMBERSHIP_{name}")
+
+
+def test_the_list_of_variables_holds_each_once() -> None:
+    assert len(VARIABLES) == len(set(VARIABLES)) == len(TABLE) + 3

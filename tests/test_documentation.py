@@ -1,0 +1,89 @@
+"""Documentation is held against the code: what exists is written down, and what is written down exists."""
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import click
+import pytest
+
+from ops.cli import cli
+from projections.events import EVENT_TYPES, Reason
+from projections.settings import TABLE, VARIABLES
+from service import routes
+from service.parameters import SortField
+from service.problems import PROBLEMS
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_every_event_type_and_reason_is_documented() -> None:
+    text = page("docs/events.md")
+    for types in EVENT_TYPES.values():
+        for name in types:
+            assert f"`{name}`" in text
+    for reason in get_args(Reason):
+        assert f"| `{reason}` |" in text
+
+
+def test_every_setting_is_documented_with_its_default_and_no_other() -> None:
+    text = page("docs/configuration.md")
+    for variable in TABLE:
+        assert f"| `{variable.name}`" in text
+        if variable.default:
+            assert f"| `{variable.default}` |" in text
+    named = set(re.findall(r"MEMBERSHIP_[A-Z_]+[A-Z]", text))
+    assert named - set(VARIABLES) == {"MEMBERSHIP_JWKS_URL", "MEMBERSHIP_JWKS_FILE"}
+
+
+def test_every_problem_code_is_documented_with_its_status() -> None:
+    text = page("docs/api.md")
+    for problem in PROBLEMS.values():
+        assert f"| `{problem.code}` | {problem.status} |" in text
+
+
+def test_every_route_and_sort_field_is_documented() -> None:
+    text = page("docs/api.md")
+    for handler in routes.HANDLERS:
+        for path in handler.paths:
+            assert path.replace(":str", "") in text
+    for field in get_args(SortField):
+        assert f"`{field}`" in text
+
+
+def commands(group: click.Group, prefix: str = "membership") -> set[str]:
+    found: set[str] = set()
+    for name, command in group.commands.items():
+        found |= commands(command, f"{prefix} {name}") if isinstance(command, click.Group) else {f"{prefix} {name}"}
+    return found
+
+
+def test_every_command_is_in_the_readme_and_explains_itself() -> None:
+    text = page("README.md")
+    for command in commands(cli):
+        assert command in text, command
+    for name, command in cli.commands.items():
+        assert command.help, name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_and_links_that_a_page_names_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    known = commands(cli) | {"membership parked", "membership api-key", "membership dev"}
+    for block in re.findall(r"```(?:console|sh|bash)\n(.*?)```", text, re.DOTALL):
+        for line in re.findall(r"(?:^|\| )\s*(?:\$ )?(membership [a-z-]+(?: [a-z]+)?)", block, re.MULTILINE):
+            assert line in known or line.rsplit(" ", 1)[0] in known, line
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (path.parent / target).exists(), target
+
+
+def test_make_targets_that_pages_name_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", page("Makefile"), re.MULTILINE))
+    for path in PAGES:
+        named = set(re.findall(r"(?:^|`|\$ )make ([a-z]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+        assert named <= targets, path.name
