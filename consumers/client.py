@@ -11,6 +11,7 @@ messages by hand through a real server.
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+CONNECT_TIMEOUT_S = 2
 ILL_FORMED_HEADERS = "Ill-Formed-Headers"
 """The one header of a message whose headers cannot be read: all of them, escaped."""
 
@@ -37,3 +38,22 @@ def _readable(raw: bytes) -> bytes:
     except UnicodeDecodeError:
         return raw.decode(errors="backslashreplace").encode()
     return raw
+
+
+async def connect_briefly(nats_url: str, name: str) -> Client:
+    """Connect for one command; raises nats-py's errors within seconds when the broker is away."""
+    client = TolerantClient()
+    await client.connect(
+        [url.strip() for url in nats_url.split(",")],
+        name=name,
+        allow_reconnect=False,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        max_reconnect_attempts=1,  # this also bounds the first connect; 0 would mean for ever
+        reconnect_time_wait=0,
+        error_cb=_quiet,
+    )
+    return client
+
+
+async def _quiet(_problem: Exception) -> None:
+    """Let the caller say it once, instead of nats-py at every attempt."""

@@ -1,0 +1,42 @@
+"""`membership api-key`: keys for servers, made and revoked by an operator."""
+
+import sys
+
+import asyncpg
+from rich.console import Console
+from rich.table import Table
+
+from ops.terminal import fail
+from projections import api_keys
+
+
+async def create(connection: asyncpg.Connection, user_id: str, is_admin: bool, label: str) -> int:
+    """Make a key and print it alone on standard output, so that it can be piped into a secret store."""
+    key = await api_keys.create(connection, user_id, is_admin=is_admin, label=label)
+    print(key)
+    print("Send it as X-API-Key. It is shown only now; keep it safe.", file=sys.stderr)
+    return 0
+
+
+async def list_keys(connection: asyncpg.Connection) -> int:
+    """Print all keys, revoked ones included."""
+    keys = await api_keys.listed(connection)
+    if not keys:
+        print("No API keys yet. `membership api-key create --user ID` makes one.")
+        return 0
+    table = Table("key id", "user", "admin", "label", "created", "revoked", box=None)
+    for key in keys:
+        revoked = key.revoked_at.isoformat(timespec="seconds") if key.revoked_at else ""
+        admin = "yes" if key.is_admin else ""
+        created = key.created_at.isoformat(timespec="seconds")
+        table.add_row(key.key_id, key.user_id, admin, key.label.replace("[", r"\["), created, revoked)
+    Console(soft_wrap=True).print(table)
+    return 0
+
+
+async def revoke(connection: asyncpg.Connection, key_id: str) -> int:
+    """Revoke a key; 1 when there is none of that id."""
+    if not await api_keys.revoke(connection, key_id):
+        return fail(f"There is no API key with the id {key_id!r}. `membership api-key list` shows them all.")
+    print(f"Revoked {key_id}. API processes refuse it within 5 seconds.")
+    return 0

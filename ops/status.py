@@ -1,0 +1,85 @@
+"""`membership status`: how far the read model is behind the stream, asked of both, never guessed from one."""
+
+import json
+import time
+from typing import Any
+
+import msgspec
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeoutError
+from rich.console import Console
+from rich.table import Table
+
+from consumers import stream
+from consumers.client import connect_briefly
+from ops.terminal import fail
+from projections import checkpoint as checkpoints
+from projections import database
+from projections.migrations import require_migrated
+from projections.queries import Generation, for_generation
+from projections.settings import Settings
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What `status --json` prints. `stream_position` and the lags are None when the broker cannot be asked."""
+
+    generation: str
+    position: int
+    stream_position: int | None
+    lag_events: int | None
+    lag_s: float | None
+    parked: int
+    jobs: list[Any]
+
+
+async def show(settings: Settings, *, as_json: bool) -> int:
+    """Print the status; return the exit code, 1 when the broker did not answer."""
+    status, trouble = await gather(settings)
+    if as_json:
+        print(json.dumps(msgspec.to_builtins(status)))
+    else:
+        _print_table(status)
+    return 0 if trouble is None else fail(f"The broker cannot be asked: {trouble}.")
+
+
+async def gather(settings: Settings) -> tuple[Status, str | None]:
+    """Return the status, and why the broker's part is missing if it is."""
+    connection = await database.connect(settings.database_url, "membership-status")
+    try:
+        await require_migrated(connection)
+        name = await checkpoints.live_generation(connection)
+        position = await connection.fetchval("SELECT position FROM control.checkpoint WHERE generation = $1", name)
+        parked = await connection.fetchval(for_generation("SELECT count(*) FROM {generation}.parked_event", name))
+    finally:
+        await connection.close()
+    return await _with_stream(settings, name, position, parked)
+
+
+async def _with_stream(settings: Settings, name: Generation, position: int, parked: int) -> tuple[Status, str | None]:
+    try:
+        client = await connect_briefly(settings.nats_url, "membership-status")
+    except (NatsError, NatsTimeoutError, OSError) as problem:
+        return Status(name, position, None, None, None, parked, []), str(problem) or "no answer"
+    try:
+        state = await stream.look(client)
+        last = 0 if state is None else state.last_position
+        lag_events = max(0, last - position)
+        lag_s = await _lag_s(client, position) if lag_events else 0.0
+    finally:
+        await client.close()
+    return Status(name, position, last, lag_events, lag_s, parked, []), None
+
+
+async def _lag_s(client: Client, position: int) -> float:
+    """Return how long ago the first message that is not applied yet was stored."""
+    stored_ns = await stream.next_message_time_ns(client, position)
+    return 0.0 if stored_ns is None else round(max(0.0, time.time() - stored_ns / 1e9), 3)
+
+
+def _print_table(status: Status) -> None:
+    table = Table(show_header=False, box=None)
+    for field in Status.__struct_fields__:
+        value = getattr(status, field)
+        table.add_row(field, "unknown" if value is None else "none" if value == [] else str(value))
+    Console().print(table)

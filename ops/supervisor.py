@@ -1,0 +1,102 @@
+"""Keeps child processes running: starts them in order, starts again what ends, stops them in the opposite order.
+
+Invariants: children are started from the event loop's thread, for Linux ends a child with the thread that started it.
+"""
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from typing import Final
+
+from ops.embedded.child import ChildProcess, EmbeddedFailed, tail
+
+WATCH_S: Final = 0.05
+STEADY_S: Final = 10.0
+"""A child that lived this long is started again at once; one that did not, after an ever longer pause."""
+BACKOFF_FIRST_S: Final = 0.25
+BACKOFF_MAX_S: Final = 5.0
+LAST_LINES: Final = 5
+
+
+async def in_steps(steps: Iterator[float]) -> None:
+    """Take a child's steps without holding up the event loop."""
+    with closing(steps):  # type: ignore[type-var] # what yields is a generator
+        for pause_s in steps:
+            await asyncio.sleep(pause_s)
+
+
+def say(sentence: str) -> None:
+    """Tell whoever watches; when the terminal is gone there is nobody to tell."""
+    with suppress(OSError):
+        print(sentence, file=sys.stderr, flush=True)
+
+
+class Supervisor:
+    """The children, in the order in which they were started."""
+
+    def __init__(self, restarted: Callable[[], None]) -> None:
+        self._restarted = restarted
+        """Called whenever a child was started again and is ready."""
+        self._children: list[ChildProcess] = []
+        self._watches: list[asyncio.Task[None]] = []
+
+    async def start(self, child: ChildProcess) -> None:
+        """Start a child and keep it running; raise `EmbeddedFailed` if it does not even start."""
+        self._children.append(child)
+        await in_steps(child.starting())
+        self._watches.append(asyncio.create_task(self._watch(child), name=child.name))
+
+    async def forever(self) -> None:
+        """Wait until cancelled."""
+        await asyncio.gather(*self._watches)
+
+    async def stop(self) -> None:
+        """Stop all children, the last started first; each is gone before the next is asked to go."""
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
+        for child in reversed(self._children):
+            await in_steps(child.stopping())
+
+    def kill(self) -> None:
+        """End all children at once."""
+        for child in self._children:
+            child.kill()
+
+    async def _watch(self, child: ChildProcess) -> None:
+        pause_s = 0.0
+        while True:
+            began = time.monotonic()
+            while child.running:  # noqa: ASYNC110 - the kernel tells of an end only to those who ask
+                await asyncio.sleep(WATCH_S)
+            if time.monotonic() - began > STEADY_S:
+                pause_s = 0.0
+            say(f"{child.name} ended with {_ending(child.exit_code)}; starting it again. {_last_words(child)}")
+            pause_s = await self._start_again(child, pause_s)
+            self._restarted()
+
+    async def _start_again(self, child: ChildProcess, pause_s: float) -> float:
+        """Start a child until it is ready; return the pause before the next try, should it end soon."""
+        while True:
+            await asyncio.sleep(pause_s)
+            pause_s = min(max(2 * pause_s, BACKOFF_FIRST_S), BACKOFF_MAX_S)
+            try:
+                await in_steps(child.starting())
+            except EmbeddedFailed as problem:
+                say(str(problem))
+            else:
+                return pause_s
+
+
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"code {code} ({signal.Signals(-code).name})"
+    return f"code {code}"
+
+
+def _last_words(child: ChildProcess) -> str:
+    lines = tail(child.log, lines=LAST_LINES).splitlines()
+    return "\n".join(["Its log ends with:", *(f"  {line}" for line in lines)]) if lines else "Its log is empty."

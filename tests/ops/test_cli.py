@@ -1,0 +1,156 @@
+"""The command as an operator types it: what it prints, what it says when it cannot, and its exit codes."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import asyncpg
+import httpx
+import pytest
+from joserfc import jwt
+from joserfc.jwk import OctKey
+
+from tests.builders import published
+from tests.system.processes import JWT_SECRET, System, eventually
+
+USER = "ad000000-0000-4000-8000-00000000000a"
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+async def membership(environment: dict[str, str], *arguments: str, cwd: Path | None = None) -> Ended:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "ops",
+        *arguments,
+        env={name: value for name, value in environment.items() if value} | {"COLUMNS": "200"},
+        cwd=cwd,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    assert b"Traceback" not in err, err.decode()
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+async def test_status_asks_both_the_read_model_and_the_stream(system: System) -> None:
+    bad = ("membership.customer.nobody", b"{}")
+    position = await system.publish([published("customer.upserted.v1", 1), bad])
+    await system.settled(position)
+    ended = await membership(system.environment, "status", "--json")
+    found = json.loads(ended.out)
+    assert (ended.code, found["generation"], found["jobs"]) == (0, "g1", [])
+    assert found["position"] == found["stream_position"] >= position
+    assert (found["lag_events"], found["lag_s"], found["parked"] >= 1) == (0, 0.0, True)
+    assert "position" in (await membership(system.environment, "status")).out
+
+
+async def test_status_tells_the_lag_of_a_projector_that_is_gone(own_system: System) -> None:
+    await own_system.settled(await own_system.publish([published("customer.upserted.v1", 1)]))
+    own_system.kill("project")
+    await own_system.publish([published("customer.upserted.v1", n) for n in range(2, 5)])
+    found = json.loads((await membership(own_system.environment, "status", "--json")).out)
+    assert found["lag_events"] == 3
+    assert found["lag_s"] > 0
+    own_system.broker.stop()
+    ended = await membership(own_system.environment, "status", "--json")
+    found = json.loads(ended.out)
+    assert (ended.code, found["stream_position"], found["lag_events"]) == (1, None, None)
+    assert "broker" in ended.err
+
+
+async def test_parked_events_are_listed_by_reason_and_shown_whole(system: System) -> None:
+    body = b'{"not": "an [event]"}'
+    position = await system.publish([("membership.unheard.of", body)])
+    await system.settled(position)
+    listed = await membership(system.environment, "parked", "list")
+    assert "unknown_subject" in listed.out
+    assert "membership.unheard.of" in listed.out
+    shown = await membership(system.environment, "parked", "show", str(position))
+    assert shown.code == 0
+    assert body.decode() in shown.out
+    missing = await membership(system.environment, "parked", "show", "999999")
+    assert (missing.code, "No event is parked at position 999999" in missing.err) == (1, True)
+
+
+async def test_an_api_key_works_until_it_is_revoked(system: System) -> None:
+    made = await membership(system.environment, "api-key", "create", "--user", USER, "--admin", "--label", "ci [x]")
+    key = made.out.strip()
+
+    async def status() -> int:
+        async with httpx.AsyncClient(base_url=system.api_url) as client:
+            path = "/customers/c0000000-0000-4000-8000-0000000000ff/campaigns"
+            return (await client.get(path, headers={"X-API-Key": key})).status_code
+
+    assert await status() == 404
+    listed = await membership(system.environment, "api-key", "list")
+    assert key not in listed.out
+    assert "ci [x]" in listed.out
+    key_id = key.split("_")[1]
+    assert key_id in listed.out
+    assert (await membership(system.environment, "api-key", "revoke", key_id)).code == 0
+
+    async def refused() -> bool:
+        return await status() == 401
+
+    await eventually(refused, "the revoked key is refused", deadline_s=5)
+    assert (await membership(system.environment, "api-key", "revoke", "nothing")).code == 1
+
+
+async def test_a_token_is_a_jwt_of_the_user_for_the_time_asked(system: System) -> None:
+    ended = await membership(system.environment, "token", "--user", USER, "--admin", "--ttl", "60")
+    claims = jwt.decode(ended.out.strip(), OctKey.import_key(JWT_SECRET), algorithms=["HS256"]).claims
+    assert (claims["sub"], claims["role"]) == (USER, "admin")
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("serve", ["MEMBERSHIP_DATABASE_URL", "MEMBERSHIP_JWT_SECRET"]),
+        ("project", ["MEMBERSHIP_DATABASE_URL", "MEMBERSHIP_NATS_URL"]),
+        ("migrate", ["MEMBERSHIP_DATABASE_URL"]),
+        ("status", ["MEMBERSHIP_DATABASE_URL", "MEMBERSHIP_NATS_URL"]),
+    ],
+)
+async def test_missing_settings_are_named_at_once_with_exit_code_2(
+    tmp_path: Path, command: str, named: list[str]
+) -> None:
+    ended = await membership({"PYTHONPATH": str(Path.cwd())}, command, cwd=tmp_path)
+    assert ended.code == 2
+    assert [name for name in named if name in ended.err] == named
+
+
+async def test_an_unreachable_database_is_a_sentence(system: System) -> None:
+    environment = system.environment | {"MEMBERSHIP_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x"}
+    ended = await membership(environment, "migrate")
+    assert ended.code == 1
+    assert "PostgreSQL cannot be used" in ended.err
+
+
+async def test_migrate_says_what_it_did_and_then_that_there_is_nothing_to_do(system: System) -> None:
+    ended = await membership(system.environment, "migrate")
+    assert (ended.code, ended.out) == (0, "The database is up to date.\n")
+
+
+async def test_a_database_that_was_never_migrated_is_a_sentence(
+    system: System, database_url: str, connection: asyncpg.Connection
+) -> None:
+    await connection.execute("DROP SCHEMA control CASCADE; DROP TABLE membership_migration")
+    environment = system.environment | {"MEMBERSHIP_DATABASE_URL": database_url}
+    for command in (["status"], ["parked", "list"], ["api-key", "list"]):
+        ended = await membership(environment, *command)
+        assert (ended.code, "membership migrate" in ended.err) == (1, True), command
+
+
+async def test_help_is_there_for_every_command(system: System) -> None:
+    for command in ([], ["parked"], ["api-key"], ["publish"], ["dev"]):
+        ended = await membership(system.environment, *command, "--help")
+        assert (ended.code, "Usage" in ended.out) == (0, True)
