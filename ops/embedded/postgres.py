@@ -11,6 +11,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
@@ -74,6 +75,7 @@ class PostgresServer(ServerProcess):
             let_through(self._account, self.cluster, self._programs / "postgres")
         if not self.cluster.exists():
             yield from self._make_cluster()
+        self._disown(self.cluster / "postmaster.pid")
 
     def _launch(self, descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
         listening = ("-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=")
@@ -91,6 +93,16 @@ class PostgresServer(ServerProcess):
         # pytest, for one, closes its folder to others at each start, perhaps just after it was opened.
         closed = let_through(self._account, self.cluster, self._programs / "postgres") if self._account else []
         return bool(closed) or super()._may_pass(said)
+
+    @staticmethod
+    def _disown(lock: Path) -> None:
+        """Let PostgreSQL see that a killed server is dead whose number is now a zombie's or another program's.
+
+        It takes its parent's number for stale; what it then does to find backends that are still alive stays in force.
+        """
+        lines = lock.read_text(encoding="utf-8").splitlines(keepends=True) if lock.exists() else []
+        if lines and not _may_be_postgres(int(lines[0])):
+            lock.write_text("".join([f"{os.getpid()}\n", *lines[1:]]), encoding="utf-8")
 
     def _chosen(self) -> list[str | Path]:
         return [word for name, value in self.settings.items() for word in ("-c", f"{name}={value}")]
@@ -148,6 +160,18 @@ class PostgresServer(ServerProcess):
 def _environment() -> dict[str, str]:
     """Return ours without what steers PostgreSQL, and with messages in the language that `passing` is written in."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
+
+
+def _may_be_postgres(pid: int) -> bool:
+    """Whether a process could be a PostgreSQL server; where that cannot be seen, it could."""
+    if sys.platform != "linux":
+        return True
+    try:
+        return Path(f"/proc/{pid}/exe").readlink().name.startswith("postgres")
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _programs() -> Path:

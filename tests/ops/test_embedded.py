@@ -108,6 +108,16 @@ async def test_a_killed_server_whose_backends_are_busy_comes_back(database: Post
     assert await _ask(database, kept) == [(42,)]
 
 
+async def test_a_killed_server_whose_number_is_a_zombies_comes_back(database: PostgresServer, kept: str) -> None:
+    with child.launch(["/bin/true"], database.log, account=database._account) as zombie:
+        await eventually(lambda: not _lives(zombie.pid), "it ended; nobody has reaped it")
+        os.kill(database.pid, signal.SIGKILL)
+        lock = database.cluster / "postmaster.pid"
+        lock.write_text(lock.read_text().replace(str(database.pid), str(zombie.pid)))
+        database.start()
+        assert await _ask(database, kept) == [(42,)]
+
+
 async def test_nothing_of_a_stopped_server_runs(database: PostgresServer) -> None:
     rows = await _ask(database, OTHERS)
     pids = [database.pid, *(row["pid"] for row in rows)]

@@ -1,0 +1,169 @@
+"""Publishes events to the stream, fast and safe to repeat: atomic batches, and one by one where a batch is refused.
+
+Writes: stream MEMBERSHIP. With `sync_interval: always` an atomic batch costs one fsync where a message alone costs
+one each, so batches are the way to publish many. The broker refuses a batch whole when it has seen any of its ids;
+then its events go one by one, and the acks say which were there already.
+Invariants: an event is stored once per message id within the broker's duplicate window; receipts come in the order of
+the publications. Fails: `StreamAbsent`, `BrokerUnavailable`, `PublishRefused`.
+"""
+
+import asyncio
+import itertools
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError, NoRespondersError
+from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js.errors import APIError, NoStreamResponseError
+
+from consumers.client import TolerantClient
+from consumers.stream import STREAM
+from projections.errors import MembershipError
+
+BATCH_EVENTS_MAX: Final = 1_000
+"""JetStream's own limit of an atomic batch."""
+WINDOW_EVENTS: Final = 256
+"""Acks awaited at once when events go one by one."""
+ACK_TIMEOUT_S: Final = 5.0
+GIVE_UP_S: Final = 30.0
+"""How long the same events are tried again while the broker does not answer."""
+RETRY_S: Final = 0.25
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class StreamAbsent(MembershipError):
+    """There is no stream to publish to."""
+
+    code = "stream_absent"
+
+    def __init__(self) -> None:
+        super().__init__(f"There is no stream {STREAM} yet. `membership project` creates it; start one and try again.")
+
+
+class BrokerUnavailable(MembershipError):
+    """The broker does not answer; what was published so far stays published, and repeating all is safe."""
+
+    code = "broker_unavailable"
+
+    def __init__(self, nats_url: str, problem: object) -> None:
+        hosts = ", ".join(urlsplit(url.strip()).netloc.rpartition("@")[2] for url in nats_url.split(","))
+        super().__init__(
+            f"The broker at {hosts} does not answer: {problem or 'timeout'}. "
+            "Publish again once it does: events that are there already are not stored twice."
+        )
+
+
+class PublishRefused(MembershipError):
+    """The broker will not store an event, and would not if asked again."""
+
+    code = "publish_refused"
+
+
+class Publication(NamedTuple):
+    """What to publish: the event's JSON, on its subject, under its id."""
+
+    subject: str
+    msg_id: str
+    body: bytes
+
+
+class Receipt(NamedTuple):
+    """Where an event stands in the stream. A duplicate was there already, at an earlier time."""
+
+    msg_id: str
+    position: int
+    duplicate: bool
+
+
+async def publish_events(nats_url: str, publications: Iterable[Publication]) -> AsyncIterator[Receipt]:
+    """Publish in order and yield a receipt for each, in order; takes from `publications` as it goes."""
+    client = await _connect(nats_url)
+    try:
+        remaining = iter(publications)
+        while batch := list(itertools.islice(remaining, BATCH_EVENTS_MAX)):
+            for receipt in await _persist(client, nats_url, batch):
+                yield receipt
+    finally:
+        await client.close()
+
+
+async def _connect(nats_url: str) -> Client:
+    client = TolerantClient()
+    try:
+        async with asyncio.timeout(ACK_TIMEOUT_S):
+            await client.connect(
+                [url.strip() for url in nats_url.split(",")],
+                name="membership-publish",
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=RETRY_S,  # type: ignore[arg-type]  # a fraction of a second works
+                error_cb=_quiet,
+            )
+    except (NatsError, OSError) as problem:
+        raise BrokerUnavailable(nats_url, problem) from None
+    return client
+
+
+async def _quiet(_problem: Exception) -> None:
+    """Let the caller say it once, instead of nats-py at every attempt."""
+
+
+async def _persist(client: Client, nats_url: str, batch: Sequence[Publication]) -> list[Receipt]:
+    """Publish a batch until the broker has answered for all of it; the same ids each time, so nothing doubles."""
+    gives_up_at = time.monotonic() + GIVE_UP_S
+    while True:
+        try:
+            return await _at_once(client, batch) or await _one_by_one(client, batch)
+        except (NoRespondersError, NoStreamResponseError):
+            raise StreamAbsent from None
+        except (MaxPayloadError, APIError) as problem:
+            raise PublishRefused(f"The broker refused an event: {problem}.") from None
+        except (NatsError, NatsTimeoutError, OSError) as problem:
+            if time.monotonic() > gives_up_at:
+                raise BrokerUnavailable(nats_url, problem) from None
+            await asyncio.sleep(RETRY_S)
+
+
+async def _at_once(client: Client, batch: Sequence[Publication]) -> list[Receipt] | None:
+    """Publish an atomic batch; None when it cannot be one: a lone event, or one that the broker refused."""
+    if len(batch) == 1:
+        return None
+    batch_id = uuid.uuid4().hex
+    *others, last = (
+        (each, {"Nats-Msg-Id": each.msg_id, "Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(number)})
+        for number, each in enumerate(batch, start=1)
+    )
+    for each, headers in others:
+        await client.publish(each.subject, each.body, headers=headers)
+    each, headers = last
+    commit = headers | {"Nats-Batch-Commit": "1"}
+    reply = await client.request(each.subject, each.body, timeout=ACK_TIMEOUT_S, headers=commit)
+    ack: dict[str, Any] = msgspec.json.decode(reply.data)
+    if "error" in ack:
+        log.debug("batch_refused", detail=ack["error"].get("description"))
+        return None
+    first = int(ack["seq"]) - len(batch) + 1
+    return [Receipt(each.msg_id, first + place, duplicate=False) for place, each in enumerate(batch)]
+
+
+async def _one_by_one(client: Client, batch: Sequence[Publication]) -> list[Receipt]:
+    receipts: list[Receipt] = []
+    for start in range(0, len(batch), WINDOW_EVENTS):
+        window = batch[start : start + WINDOW_EVENTS]
+        receipts += await asyncio.gather(*(_alone(client, each) for each in window))
+    return receipts
+
+
+async def _alone(client: Client, publication: Publication) -> Receipt:
+    headers = {"Nats-Msg-Id": publication.msg_id}
+    ack = await client.jetstream().publish(
+        publication.subject, publication.body, timeout=ACK_TIMEOUT_S, stream=STREAM, headers=headers
+    )
+    return Receipt(publication.msg_id, ack.seq, bool(ack.duplicate))
