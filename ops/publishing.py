@@ -16,7 +16,6 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
-import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError
@@ -35,8 +34,6 @@ ACK_TIMEOUT_S: Final = 5.0
 GIVE_UP_S: Final = 30.0
 """How long the same events are tried again while the broker does not answer."""
 RETRY_S: Final = 0.25
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class StreamAbsent(MembershipError):
@@ -147,7 +144,6 @@ async def _at_once(client: Client, batch: Sequence[Publication]) -> list[Receipt
     reply = await client.request(each.subject, each.body, timeout=ACK_TIMEOUT_S, headers=commit)
     ack: dict[str, Any] = msgspec.json.decode(reply.data)
     if "error" in ack:
-        log.debug("batch_refused", detail=ack["error"].get("description"))
         return None
     first = int(ack["seq"]) - len(batch) + 1
     return [Receipt(each.msg_id, first + place, duplicate=False) for place, each in enumerate(batch)]

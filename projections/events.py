@@ -346,7 +346,7 @@ def _decoder(types: dict[str, type[Event]]) -> msgspec.json.Decoder[Any]:
     """One decoder for a family: a union of envelopes told apart by `type`, so a body is read in a single pass."""
     if len(types) == 1:  # msgspec lets a lone struct go without its tag, so here `type` is a field like any other
         ((name, data),) = types.items()
-        fields: list[Any] = [("type", Literal[name]), ("data", data)]  # type: ignore[valid-type]
+        fields: list[Any] = [("type", Literal[name]), ("data", data)]
         return msgspec.json.Decoder(msgspec.defstruct(data.__name__, fields, bases=(Envelope,)), dec_hook=_hook)
     union: Any = None
     for name, data in types.items():

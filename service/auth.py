@@ -66,11 +66,17 @@ class Authenticator:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated
-        try:
+        try:  # hostile tokens fail in many ways
             claims = jwt.decode(token.strip(), self._key, algorithms=ALGORITHMS).claims
             self._claims.validate(claims)
             return _principal(claims)
-        except (JoseError, ValueError, TypeError, RecursionError) as problem:  # hostile tokens fail in many ways
+        except (
+            JoseError,
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            RecursionError,
+        ) as problem:
             raise Unauthenticated from problem
 
     async def _from_api_key(self, key: str) -> Principal:

@@ -123,7 +123,7 @@ async def contract() -> Response[bytes]:
 @get("/docs")
 async def docs() -> Response[bytes]:
     """Serve the interactive documentation, which needs nothing from the network."""
-    return Response((STATIC / "docs.html").read_bytes(), headers=DOCS_HEADERS, media_type="text/html; charset=utf-8")
+    return Response((STATIC / "docs.html").read_bytes(), headers=DOCS_HEADERS, media_type="text/html")
 
 
 HANDLERS: Final = (list_customer_campaigns, live, ready, prometheus, contract, docs)
