@@ -41,6 +41,10 @@ def closed_is_unavailable(connection: asyncpg.Connection | PoolConnectionProxy) 
         if connection.is_closed():
             raise asyncpg.ConnectionDoesNotExistError(str(problem)) from problem
         raise
+    except asyncpg.InternalClientError as problem:
+        # Its protocol lost count when the server died in the middle of an answer: this connection is of no use.
+        connection.terminate()
+        raise asyncpg.ConnectionDoesNotExistError(str(problem)) from problem
 
 
 class ReadPool:

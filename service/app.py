@@ -15,7 +15,7 @@ from litestar.types import ASGIApp
 from projections.database import UNAVAILABLE, open_pool
 from projections.errors import DatabaseNotMigrated
 from projections.settings import Settings
-from service import routes
+from service import reads, routes
 from service.auth import Authenticator, Unauthenticated
 from service.edge import Edge
 from service.freshness import Freshness, NotReady
@@ -108,6 +108,7 @@ _EXCEPTIONS: Final[dict[Any, Any]] = {
     Unauthenticated: _problem("unauthenticated"),
     NotReady: _problem("not_ready"),
     DatabaseNotMigrated: _problem("not_ready"),
+    **dict.fromkeys(reads.GENERATION_GONE, _problem("not_ready")),
     asyncpg.QueryCanceledError: _unavailable,
     **dict.fromkeys(UNAVAILABLE, _unavailable),
     NotFoundException: _problem("route_not_found"),

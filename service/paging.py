@@ -18,8 +18,10 @@ from msgspec import Struct
 from service.auth import Principal
 from service.parameters import ListRequest, Pair
 
-KEY_CHARS_MAX: Final = 200
-"""A longer sort key (a very long name) is cut in the cursor, and found again by the campaign it belongs to."""
+KEY_CHARS_MAX: Final = 1_000
+"""A longer sort key (a very long name) is cut in the cursor, and found again by the campaign it belongs to.
+
+Short enough for the request lines that proxies take."""
 LINK_BYTES_MAX: Final = 6_000
 """A header beyond this is refused by common proxies, so no Link is better than a longer one."""
 _SIGNATURE_BYTES: Final = 16

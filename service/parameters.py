@@ -224,7 +224,9 @@ def _uuid_fault(inner: str, start: int) -> str:
     if len(groups) != len(_GROUPS):
         return f"invalid group count: expected 5, found {len(groups)}"
     number, wanted = next((n, w) for n, (g, w) in enumerate(zip(groups, _GROUPS, strict=True)) if len(g) != w)
-    return f"invalid group length in group {number}: expected {wanted}, found {len(groups[number])}"
+    # That parser counts the last group to the end of all that was given, brackets and prefix included.
+    extra = 2 * (start == 1) + start * (start > 1) if number == len(_GROUPS) - 1 else 0
+    return f"invalid group length in group {number}: expected {wanted}, found {len(groups[number]) + extra}"
 
 
 # --- Dates -----------------------------------------------------------------------------------------------------------

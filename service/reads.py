@@ -89,7 +89,7 @@ class Page(Struct, frozen=True):
 
 
 GENERATION_GONE: Final = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError)
-"""What a statement for a generation raises once that was dropped."""
+"""What a statement raises when its tables are not there: the generation was dropped, or nothing was migrated yet."""
 
 
 class Whereabouts(NamedTuple):

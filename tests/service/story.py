@@ -68,13 +68,13 @@ class Story:
     def __init__(self, system: System, client: httpx.AsyncClient) -> None:
         self.system = system
         self.client = client
-        self._untold: list[tuple[str, bytes]] = []
+        self.untold: list[tuple[str, bytes]] = []
         self._version = 0
 
     def happens(self, event_type: str, /, **given: Any) -> None:
         """Add an event, later than all before."""
         self._version += 1
-        self._untold.append(published(event_type, self._version, **given))
+        self.untold.append(published(event_type, self._version, **given))
 
     def customer(self, **fields: Any) -> int:
         """Add a customer, of owner 1 unless told otherwise, and return its number."""
@@ -100,10 +100,14 @@ class Story:
         self.enrol(customer, *campaigns, **fields)
         return customer
 
+    async def publish(self) -> int:
+        """Publish what was added since the last time; return its last position."""
+        messages, self.untold = self.untold, []
+        return await self.system.publish(messages)
+
     async def tell(self) -> int:
         """Publish what was added since the last time; return its last position once the API answers from there."""
-        position = await self.system.publish(self._untold)
-        self._untold.clear()
+        position = await self.publish()
         await self.system.settled(position)
         return position
 

@@ -228,7 +228,18 @@ async def test_gzip_is_sent_to_those_who_accept_it(story: Story, accepted: str) 
 
 @pytest.mark.parametrize(
     "accepted",
-    ["", "identity", "br", "deflate, zstd", "gzip;q=0", "gzip;q=0.000", "gzip ; q=0, *", "*;q=0", "gzipped", "gzip;q=x"],
+    [
+        "",
+        "identity",
+        "br",
+        "deflate, zstd",
+        "gzip;q=0",
+        "gzip;q=0.000",
+        "gzip ; q=0, *",
+        "*;q=0",
+        "gzipped",
+        "gzip;q=x",
+    ],
 )
 async def test_nobody_else_is_sent_gzip(story: Story, accepted: str) -> None:
     customer = a_long_list(story)

@@ -1,7 +1,7 @@
 """The definitions that the contract leaves to this project, each by the smallest world that shows it."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -371,7 +371,6 @@ async def test_what_is_no_date_is_422_where_it_stands(story: Story, text: str) -
 
 # --- Order -----------------------------------------------------------------------------------------------------------
 
-Ordering = tuple[str, list[Any]]
 INSTANTS = [(EPOCH + timedelta(days=day)).isoformat() for day in range(3)]
 
 
@@ -643,7 +642,7 @@ async def test_an_item_fills_in_the_defaults_that_the_contract_states(story: Sto
 
 async def test_an_item_shows_everything_it_was_given(story: Story) -> None:
     given = {
-        **{name: f"{name} “Ünïcode” \\ \" \n 🚀 \u2028" for name in OPTIONAL_TEXTS},
+        **{name: f'{name} “Ünïcode” \\ " \n 🚀 \u2028' for name in OPTIONAL_TEXTS},
         "phone_number_id": an_id("0f", 1),
         "whatsapp_channel_id": an_id("0f", 2),
         "whatsapp_after_attempts": -3,
@@ -724,6 +723,3 @@ def _without_request_id(reply: httpx.Response) -> bytes:
 
 def _steady_headers(reply: httpx.Response) -> list[tuple[str, str]]:
     return [(name, value) for name, value in reply.headers.items() if name not in {"server-timing", "date"}]
-
-
-Asking = Callable[..., Awaitable[httpx.Response]]

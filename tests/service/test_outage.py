@@ -35,9 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> PostgresServer:
 
 
 @pytest.fixture(scope="module")
-async def system(
-    server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[System]:
+async def system(server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     """Projector and API on servers of this module's own."""
     folder = tmp_path_factory.mktemp("system")
     broker = NatsServer(folder / "nats")
@@ -116,7 +114,7 @@ async def _lives(client: httpx.AsyncClient) -> bool:
 
 @pytest.mark.parametrize("ending", ["stop", "kill"])
 async def test_callers_of_a_postgresql_that_restarts_see_answers_or_503_and_never_wait_long(
-    server: PostgresServer, system: System, story: Story, client: httpx.AsyncClient, ending: str
+    server: PostgresServer, system: System, story: Story, ending: str
 ) -> None:
     customer = story.member_of(*(story.campaign(f"campaign {n}") for n in range(5)))
     await story.tell()

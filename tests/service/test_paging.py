@@ -166,7 +166,9 @@ async def test_renaming_the_row_a_cursor_stands_on_neither_repeats_nor_skips_the
     params = {"sort_field": "name", "sort_dir": direction, "limit": 3}
     first = await story.page(customer, **params)
     assert ids(first)[-1:] == named_ids(campaigns["m"])
-    story.happens("campaign.upserted.v1", campaign=campaigns["m"], name=new_end if new_end == "other" else long + new_end)
+    story.happens(
+        "campaign.upserted.v1", campaign=campaigns["m"], name=new_end if new_end == "other" else long + new_end
+    )
     await story.tell()
     second = await story.page(customer, cursor=first["meta"]["next_cursor"], **params)
     unchanged = [each for each in ids(first) + ids(second) if each not in named_ids(campaigns["m"])]

@@ -1,0 +1,33 @@
+"""Runs every benchmark on a stack of its own and prints the table; QUICK=1 takes less of everything."""
+
+import asyncio
+import os
+from typing import Final
+
+from rich.console import Console
+
+from benchmarks import freshness, intake, reads
+from benchmarks.rows import show
+from benchmarks.stack import running
+from ops.demo import demo_events
+
+QUICK: Final = bool(os.environ.get("QUICK"))
+
+
+async def main() -> None:
+    """Measure and print."""
+    console = Console(stderr=True)
+    async with running() as stack:
+        console.print("Loading the demo data set …")
+        await stack.wait_for(await stack.publish(demo_events()))
+        console.print("Measuring freshness …")
+        rows = [await freshness.measure(stack, 50 if QUICK else 200)]
+        console.print("Measuring reads …")
+        rows += await reads.measure(stack, 2 if QUICK else 10)
+        console.print("Measuring catch-up …")
+        rows.append(await intake.measure(stack, 50_000 if QUICK else 250_000))
+    show(rows)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

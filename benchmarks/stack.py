@@ -1,0 +1,85 @@
+"""The stack that is measured: the real servers and processes, in a folder that goes away."""
+
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from ops.embedded.child import ChildProcess
+from ops.embedded.nats import NatsServer
+from ops.embedded.ports import free_port
+from ops.embedded.postgres import PostgresServer
+from ops.embedded.programs import Api, Projector, ask, environment_of, run_command
+from ops.publishing import Publication, publish_events
+from ops.supervisor import in_steps
+from ops.token import sign
+
+SECRET: Final = "a-secret-for-benchmarks-that-is-long-enough"  # noqa: S105 - of a stack that lives for a minute
+ADMIN: Final = "ad000000-0000-4000-8000-000000000001"
+DEADLINE_S: Final = 300.0
+
+
+class Stack:
+    """What a benchmark works with."""
+
+    def __init__(self, postgres: PostgresServer, nats: NatsServer, folder: Path) -> None:
+        self.port = free_port()
+        self.nats_url = nats.url
+        self.token = sign(SECRET, ADMIN, admin=True, ttl_s=3600)
+        told = environment_of(postgres.url, nats.url, SECRET, self.port)
+        self.projector = Projector(folder / "projector.log", told, ())
+        self.api = Api(folder / "api.log", told, ())
+        self.migrate = lambda: run_command("migrate", folder / "migrate.log", told, ())
+
+    def applied(self) -> int:
+        """Return the position that the API answers from; 0 before it is ready."""
+        found = ask(self.port, "/health/ready")
+        return int(json.loads(found[1])["position"]) if found and found[0] == 200 else 0  # noqa: PLR2004
+
+    async def wait_for(self, position: int) -> None:
+        """Return once the API answers from `position`; fail after a deadline."""
+        ends = time.monotonic() + DEADLINE_S
+        while self.applied() < position:
+            if time.monotonic() > ends:
+                raise TimeoutError(f"position {position} was not applied within {DEADLINE_S} s")
+            await asyncio.sleep(0.01)
+
+    async def publish(self, publications: Iterable[Publication]) -> int:
+        """Publish and return the last position."""
+        return max([receipt.position async for receipt in publish_events(self.nats_url, publications)])
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Stack]:
+    """Start everything, hand it out, stop it in the opposite order."""
+    with tempfile.TemporaryDirectory(prefix="membership-bench-") as name:
+        folder = Path(name)
+        postgres = PostgresServer(folder / "postgres")
+        nats = NatsServer(folder / "nats")
+        started: list[ChildProcess] = []
+        try:
+            for server in (postgres, nats):
+                await in_steps(server.starting())
+                started.append(server)
+            stack = Stack(postgres, nats, folder)
+            await in_steps(stack.migrate())
+            for program in (stack.projector, stack.api):
+                await in_steps(program.starting())
+                started.append(program)
+            await _ready(stack)
+            yield stack
+        finally:
+            for child in reversed(started):
+                child.stop()
+
+
+async def _ready(stack: Stack) -> None:
+    ends = time.monotonic() + DEADLINE_S
+    while (found := ask(stack.port, "/health/ready")) is None or found[0] != 200:  # noqa: PLR2004
+        if time.monotonic() > ends:
+            raise TimeoutError("the API did not become ready")
+        await asyncio.sleep(0.05)
