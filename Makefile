@@ -1,7 +1,7 @@
 # Everything there is to do here, from a clean clone, with nothing but Python 3.11 or newer, pip and make.
 .POSIX:
 .SUFFIXES:
-.PHONY: help setup run test check fix lock
+.PHONY: help setup run test check fix bench lock
 
 ARGS =
 BIN = .venv/bin
@@ -36,6 +36,9 @@ check: setup ## Lint, types, imports, migrations, Dockerfile, compose.yaml
 fix: setup ## Correct what ruff can correct
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: setup ## Measure what users feel, each figure beside its bound (QUICK=1: less of everything)
+	@$(BIN)/python -m benchmarks
 
 lock: $(UV) ## Bring the locks up to pyproject.toml, keeping what fits (ARGS=--upgrade: take the newest)
 	$(COMPILE) $(ARGS) --output-file requirements.lock pyproject.toml

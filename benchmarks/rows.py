@@ -26,4 +26,4 @@ def show(rows: Sequence[Row]) -> None:
     table = Table("what", "measured", "beside it", "ratio", box=None)
     for row in rows:
         table.add_row(*row)
-    Console(soft_wrap=True).print(table)
+    Console(width=140).print(table)

@@ -30,10 +30,14 @@ class Stack:
         self.port = free_port()
         self.nats_url = nats.url
         self.token = sign(SECRET, ADMIN, admin=True, ttl_s=3600)
-        told = environment_of(postgres.url, nats.url, SECRET, self.port)
-        self.projector = Projector(folder / "projector.log", told, ())
-        self.api = Api(folder / "api.log", told, ())
-        self.migrate = lambda: run_command("migrate", folder / "migrate.log", told, ())
+        self._folder = folder
+        self._told = environment_of(postgres.url, nats.url, SECRET, self.port)
+        self.projector = Projector(folder / "projector.log", self._told, ())
+        self.api = Api(folder / "api.log", self._told, ())
+
+    async def migrate(self) -> None:
+        """Bring the database to this release."""
+        await in_steps(run_command("migrate", self._folder / "migrate.log", self._told, ()))
 
     def applied(self) -> int:
         """Return the position that the API answers from; 0 before it is ready."""
@@ -66,7 +70,7 @@ async def running() -> AsyncIterator[Stack]:
                 await in_steps(server.starting())
                 started.append(server)
             stack = Stack(postgres, nats, folder)
-            await in_steps(stack.migrate())
+            await stack.migrate()
             for program in (stack.projector, stack.api):
                 await in_steps(program.starting())
                 started.append(program)
