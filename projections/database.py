@@ -87,7 +87,12 @@ async def open_pool(url: str, *, connections_max: int, statement_timeout_s: floa
         command_timeout=statement_timeout_s + 1,  # the client's own limit, for a server that does not even answer
         reset=_keep_session,
         server_settings=_SESSION
-        | {"application_name": name, "statement_timeout": f"{int(statement_timeout_s * 1000)}ms"},
+        | {
+            "application_name": name,
+            "statement_timeout": f"{int(statement_timeout_s * 1000)}ms",
+            # A customer with ten memberships and one with thousands want different plans; planning costs less.
+            "plan_cache_mode": "force_custom_plan",
+        },
     )
     return ReadPool(pool)
 

@@ -155,6 +155,8 @@ def page_statement(name: Generation, shape: Shape) -> str:
         "{sort_key}": sort.expression,
         "{sort_type}": sort.type,
         "{direction}": shape.direction,
+        # Said only where it matters: an index that is ordered DESC does not serve DESC NULLS LAST.
+        "{nulls}": "NULLS LAST" if sort.nullable else "",
         "{at_or_beyond}": beyond + "=",
         "{beyond}": beyond,
     }.items():

@@ -25,14 +25,14 @@ CROSS JOIN LATERAL (
         max(sort_key::text) FILTER (WHERE place = $4) AS last_key,
         max(campaign_id::text) FILTER (WHERE place = $4) AS last_campaign_id
     FROM (
-        SELECT *, row_number() OVER (ORDER BY sort_key {direction} NULLS LAST, campaign_id) AS place
+        SELECT *, row_number() OVER (ORDER BY sort_key {direction} {nulls}, campaign_id) AS place
         FROM (
             SELECT campaign.card, {sort_key} AS sort_key, membership.campaign_id
             FROM {generation}.membership
             INNER JOIN {generation}.campaign USING (campaign_id)
             WHERE {visible} AND ($3::boolean IS NULL OR membership.deleted = $3) AND {matching} {after}
             -- The campaign id breaks ties, ascending in both directions.
-            ORDER BY {sort_key} {direction} NULLS LAST, membership.campaign_id
+            ORDER BY {sort_key} {direction} {nulls}, membership.campaign_id
             LIMIT $4::bigint + 1 OFFSET $5::bigint
         ) AS fetched
     ) AS numbered
