@@ -4,7 +4,7 @@ nats-py 2.16 decodes subjects and header lines strictly inside its read loop; th
 on an ill-formed subject would end the reading of the whole connection, for ever. Both are made readable here, and
 the message is parked like any other that cannot be applied.
 
-Source: nats.aio.client.Client._build_message and ._process_headers; tests/consumers/test_client.py publishes such
+Source: nats.aio.client.Client._build_message and ._process_headers; tests/consumers/test_intake.py publishes such
 messages by hand through a real server.
 """
 

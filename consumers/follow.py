@@ -24,8 +24,8 @@ from consumers.intake import Interrupted, Reading
 from consumers.leadership import leadership
 from projections import checkpoint as checkpoints
 from projections.checkpoint import Checkpoint
-from projections.database import UNAVAILABLE, closed_is_unavailable
-from projections.errors import Fenced
+from projections.database import LEADER_SILENCE_MAX_S, UNAVAILABLE
+from projections.errors import Fenced, MembershipError
 from projections.events import Message
 from projections.migrations import require_migrated
 from projections.projector import apply_batch, read_batch
@@ -51,9 +51,9 @@ async def project(settings: Settings) -> None:
         while True:
             try:
                 async with leadership(settings.database_url) as connection:
+                    trouble.over()
                     await require_migrated(connection)
-                    with closed_is_unavailable(connection):
-                        await Term(settings, connection, client, link).serve()
+                    await Term(settings, connection, client, link).serve()
             except Fenced as fenced:
                 log.warning("fenced", detail=str(fenced))
             except UNAVAILABLE as problem:
@@ -63,10 +63,20 @@ async def project(settings: Settings) -> None:
         await client.close()
 
 
+class BrokerConnectionLost(MembershipError):
+    """The broker ended the connection for good: nats-py does not try again after such a word."""
+
+    code = "broker_connection_lost"
+
+
 class Trouble:
     """Tells of a trouble once, not at every retry."""
 
     def __init__(self) -> None:
+        self._told = ""
+
+    def over(self) -> None:
+        """Forget what was told: the same trouble next week is news."""
         self._told = ""
 
     def tell(self, event: str, problem: BaseException) -> None:
@@ -131,15 +141,20 @@ class Term:
         log.info("following", generation=held.generation, position=held.position, epoch=held.epoch)
         while True:
             held = await self._read_once(held)
-            await self._connection.execute("SELECT 1")  # still the leader? a broker that is away is no reason not to be
+            if self._client.is_closed:
+                raise BrokerConnectionLost(f"The broker ended the connection for good: {self._client.last_error}.")
+            await self._beat()
             await asyncio.sleep(RETRY_S)
 
     async def _read_once(self, held: Checkpoint) -> Checkpoint:
         """Read and apply until the reading is interrupted; return the checkpoint reached."""
         try:
             state = await stream.verify(self._client, held, self._settings.stream_replicas)
-            async with Reading(self._client, held.position) as reading:
-                self._link.reading = reading
+            await self._beat()
+            self._link.reading = Reading(self._client, held.position)  # before it opens: a reconnect may come now
+            async with self._link.reading as reading:
+                await self._beat()
+                self._trouble.over()
                 with suppress(Interrupted):
                     while True:
                         held = await self._step(reading, held, state.created)
@@ -155,13 +170,17 @@ class Term:
         if messages:
             held = await self._apply(messages, held, stream_created)
         else:
-            await self._connection.execute("SELECT 1")
+            await self._beat()
             await reading.watch(WATCH_S)
         if not self._caught_up and reading.caught_up:
             await checkpoints.mark_caught_up(self._connection, held.generation)
             self._caught_up = True
             log.info("caught_up", position=held.position)
         return held
+
+    async def _beat(self) -> None:
+        """Show PostgreSQL that this leader lives, and see that PostgreSQL does."""
+        await self._connection.execute("SELECT 1", timeout=LEADER_SILENCE_MAX_S)
 
     async def _apply(self, messages: Sequence[Message], held: Checkpoint, stream_created: str) -> Checkpoint:
         began = time.perf_counter()

@@ -28,8 +28,8 @@ from projections.events import Message, Position
 
 PULL_EVENTS: Final = 4_000
 """Messages asked for at once; two pulls under way keep the broker busy while a batch is written."""
-PULL_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Keeps a pull of huge bodies below nats-py's 128 MiB, beyond which it drops messages."""
+PULL_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Bounds memory against huge bodies; no broker allows a single message larger than this."""
 PULL_EXPIRES_S: Final = 30
 HEARTBEAT_S: Final = 1
 SILENCE_MAX_S: Final = 3 * HEARTBEAT_S
@@ -85,18 +85,27 @@ class Reading:
         self._subscription: Subscription | None = None
 
     async def __aenter__(self) -> Self:
-        self._subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
-        await self._create_consumer()
-        await self._pull()
-        await self._pull()
+        # The pulls bound what may be pending, so nats-py need not, and must not, drop anything.
+        self._subscription = await self._client.subscribe(self._inbox, cb=self._on_message, pending_bytes_limit=0)
+        try:
+            await self._create_consumer()
+            await self._pull()
+            await self._pull()
+        except BaseException:
+            await self._unsubscribe()  # __aexit__ is not called for what failed to open
+            raise
         return self
 
     async def __aexit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        await self._unsubscribe()
+        if self._client.is_connected:
+            await self._client.publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{self._consumer}", b"")
+
+    async def _unsubscribe(self) -> None:
         if self._subscription is not None and self._client.is_connected:
             await self._subscription.unsubscribe()
-            await self._client.publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{self._consumer}", b"")
 
     def interrupt(self, doubt: str) -> None:
         """End the reading, for a reason seen from outside, such as a reconnect."""

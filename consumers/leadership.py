@@ -29,9 +29,10 @@ async def leadership(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     """
     connection = await database.connect_leader(database_url)
     try:
-        await _wait_for_lock(connection)
-        log.info("leading")
-        yield connection
+        with database.closed_is_unavailable(connection):
+            await _wait_for_lock(connection)
+            log.info("leading")
+            yield connection
     finally:
         # Not close(): a session that hangs must not hold up the one who stands by.
         connection.terminate()

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 from nats.aio.client import Client
-from nats.errors import NoRespondersError
+from nats.js.errors import APIError
 
 from projections.checkpoint import Checkpoint
 from projections.errors import StreamMissing, StreamRecreated, StreamRefused, StreamUnsafe, StreamWentBack
@@ -20,8 +20,10 @@ from projections.events import SUBJECT_ROOT, Position
 STREAM: Final = "MEMBERSHIP"
 DUPLICATE_WINDOW_NS: Final = 120 * 10**9
 REQUEST_TIMEOUT_S: Final = 2.0
-"""Well below the silence that ends a leader's session, so that a broker that is away costs no leadership."""
+"""Well below the silence that ends a leader's session; the projector beats between any two requests."""
 _STREAM_NOT_FOUND: Final = 10059
+_SERVER_ERROR: Final = 500
+"""From here on JetStream's codes speak of the broker's state, not of what was asked."""
 
 
 class StreamState(Struct, frozen=True):
@@ -113,13 +115,11 @@ async def _stored_ns(client: Client, wanted: dict[str, Any]) -> int | None:
 
 
 async def _ask(client: Client, call: str, body: bytes) -> dict[str, Any]:
-    try:
-        reply = await client.request(f"$JS.API.{call}", body, timeout=REQUEST_TIMEOUT_S)
-    except NoRespondersError:
-        raise StreamRefused(
-            f"The broker at {client.connected_url and client.connected_url.netloc} has no JetStream; enable it there."
-        ) from None
+    """Ask JetStream; raises nats-py's errors for what passes: no responders (yet), a cluster without a leader."""
+    reply = await client.request(f"$JS.API.{call}", body, timeout=REQUEST_TIMEOUT_S)
     answer: dict[str, Any] = msgspec.json.decode(reply.data)
+    if answer.get("error", {}).get("code", 0) >= _SERVER_ERROR:
+        raise APIError.from_error(answer["error"])
     return answer
 
 
@@ -130,7 +130,14 @@ _SAFE: Final[dict[str, Any]] = {
     "max_bytes": -1,
     "max_age": 0,
     "max_msgs_per_subject": -1,
+    "allow_direct": True,
+    "deny_delete": True,
+    "allow_rollup_hdrs": False,
+    "allow_msg_ttl": False,
+    "mirror": None,
+    "sources": None,
 }
+"""What keeps every event: nothing thins the stream out, and a message can be asked for by its position."""
 
 
 def _require_safe(found: dict[str, Any]) -> None:

@@ -17,7 +17,6 @@ import uvloop
 
 from ops.environment import operator_settings, process_settings
 from ops.terminal import fail
-from projections.database import UNAVAILABLE
 from projections.errors import MembershipError, SettingsInvalid
 
 click.rich_click.TEXT_MARKUP = "rich"
@@ -51,8 +50,8 @@ def main() -> None:
         sys.exit(fail(str(problem), 2))
     except MembershipError as problem:
         sys.exit(fail(str(problem)))
-    except UNAVAILABLE as problem:
-        sys.exit(fail(f"PostgreSQL cannot be used: {problem or type(problem).__name__}."))
+    except OSError as problem:
+        sys.exit(fail(f"{problem or type(problem).__name__}."))
 
 
 def _run(work: Coroutine[Any, Any, int | None]) -> None:
@@ -224,9 +223,14 @@ def api_key_revoke(key_id: str) -> None:
 async def _with_database(url: str, work: Callable[[asyncpg.Connection], Awaitable[int | None]]) -> int | None:
     from projections import database  # noqa: PLC0415
 
-    connection = await database.connect(url, "membership-command")
+    try:
+        connection = await database.connect(url, "membership-command")
+    except database.UNAVAILABLE as problem:
+        return fail(f"PostgreSQL cannot be used: {problem or type(problem).__name__}.")
     try:
         return await work(connection)
+    except database.UNAVAILABLE as problem:
+        return fail(f"PostgreSQL was lost: {problem or type(problem).__name__}.")
     except asyncpg.UndefinedTableError:
         return fail("The database is not migrated. Run `membership migrate` first.")
     finally:

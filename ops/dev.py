@@ -3,7 +3,7 @@
 Reads and writes: the data directory only.
 Invariants: one dev stack a data directory; `dev.json` is there only while all of it runs, and true; what was started
 last is stopped first.
-Fails: `DevRefused`, `EmbeddedMissing` and `EmbeddedFailed`, each with a sentence.
+Fails: `DevRefused` and `EmbeddedFailed`, each with a sentence.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import Progress
 
+from ops.embedded.child import EmbeddedMissing
 from ops.embedded.folder import DevFolder, DevRefused
 from ops.embedded.nats import NatsServer
 from ops.embedded.ports import free_port, is_free
@@ -26,12 +27,15 @@ from ops.embedded.postgres import PostgresServer
 from ops.embedded.programs import Api, Projector, ask, environment_of, run_command
 from ops.embedded.welcome import Guest, Places, an_enrolment, welcome
 from ops.supervisor import Supervisor, in_steps, say
+from ops.terminal import fail
 from ops.token import sign
 
 ADMIN: Final = "00000000-0000-4000-8000-000000000001"
 TOKEN_TTL_S: Final = 30 * 24 * 3600
 READY_POLL_S: Final = 0.1
 SLOW_S: Final = 60.0
+MISSING: Final = 2
+"""The exit code without the wheels: what is wrong is the installation, as with settings."""
 KILLED: Final = 130
 """The exit code after a second Ctrl-C, as shells have it for SIGINT."""
 
@@ -47,6 +51,8 @@ async def run_dev(port: int, data_dir: Path, demo: bool) -> int:
         await in_steps(folder.alone())
         stack = Stack(folder, _api_port(port, folder.state().ports.get("api")))
         return await _until_asked_to_stop(stack, demo)
+    except EmbeddedMissing as problem:
+        return fail(str(problem), MISSING)
     finally:
         folder.unlock()
 

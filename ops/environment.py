@@ -31,7 +31,9 @@ def operator_settings(*needed: str) -> Settings:
         if name.removeprefix("MEMBERSHIP_").lower() in needed
         and not (environment.get(name) or environment.get(f"{name}_FILE"))
     ]
-    stack = _running_dev_stack() if lacking else None
+    # All of it or nothing: half of production and half of a dev stack would be neither.
+    named = any(environment.get(name) or environment.get(f"{name}_FILE") for name in _FROM_DEV)
+    stack = _running_dev_stack() if lacking and not named else None
     if stack is not None:
         environment |= {name: str(stack[_FROM_DEV[name]]) for name in lacking}
         print(f"Using the dev stack described in {DEV_FILE}.", file=sys.stderr)

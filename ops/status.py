@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.errors import TimeoutError as NatsTimeoutError
 from rich.console import Console
 from rich.table import Table
 
@@ -16,9 +15,19 @@ from consumers.client import connect_briefly
 from ops.terminal import fail
 from projections import checkpoint as checkpoints
 from projections import database
+from projections.errors import MembershipError
 from projections.migrations import require_migrated
 from projections.queries import Generation, for_generation
 from projections.settings import Settings
+
+
+class DatabaseUnavailable(MembershipError):
+    """PostgreSQL cannot be asked, so there is no status to show."""
+
+    code = "database_unavailable"
+
+    def __init__(self, problem: BaseException) -> None:
+        super().__init__(f"PostgreSQL cannot be used: {problem or type(problem).__name__}.")
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -45,7 +54,10 @@ async def show(settings: Settings, *, as_json: bool) -> int:
 
 async def gather(settings: Settings) -> tuple[Status, str | None]:
     """Return the status, and why the broker's part is missing if it is."""
-    connection = await database.connect(settings.database_url, "membership-status")
+    try:
+        connection = await database.connect(settings.database_url, "membership-status")
+    except database.UNAVAILABLE as problem:
+        raise DatabaseUnavailable(problem) from None
     try:
         await require_migrated(connection)
         name = await checkpoints.live_generation(connection)
@@ -59,15 +71,15 @@ async def gather(settings: Settings) -> tuple[Status, str | None]:
 async def _with_stream(settings: Settings, name: Generation, position: int, parked: int) -> tuple[Status, str | None]:
     try:
         client = await connect_briefly(settings.nats_url, "membership-status")
-    except (NatsError, NatsTimeoutError, OSError) as problem:
-        return Status(name, position, None, None, None, parked, []), str(problem) or "no answer"
-    try:
-        state = await stream.look(client)
-        last = 0 if state is None else state.last_position
-        lag_events = max(0, last - position)
-        lag_s = await _lag_s(client, position) if lag_events else 0.0
-    finally:
-        await client.close()
+        try:
+            state = await stream.look(client)
+            last = 0 if state is None else state.last_position
+            lag_events = max(0, last - position)
+            lag_s = await _lag_s(client, position) if lag_events else 0.0
+        finally:
+            await client.close()
+    except (NatsError, OSError, MembershipError) as problem:  # nats-py's timeout is an OSError too
+        return Status(name, position, None, None, None, parked, []), str(problem).rstrip(".") or "no answer"
     return Status(name, position, last, lag_events, lag_s, parked, []), None
 
 

@@ -14,6 +14,9 @@ ACQUIRE_TIMEOUT_S: Final = 0.8
 LEADER_SILENCE_MAX_S: Final = 5
 """How long the leader may say nothing before PostgreSQL ends its session, and with it its lock."""
 
+LEADER_STATEMENT_MAX_S: Final = 120
+"""Longer than the fan-out of a campaign with millions of members; a server that says nothing so long is gone."""
+
 UNAVAILABLE: Final = (
     OSError,
     asyncio.TimeoutError,
@@ -97,10 +100,15 @@ async def open_pool(url: str, *, connections_max: int, statement_timeout_s: floa
     return ReadPool(pool)
 
 
-async def connect(url: str, name: str, **settings: str) -> asyncpg.Connection:
+async def connect(
+    url: str, name: str, *, command_timeout_s: float | None = None, **settings: str
+) -> asyncpg.Connection:
     """Open one connection for a command, a listener or a migration."""
     return await asyncpg.connect(
-        url, timeout=CONNECT_TIMEOUT_S, server_settings=_SESSION | {"application_name": name} | settings
+        url,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=command_timeout_s,
+        server_settings=_SESSION | {"application_name": name} | settings,
     )
 
 
@@ -114,6 +122,7 @@ async def connect_leader(url: str) -> asyncpg.Connection:
     return await connect(
         url,
         "membership-projector",
+        command_timeout_s=LEADER_STATEMENT_MAX_S,
         idle_session_timeout=limit,
         idle_in_transaction_session_timeout=limit,
         lock_timeout=limit,

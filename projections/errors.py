@@ -3,6 +3,7 @@
 MembershipError
 ├── SettingsInvalid            settings_invalid
 ├── DatabaseNotMigrated        database_not_migrated
+├── DatabaseTooOld             database_too_old
 ├── MigrationChanged           migration_changed
 ├── Fenced                     fenced
 └── StreamRefused              stream_refused
@@ -43,6 +44,17 @@ class DatabaseNotMigrated(MembershipError):
     def __init__(self, missing: Sequence[str]) -> None:
         self.missing = tuple(missing)
         super().__init__(f"The database lacks {', '.join(missing)}. Run `membership migrate` first.")
+
+
+class DatabaseTooOld(MembershipError):
+    """PostgreSQL is older than what the statements need."""
+
+    code = "database_too_old"
+
+    def __init__(self, needed: int, found: str) -> None:
+        self.needed = needed
+        self.found = found
+        super().__init__(f"PostgreSQL {needed} or newer is needed; this server is {found}.")
 
 
 class MigrationChanged(MembershipError):

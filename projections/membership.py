@@ -5,7 +5,7 @@ version, and of equal versions the first of the stream. So it does not matter in
 versions come, how often, or how they are cut into batches; and the same rule, `held < offered`, is all that the
 upserts in writes.sql know.
 
-Invariants: folding an event twice is folding it once; fold(a + b) = merge(fold(a), fold(b)).
+Invariants: folding an event twice is folding it once; fold(b, fold(a)) = fold(a + b).
 """
 
 from collections.abc import Iterable, Mapping
@@ -76,17 +76,6 @@ def fold(events: Iterable[Event], registers: Registers | None = None) -> Registe
     for event in events:
         _offer_event(into, event)
     return into
-
-
-def merge(earlier: Registers, later: Registers) -> Registers:
-    """Return the registers that folding both event sequences one after the other would leave."""
-    merged = Registers()
-    for name in Registers.__struct_fields__:
-        target = getattr(merged, name)
-        target.update(getattr(earlier, name))
-        for key, event in getattr(later, name).items():
-            _offer(target, key, event)
-    return merged
 
 
 def is_present(event: TargetEnrolled | TargetRemoved | TargetRestored) -> bool:

@@ -6,6 +6,7 @@ Fails: `SettingsInvalid`, naming every variable that is missing or wrong, all at
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -63,13 +64,23 @@ class Variable(NamedTuple):
         return PREFIX + self.field.upper()
 
 
-def _url(*schemes: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if not all(part.strip().startswith(schemes) for part in text.split(",")):
-            raise ValueError(f"must start with {' or '.join(schemes)}")
-        return text
+def _url(text: str, schemes: tuple[str, ...]) -> str:
+    if not text.startswith(schemes):
+        raise ValueError(f"must start with {' or '.join(schemes)}")
+    try:
+        _ = urlsplit(text).port
+    except ValueError:
+        raise ValueError("must have a number from 0 to 65535 for a port") from None
+    return text
 
-    return parse
+
+def _database_url(text: str) -> str:
+    several_hosts = "," in urlsplit(text).netloc.rpartition("@")[2]
+    return text if several_hosts else _url(text, ("postgresql://", "postgres://"))
+
+
+def _nats_urls(text: str) -> str:
+    return ",".join(_url(part.strip(), ("nats://", "tls://")) for part in text.split(","))
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -120,14 +131,14 @@ def _origins(text: str) -> tuple[str, ...]:
 TABLE: tuple[Variable, ...] = (
     Variable(
         "database_url",
-        _url("postgresql://", "postgres://"),
+        _database_url,
         None,
         "PostgreSQL 18 or newer, `postgresql://user:password@host:port/database`",
         secret=True,
     ),
     Variable(
         "nats_url",
-        _url("nats://", "tls://"),
+        _nats_urls,
         None,
         "NATS with JetStream, `nats://host:port[,…]`",
         secret=True,

@@ -4,12 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-import asyncpg
 import structlog
 from litestar import Litestar, Request, Response
 from litestar.config.cors import CORSConfig
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
-from litestar.static_files import create_static_files_router
 from litestar.types import ASGIApp
 
 from projections.database import UNAVAILABLE, open_pool
@@ -20,7 +18,7 @@ from service.auth import Authenticator, Unauthenticated
 from service.edge import Edge
 from service.freshness import Freshness, NotReady
 from service.listing import CampaignLists
-from service.problems import PROBLEMS, refuse
+from service.problems import refuse
 
 EXPOSED_HEADERS: Final = ("ETag", "Link", "Membership-Position", "Retry-After", "Server-Timing", "X-Request-ID")
 REQUEST_HEADERS: Final = (
@@ -57,17 +55,13 @@ def create_app(settings: Settings) -> ASGIApp:
 
     return Edge(
         Litestar(
-            route_handlers=[*routes.HANDLERS, _static()],
+            route_handlers=list(routes.HANDLERS),
             lifespan=[rooms],
             openapi_config=None,  # the contract is served as it was written, not as a framework would generate it
             cors_config=_cors(settings),
             exception_handlers=_EXCEPTIONS,
         )
     )
-
-
-def _static() -> Any:  # noqa: ANN401 - Litestar's router
-    return create_static_files_router("/docs/assets", directories=[routes.STATIC], include_in_schema=False)
 
 
 def _cors(settings: Settings) -> CORSConfig | None:
@@ -93,10 +87,9 @@ def _unavailable(_request: Request[Any, Any, Any], problem: Exception) -> Respon
     return refuse("database_unavailable")
 
 
-def _http_exception(_request: Request[Any, Any, Any], problem: HTTPException) -> Response[bytes]:
+def _http_exception(request: Request[Any, Any, Any], problem: HTTPException) -> Response[bytes]:
     """Litestar's own refusals echo the request; ours say the same without."""
-    by_status = {each.status: each.code for each in PROBLEMS.values()}
-    return refuse(by_status.get(problem.status_code, "bad_request"))
+    return _unforeseen(request, problem) if problem.status_code >= 500 else refuse("bad_request")  # noqa: PLR2004
 
 
 def _unforeseen(request: Request[Any, Any, Any], problem: Exception) -> Response[bytes]:
@@ -109,7 +102,6 @@ _EXCEPTIONS: Final[dict[Any, Any]] = {
     NotReady: _problem("not_ready"),
     DatabaseNotMigrated: _problem("not_ready"),
     **dict.fromkeys(reads.GENERATION_GONE, _problem("not_ready")),
-    asyncpg.QueryCanceledError: _unavailable,
     **dict.fromkeys(UNAVAILABLE, _unavailable),
     NotFoundException: _problem("route_not_found"),
     MethodNotAllowedException: _problem("method_not_allowed"),

@@ -5,21 +5,24 @@ Invariants: a wait ends only after the position was committed, so a read that fo
 """
 
 import asyncio
-from contextlib import suppress
 from typing import Any, Final
 
+import asyncpg
 import msgspec
 import structlog
 
 from projections import database
 from projections.queries import Generation
-from service import reads
+from service import metrics, reads
 from service.reads import Whereabouts, whereabouts
 
 CHANNEL: Final = "membership_applied"
 POLL_S: Final = 0.25
-"""How often a waiting reader asks PostgreSQL itself, should a notification not come."""
+"""How often PostgreSQL is asked while readers wait, should a notification not come."""
 RECONNECT_S: Final = 0.5
+WAITERS_MAX: Final = 1_000
+"""Readers that wait for a position at once; more are answered at once that it is not there yet."""
+
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -37,18 +40,23 @@ class Freshness:
         self._generation: Generation | None = None
         self._position = 0
         self._moved = asyncio.Condition()
-        self._listener: asyncio.Task[None] | None = None
+        self._waiting = 0
+        self._failures = 0
+        self._problem: Exception | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin listening, in the background: the database may be away."""
-        self._listener = asyncio.create_task(self._listen_for_ever(), name="freshness")
+        self._tasks = [
+            asyncio.create_task(self._listen_for_ever(), name="listen"),
+            asyncio.create_task(self._poll_for_ever(), name="poll"),
+        ]
 
     async def stop(self) -> None:
         """End listening."""
-        if self._listener is not None:
-            self._listener.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._listener
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def generation(self) -> Generation:
         """Return the generation to read from, as far as known here; raises `NotReady` without one."""
@@ -66,32 +74,67 @@ class Freshness:
         return found
 
     async def reached(self, position: int, wait_s: float) -> bool:
-        """Wait at most `wait_s` until the live generation has applied `position`; False when it has not."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait_s
-        while self._position < position and (await self.refresh()).position < position:
-            left = deadline - loop.time()
-            if left <= 0:
-                return False
-            async with self._moved:
-                # The predicate is looked at under the lock, so a notice that came since the refresh is not missed.
-                with suppress(TimeoutError):
-                    heard = self._moved.wait_for(lambda: self._position >= position)
-                    await asyncio.wait_for(heard, min(left, POLL_S))
+        """Wait at most `wait_s` until the live generation has applied `position`; False when it has not.
+
+        Raises what the database raised, if it could not be asked meanwhile.
+        """
+        if self._position >= position:
+            return True
+        if self._waiting >= WAITERS_MAX:
+            return False
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(wait_s):
+                return await self._wait_until(position)
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting -= 1
+
+    def forget(self) -> None:
+        """Believe the database again rather than what was heard: the read model went back."""
+        self._position = 0
+
+    async def _wait_until(self, position: int) -> bool:
+        failures = self._failures
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._position >= position or self._failures != failures)
+        if self._position < position and self._problem is not None:
+            raise self._problem
         return True
 
-    async def _learn(self, generation: Generation, position: int) -> None:
+    async def _poll_for_ever(self) -> None:
+        """Ask PostgreSQL on behalf of all who wait, should notifications not come; nobody asks for himself alone."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            if self._waiting:
+                try:
+                    await self.refresh()
+                except (NotReady, *database.UNAVAILABLE) as problem:
+                    await self._fail(problem)
+
+    async def _fail(self, problem: Exception) -> None:
         async with self._moved:
-            # Two sources race: a read that began before a notice may end after it, and must not set the clock back.
-            self._position = max(position, self._position) if generation == self._generation else position
-            self._generation = generation
+            self._problem = problem
+            self._failures += 1
             self._moved.notify_all()
+
+    async def _learn(self, generation: Generation, position: int) -> None:
+        # Two sources race: a read that began before a notice may end after it, and must not set the clock back.
+        known = max(position, self._position) if generation == self._generation else position
+        if (generation, known) == (self._generation, self._position):
+            return
+        async with self._moved:
+            self._generation = generation
+            self._position = known
+            self._moved.notify_all()
+        metrics.POSITION.set(known)
 
     async def _listen_for_ever(self) -> None:
         while True:
             try:
                 await self._listen()
-            except database.UNAVAILABLE as problem:
+            except (*database.UNAVAILABLE, asyncpg.PostgresError) as problem:
                 log.warning("listening_lost", detail=str(problem) or type(problem).__name__)
             except NotReady:
                 log.warning("not_migrated", detail="Run `membership migrate`; reads answer 503 until then.")
@@ -102,7 +145,8 @@ class Freshness:
         notices: asyncio.Queue[str | None] = asyncio.Queue()
         try:
             connection.add_termination_listener(lambda _: notices.put_nowait(None))
-            await connection.add_listener(CHANNEL, lambda *notice: notices.put_nowait(notice[3]))
+            with database.closed_is_unavailable(connection):
+                await connection.add_listener(CHANNEL, lambda *notice: notices.put_nowait(notice[3]))
             await self.refresh()
             while (payload := await notices.get()) is not None:
                 await self._hear(payload)

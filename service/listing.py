@@ -75,6 +75,9 @@ class CampaignLists:
         if wanted is not None and not await self._freshness.reached(wanted, wait_s(prefer)):
             return "position_not_reached"
         page = await self._page(request, principal.scope, cursor)
+        if wanted is not None and page.position < wanted:  # the read model went back: restored, or begun anew
+            self._freshness.forget()
+            return "position_not_reached"
         if not _visible(page, request, principal):
             return "customer_not_found"
         next_cursor = await self._next_cursor(page, bound_to)

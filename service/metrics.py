@@ -1,4 +1,4 @@
-"""What Prometheus may ask of an API process; docs/metrics in operations.md lists the same names."""
+"""What Prometheus may ask of an API process; docs/operations.md lists the same names."""
 
 from typing import Final
 

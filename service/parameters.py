@@ -13,6 +13,8 @@ from urllib.parse import parse_qsl
 
 from msgspec import Struct
 
+from projections.events import INT64_MAX
+
 SortField = Literal[
     "enrolled_at",
     "name",
@@ -29,7 +31,6 @@ SortField = Literal[
 SortDirection = Literal["asc", "desc"]
 
 LIMIT_MAX: Final = 200
-INT64_MAX: Final = 2**63 - 1
 INTEGER_CHARS_MAX: Final = 4300
 """Beyond, pydantic does not even try, and neither does Python."""
 POSITION_HEADER: Final = "Membership-Min-Position"

@@ -1,5 +1,6 @@
 """The handlers, thin: credentials and parameters in, an outcome of the room behind, its headers out."""
 
+import mimetypes
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,7 @@ class Rooms(Struct, frozen=True):
 
 
 STATIC: Final = Path(__file__).parent / "static"
+ASSETS: Final = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()}
 DOCS_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 }
@@ -126,4 +128,14 @@ async def docs() -> Response[bytes]:
     return Response((STATIC / "docs.html").read_bytes(), headers=DOCS_HEADERS, media_type="text/html")
 
 
-HANDLERS: Final = (list_customer_campaigns, live, ready, prometheus, contract, docs)
+@get("/docs/assets/{name:path}")
+async def asset(name: FromPath[str]) -> Response[bytes]:
+    """Serve a file of the documentation page, from a fixed list: no path of a caller's reaches the disk."""
+    path = ASSETS.get(name.lstrip("/"))
+    if path is None:
+        return refuse("route_not_found")
+    media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return Response(path.read_bytes(), media_type=media_type)
+
+
+HANDLERS: Final = (list_customer_campaigns, live, ready, prometheus, contract, docs, asset)

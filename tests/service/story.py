@@ -3,13 +3,14 @@
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from ops.token import sign
 from tests.builders import campaign_id, customer_id, owner_id, published
-from tests.system.processes import JWT_SECRET, System
+from tests.system.processes import JWT_SECRET, System, eventually
 
 TOKEN_TTL_S = 3600
 TIMEOUT_S = 15
@@ -60,6 +61,19 @@ async def client_of(api_url: str) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=api_url, timeout=TIMEOUT_S) as client:
         client.headers.clear()
         yield client
+
+
+@asynccontextmanager
+async def another_api(system: System, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a second API over the same read model, told by the environment as it is now."""
+    api = System(system.database_url, system.broker, folder)
+    api.launch("serve")
+    try:
+        await eventually(api._ready, "the second API is ready")
+        async with client_of(api.api_url) as client:
+            yield client
+    finally:
+        await api.stop()
 
 
 class Story:

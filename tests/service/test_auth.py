@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ import pytest
 from projections import api_keys
 from projections import database as databases
 from tests.builders import owner_id
-from tests.service.story import Story, bearer, code_of, locs, new_number, path_of
+from tests.service.story import Story, another_api, bearer, code_of, locs, new_number, path_of
 from tests.system.processes import JWT_SECRET, System, eventually
 
 NOBODY = "/customers/c0000000-0000-4000-8000-ffffffffffff/campaigns"
@@ -266,6 +267,31 @@ async def test_a_header_that_is_no_object_is_401(story: Story, header: str) -> N
 
 async def test_claims_nobody_asked_for_change_nothing(story: Story) -> None:
     assert await let_in(story, Authorization=f"Bearer {token(iss='anyone', aud=['else'], jti='1', scope='x')}")
+
+
+async def test_issuer_and_audience_are_checked_once_they_are_configured(
+    system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMBERSHIP_JWT_ISSUER", "https://id.example")
+    monkeypatch.setenv("MEMBERSHIP_JWT_AUDIENCE", "membership")
+    good = {"iss": "https://id.example", "aud": "membership"}
+    wanted: list[tuple[dict[str, Any], int]] = [
+        (good, 404),
+        (good | {"aud": ["another", "membership"]}, 404),
+        ({}, 401),
+        (good | {"iss": ABSENT}, 401),
+        (good | {"aud": ABSENT}, 401),
+        (good | {"iss": "https://id.example/"}, 401),
+        (good | {"iss": ["https://id.example"]}, 401),
+        (good | {"aud": "another"}, 401),
+        (good | {"aud": []}, 401),
+        (good | {"aud": "membership-too"}, 401),
+        (good | {"aud": {"membership": 1}}, 401),
+    ]
+    async with another_api(system, tmp_path) as client:
+        for claims, status in wanted:
+            reply = await client.get(NOBODY, headers={"Authorization": f"Bearer {token(**claims)}"})
+            assert reply.status_code == status, claims
 
 
 def _deep(depth: int, opening: str, closing: str) -> str:

@@ -75,3 +75,9 @@ def test_the_vendored_files_are_the_published_ones_and_ask_for_no_source_maps() 
 
     assert {name: hashlib.sha256(content).hexdigest() for name, content in found.items()} == VENDORED_SHA256
     assert [name for name, content in found.items() if b"sourceMappingURL=" in content] == []
+
+
+async def test_no_path_of_a_callers_reaches_the_disk(system: System) -> None:
+    for name in ("%00", "..%2f..%2fapp.py", "../app.py", "nothing.js", "%ff"):
+        assert (await system.get(f"/docs/assets/{name}")).status_code == 404, name
+    assert (await system.get("/docs/assets/docs.js")).headers["content-type"].startswith("text/javascript")

@@ -5,6 +5,7 @@ import json
 import re
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ import pytest
 
 from service.problems import PROBLEMS
 from tests.builders import customer_id
-from tests.service.story import Story, code_of, locs, new_number, path_of
+from tests.service.story import Story, another_api, code_of, locs, new_number, path_of
 from tests.system.processes import System
 
 TIMING = re.compile(r"total;dur=\d+(\.\d+)?")
@@ -218,7 +219,7 @@ async def test_a_position_beyond_is_503_after_the_wait_that_was_preferred(story:
     customer = story.customer()
     await story.tell()
     headers = {"Membership-Min-Position": str(FAR_BEYOND)}
-    for prefer, low, high in (("wait=0", 0, 0.9), ("wait=1", 0.95, 2.0), ("respond-async, wait=1", 0.95, 2.0)):
+    for prefer, low, high in (("wait=0", 0, 0.9), ("wait=1", 0.95, 2.5), ("respond-async, wait=1", 0.95, 2.5)):
         began = time.monotonic()
         reply = await story.ask(customer, story.as_admin(**headers, Prefer=prefer))
         took = time.monotonic() - began
@@ -289,9 +290,9 @@ async def test_callers_who_wait_do_not_hold_up_those_who_do_not(story: Story) ->
     await story.tell()
     beyond = story.as_admin(**{"Membership-Min-Position": str(FAR_BEYOND), "Prefer": "wait=2"})
     waiting = [asyncio.create_task(story.ask(customer, beyond)) for _ in range(60)]
-    async with asyncio.timeout(1.5):
-        for _ in range(20):
-            assert (await story.ask(customer)).status_code == 200
+    for _ in range(20):
+        assert (await story.ask(customer)).status_code == 200
+    assert not any(task.done() for task in waiting)
     assert {code_of(reply) for reply in await asyncio.gather(*waiting)} == {(503, "position_not_reached")}
 
 
@@ -495,3 +496,34 @@ async def test_browsers_from_elsewhere_are_told_nothing_unless_the_setting_lists
         await story.client.options(path_of(customer), headers=elsewhere),
     ):
         assert [name for name in reply.headers if name.startswith("access-control-")] == []
+
+
+async def test_browsers_from_a_listed_origin_may_read_answers_and_errors_and_the_headers_that_matter(
+    story: Story, system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, elsewhere = "https://app.example", "https://elsewhere.example"
+    customer = story.customer()
+    await story.tell()
+    monkeypatch.setenv("MEMBERSHIP_CORS_ORIGINS", f"https://other.example, {listed}")
+    async with another_api(system, tmp_path) as client:
+        path, admin = path_of(customer), story.as_admin()
+        for headers, status in ((admin, 200), ({}, 401), (admin | {"Membership-Min-Position": "x"}, 422)):
+            reply = await client.get(path, headers=headers | {"Origin": listed})
+            assert (reply.status_code, reply.headers["access-control-allow-origin"]) == (status, listed)
+            exposed = {name.strip().lower() for name in reply.headers["access-control-expose-headers"].split(",")}
+            assert exposed >= {"etag", "link", "membership-position", "x-request-id"}
+            varied = ",".join(reply.headers.get_list("vary")).lower()
+            assert "origin" in varied
+            assert "authorization" in varied
+            other = await client.get(path, headers=headers | {"Origin": elsewhere})
+            assert (other.status_code, other.headers.get("access-control-allow-origin")) == (status, None)
+        asked = {
+            "Access-Control-Request-Method": "GET",
+            "Access-Control-Request-Headers": "authorization, if-none-match",
+        }
+        preflight = await client.options(path, headers=asked | {"Origin": listed})
+        assert preflight.is_success
+        assert preflight.headers["access-control-allow-origin"] == listed
+        assert "authorization" in preflight.headers["access-control-allow-headers"].lower()
+        refused = await client.options(path, headers=asked | {"Origin": elsewhere})
+        assert "access-control-allow-origin" not in refused.headers

@@ -3,7 +3,9 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import asyncpg
 import httpx
@@ -29,9 +31,10 @@ UNSYNCED = {"fsync": "off", "full_page_writes": "off"}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> PostgresServer:
-    """A PostgreSQL server that a test may stop."""
-    return PostgresServer(tmp_path_factory.mktemp("postgres") / "data", settings=UNSYNCED)
+def server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server that a test may stop, where no other pytest closes its folder."""
+    with TemporaryDirectory(prefix="membership-") as folder:
+        yield PostgresServer(Path(folder) / "data", settings=UNSYNCED)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import httpx
 import pytest
 
+from service.paging import KEY_CHARS_MAX
 from tests.builders import EPOCH, owner_id
 from tests.service.story import Story, bearer, ids, locs, named_ids, names, path_of
 
@@ -142,8 +143,11 @@ async def test_a_page_size_and_aggregations_may_change_from_page_to_page(story: 
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-async def test_names_that_begin_with_the_same_200_characters_are_walked_right(story: Story, direction: str) -> None:
-    beginnings = ["n" * 199, "n" * 200, "n" * 201, "é" * 200, "ﬃ" * 70 + "n", "n" * 5000]
+@pytest.mark.parametrize("length", [200, KEY_CHARS_MAX])
+async def test_names_longer_than_a_cursor_holds_that_begin_alike_are_walked_right(
+    story: Story, direction: str, length: int
+) -> None:
+    beginnings = ["n" * (length - 1), "n" * length, "n" * (length + 1), "é" * length, "ﬃ" * (length // 3), "n" * 5000]
     made = [story.campaign(start + end) for start in beginnings for end in ("", "a", "b", "bb", "n", "z", "😀", "a")]
     customer = story.member_of(*made)
     await story.tell()

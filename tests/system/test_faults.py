@@ -9,14 +9,15 @@ import signal
 from pathlib import Path
 from random import Random
 
-import nats
+import nats as nats_py
 import pytest
 
 from consumers import stream
+from ops.embedded.nats import NatsServer
 from ops.embedded.postgres import PostgresServer
 from projections import database as databases
 from projections.migrations import migrate
-from tests.builders import published
+from tests.builders import customer_id, published
 from tests.system.asking import questions
 from tests.system.processes import System, eventually
 from tests.system.test_differential import Telling, asking, demand_none, differing
@@ -62,13 +63,13 @@ async def test_a_broker_that_dies_and_comes_back_in_mid_load_loses_nothing(own_s
     assert (await own_system.fetch("SELECT sum(memberships)::int AS n FROM g1.customer_summary"))[0]["n"] == 499
 
 
-async def test_a_database_that_restarts_in_mid_load_loses_nothing(nats: object, tmp_path: Path) -> None:
+async def test_a_database_that_restarts_in_mid_load_loses_nothing(nats: NatsServer, tmp_path: Path) -> None:
     server = PostgresServer(tmp_path / "postgres")
     server.start()
     connection = await databases.connect(server.url, "test")
     await migrate(connection)
     await connection.close()
-    system = System(server.url, nats, tmp_path)  # type: ignore[arg-type]
+    system = System(server.url, nats, tmp_path)
     try:
         await system.start()
 
@@ -113,7 +114,7 @@ async def test_a_leader_that_slept_through_a_take_over_commits_nothing(own_syste
 @pytest.mark.parametrize("refilled", [False, True])
 async def test_a_stream_that_was_deleted_or_created_again_is_refused_loudly(own_system: System, refilled: bool) -> None:
     await own_system.settled(await own_system.publish([published("customer.upserted.v1", 1)]))
-    client = await nats.connect(own_system.nats_url)
+    client = await nats_py.connect(own_system.nats_url)
     await client.jetstream().delete_stream(stream.STREAM)
     if refilled:
         await stream.create(client, replicas=1)
@@ -131,3 +132,43 @@ async def test_sigterm_ends_the_projector_cleanly(own_system: System) -> None:
     own_system.kill("project", signal.SIGTERM)
     assert own_system.children["project"].returncode == 0
     assert "Traceback" not in own_system.log("project")
+
+
+async def test_a_standby_stands_by_through_a_database_restart(nats: NatsServer, tmp_path: Path) -> None:
+    server = PostgresServer(tmp_path / "postgres")
+    server.start()
+    connection = await databases.connect(server.url, "test")
+    await migrate(connection)
+    await connection.close()
+    system = System(server.url, nats, tmp_path)
+    try:
+        await system.start()
+        system.launch("project", "standby")
+        await eventually(lambda: "standing_by" in system.log("standby"), "the standby stands by")
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.start)
+        await system.settled(await system.publish([published("customer.upserted.v1", 1)]))
+        assert [system.children[name].poll() for name in ("project", "standby")] == [None, None]
+    finally:
+        await system.stop()
+        server.stop()
+
+
+async def test_a_position_is_not_reached_any_more_once_the_read_model_went_back(own_system: System) -> None:
+    position = await own_system.publish([published("customer.upserted.v1", n) for n in range(1, 20)])
+    await own_system.settled(position)
+    own_system.kill("project")
+    path = f"/customers/{customer_id(1)}/campaigns"
+    wanted = {"Membership-Min-Position": str(position), "Prefer": "wait=0"}
+    assert (await own_system.get(path, headers=wanted)).status_code == 200
+    await own_system.fetch("UPDATE control.checkpoint SET position = 5")
+    for _ in range(2):
+        reply = await own_system.get(path, headers=wanted)
+        assert (reply.status_code, reply.json()["code"]) == (503, "position_not_reached")
+
+
+async def test_the_metrics_tell_the_position_that_answers_tell(own_system: System) -> None:
+    position = await own_system.publish([published("customer.upserted.v1", n) for n in range(1, 4)])
+    await own_system.settled(position)
+    text = (await own_system.get("/metrics")).text
+    assert f"membership_position {float(position)}" in text
