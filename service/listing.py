@@ -1,6 +1,6 @@
 """One request for a customer's campaigns, between credentials and headers: what the read model says to it.
 
-Knows no framework. Refusals come back as values: the problem's code, or the contract's violation.
+Knows no framework. Refusals come back as values.
 """
 
 import re
@@ -42,8 +42,18 @@ class Listing(Struct, frozen=True):
     next_cursor: str | None
 
 
-Outcome = Listing | Violation | str
-"""A listing, a violation that only the read model could find, or the code of a problem."""
+class NoCustomer(Struct, frozen=True):
+    """There is no such customer among those the caller may see, as of a position."""
+
+    position: int
+
+
+class NotReached(Struct, frozen=True):
+    """The position asked for was not applied within the wait."""
+
+
+Outcome = Listing | NoCustomer | NotReached | Violation
+"""A listing, or why there is none; a violation here is one that only the read model could find."""
 
 
 def wait_s(prefer: Sequence[str]) -> float:
@@ -73,13 +83,13 @@ class CampaignLists:
             return FOREIGN_CURSOR
         wanted = request.min_position
         if wanted is not None and not await self._freshness.reached(wanted, wait_s(prefer)):
-            return "position_not_reached"
+            return NotReached()
         page = await self._page(request, principal.scope, cursor)
         if wanted is not None and page.position < wanted:  # the read model went back: restored, or begun anew
             self._freshness.forget()
-            return "position_not_reached"
+            return NotReached()
         if not _visible(page, request, principal):
-            return "customer_not_found"
+            return NoCustomer(page.position)
         next_cursor = await self._next_cursor(page, bound_to)
         body = answers.body_of(request, page, next_cursor)
         return Listing(body, answers.total_of(request, page), page.position, next_cursor)

@@ -115,7 +115,12 @@ _LIST_RESPONSES: Final = {
         {"unauthenticated": "Send a valid bearer token or a valid X-API-Key."},
         "WWW-Authenticate",
     ),
-    "404": _problems(404, "Not Found", {"customer_not_found": "There is no such customer among those you may see."}),
+    "404": _problems(
+        404,
+        "Not Found",
+        {"customer_not_found": "There is no such customer among those you may see."},
+        "Membership-Position",
+    ),
     "422": {"headers": _headers()},
     "503": _problems(
         503,

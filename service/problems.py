@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -72,14 +73,14 @@ def problem_headers(problem: Problem) -> dict[str, str]:
     return {"Allow": "GET"} if problem.status == 405 else {}  # noqa: PLR2004
 
 
-def refuse(code: str) -> Response[bytes]:
-    """Return the response for a problem."""
+def refuse(code: str, headers: Mapping[str, str] = MappingProxyType({})) -> Response[bytes]:
+    """Return the response for a problem, with further `headers`."""
     problem = PROBLEMS[code]
     return Response(
         problem_body(problem),
         status_code=problem.status,
         media_type="application/problem+json",
-        headers=problem_headers(problem),
+        headers=problem_headers(problem) | dict(headers),
     )
 
 

@@ -3,7 +3,7 @@
 import mimetypes
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from litestar import Request, Response, get
 from litestar.params import FromPath
@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from service import answers, metrics, openapi, paging
 from service.auth import Authenticator
 from service.freshness import Freshness
-from service.listing import CampaignLists, Listing
+from service.listing import CampaignLists, Listing, NoCustomer, NotReached
 from service.paging import Cursor
 from service.parameters import ListRequest, Pair, Violation, parse, query_pairs
 from service.problems import refuse, unprocessable
@@ -32,6 +32,8 @@ ASSETS: Final = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rg
 DOCS_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 }
+
+POSITION: Final = "Membership-Position"
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -57,10 +59,14 @@ async def list_customer_campaigns(request: AnyRequest, customer_id: FromPath[str
         case Listing():
             links = paging.links(pairs, parsed, outcome.total, outcome.next_cursor)
             return await _represented(request, outcome, links)
+        case NoCustomer(position):
+            return refuse("customer_not_found", {POSITION: str(position)})
+        case NotReached():
+            return refuse("position_not_reached")
         case Violation():
             return unprocessable([outcome])
-        case code:
-            return refuse(code)
+        case _:
+            assert_never(outcome)
 
 
 async def _parsed(
@@ -84,7 +90,7 @@ async def _represented(request: AnyRequest, listing: Listing, links: str) -> Res
         ",".join(request.headers.getall("accept-encoding", []))
     )
     tag = answers.entity_tag(listing.body, compressed=compressed)
-    headers = {"ETag": tag, "Membership-Position": str(listing.position)} | ({"Link": links} if links else {})
+    headers = {"ETag": tag, POSITION: str(listing.position)} | ({"Link": links} if links else {})
     held = ",".join(request.headers.getall("if-none-match", []))
     if held and answers.is_current(tag, held):
         return Response(b"", status_code=304, headers=headers, media_type="application/json")

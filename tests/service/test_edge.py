@@ -268,6 +268,23 @@ async def test_a_wait_ends_as_soon_as_the_event_is_applied(story: Story) -> None
     assert time.monotonic() - published < 1
 
 
+async def test_a_wait_ends_in_time_even_if_the_connection_that_listens_is_lost_meanwhile(story: Story) -> None:
+    customer = story.customer()
+    position = await story.tell()
+    story.enrol(customer, story.campaign("awaited"))
+    headers = {"Membership-Min-Position": str(position + len(story.untold)), "Prefer": "wait=10"}
+    waiting = asyncio.create_task(story.ask(customer, story.as_admin(**headers)))
+    ended = await story.system.fetch(
+        "SELECT pg_terminate_backend(pid) AS done FROM pg_stat_activity "
+        "WHERE application_name = 'membership-api-listener' AND datname = current_database()"
+    )
+    assert [row["done"] for row in ended] == [True]
+    await story.publish()
+    published = time.monotonic()
+    assert [item["name"] for item in (await waiting).json()["data"]] == ["awaited"]
+    assert time.monotonic() - published < 2
+
+
 @pytest.mark.parametrize("value", ["", "-1", "x", "1.5", str(2**63), "1 2", "9" * 5000, "٣", "0x10"])
 async def test_a_position_that_is_no_number_is_422_where_it_stands(story: Story, value: str) -> None:
     lines = [*story.as_admin().items(), ("Membership-Min-Position", value)]

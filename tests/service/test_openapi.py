@@ -174,7 +174,7 @@ def test_the_problems_it_shows_are_those_the_service_answers(served: Any) -> Non
 def test_its_paths_are_the_routes(served: Any) -> None:
     found = {re.sub(r":\w+}", "}", path) for handler in routes.HANDLERS for path in handler.paths}
 
-    assert found - {"/docs", "/openapi.json"} == served["paths"].keys()
+    assert found - {"/docs", "/docs/assets/{name}", "/openapi.json"} == served["paths"].keys()
 
 
 def test_what_it_says_of_sorting_and_waiting_is_what_the_code_does(served: Any) -> None:

@@ -144,6 +144,8 @@ def compare(expected: Expected, response: httpx.Response) -> str:
         found = list(_locs_differences(expected, response))
     else:
         found = _media_type_differences("application/problem+json", response)
+    if response.status_code in (200, 404) and not response.headers.get("membership-position", "").isdigit():
+        found.append("it does not say its Membership-Position")
     if not found:
         return ""
     lines = [expected.question, f"sent {response.request.method} {response.request.url}", *found[:20]]
