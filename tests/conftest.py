@@ -4,6 +4,7 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -22,12 +23,16 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", 
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """A PostgreSQL server of this session's own."""
-    server = PostgresServer(tmp_path_factory.mktemp("postgres") / "data", settings=FAST)
-    server.start()
-    yield server
-    server.stop()
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this session's own.
+
+    Not under pytest's folder: a second pytest closes that one to other accounts, and PostgreSQL never runs as root.
+    """
+    with TemporaryDirectory(prefix="membership-tests-") as folder:
+        server = PostgresServer(Path(folder) / "data", settings=FAST)
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -411,7 +411,8 @@ def test_a_world_and_its_questions_depend_on_their_seeds_alone() -> None:
 def response_to(question: Fields, status: int = 200, media_type: str = "application/json") -> httpx.Response:
     request = httpx.Request("GET", "http://test/customers")
     body = json.dumps(question).encode()
-    return httpx.Response(status, content=body, headers={"content-type": media_type}, request=request)
+    headers = {"content-type": media_type, "membership-position": "7"}
+    return httpx.Response(status, content=body, headers=headers, request=request)
 
 
 def test_the_comparison_accepts_the_expected_body_and_notices_any_change_in_it() -> None:
