@@ -9,7 +9,7 @@ from rich.console import Console
 from benchmarks import freshness, intake, reads
 from benchmarks.rows import show
 from benchmarks.stack import running
-from ops.demo import demo_events
+from ops.dev.demo import demo_events
 
 QUICK: Final = bool(os.environ.get("QUICK"))
 

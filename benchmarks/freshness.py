@@ -10,7 +10,7 @@ import nats
 from benchmarks.http import Caller
 from benchmarks.rows import Row, percentile
 from benchmarks.stack import Stack
-from ops.demo import DEMO_CUSTOMER, DEMO_OWNER
+from ops.dev.demo import DEMO_CUSTOMER, DEMO_OWNER
 from projections.events import CustomerUpserted, subject_of
 
 PAUSE_S = 0.05

@@ -8,7 +8,7 @@ from benchmarks.rows import Row
 from benchmarks.stack import Stack
 from consumers.client import connect_briefly
 from consumers.intake import Reading
-from ops.demo import demo_events
+from ops.dev.demo import demo_events
 from ops.publishing import Publication
 from projections.events import Position
 

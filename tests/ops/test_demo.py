@@ -2,7 +2,7 @@
 
 import pytest
 
-from ops.demo import BIG_CUSTOMER, CAMPAIGNS, DEMO_CUSTOMER, DEMO_OWNER, LEAVER, NEWCOMER, demo_events
+from ops.dev.demo import BIG_CUSTOMER, CAMPAIGNS, DEMO_CUSTOMER, DEMO_OWNER, LEAVER, NEWCOMER, demo_events
 from ops.publishing import Publication
 from projections.events import CampaignDeleted, Event, TargetRemoved, Unreadable, decode
 from projections.membership import Registers, fold, is_present

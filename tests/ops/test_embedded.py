@@ -14,7 +14,7 @@ import asyncpg
 import nats as nats_py
 import pytest
 
-from ops.dev import run_dev
+from ops.dev.stack import run_dev
 from ops.embedded import child
 from ops.embedded import nats as nats_module
 from ops.embedded import postgres as postgres_module

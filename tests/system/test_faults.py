@@ -6,6 +6,7 @@ The expectation is the generator's own, by way of the reference, never a second 
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
 
@@ -63,7 +64,9 @@ async def test_a_broker_that_dies_and_comes_back_in_mid_load_loses_nothing(own_s
     assert (await own_system.fetch("SELECT sum(memberships)::int AS n FROM g1.customer_summary"))[0]["n"] == 499
 
 
-async def test_a_database_that_restarts_in_mid_load_loses_nothing(nats: NatsServer, tmp_path: Path) -> None:
+@pytest.fixture
+async def on_own_server(nats: NatsServer, tmp_path: Path) -> AsyncIterator[tuple[System, PostgresServer]]:
+    """Projector and API on a PostgreSQL server that the test may restart."""
     server = PostgresServer(tmp_path / "postgres")
     server.start()
     connection = await databases.connect(server.url, "test")
@@ -72,17 +75,37 @@ async def test_a_database_that_restarts_in_mid_load_loses_nothing(nats: NatsServ
     system = System(server.url, nats, tmp_path)
     try:
         await system.start()
-
-        async def restart_twice() -> None:
-            for _ in range(2):
-                await asyncio.sleep(0.4)
-                await asyncio.to_thread(server.stop)
-                await asyncio.to_thread(server.start)
-
-        await tell_while(system, 8, asyncio.create_task(restart_twice()))
+        yield system, server
     finally:
         await system.stop()
         server.stop()
+
+
+async def restarted(server: PostgresServer) -> None:
+    await asyncio.to_thread(server.stop)
+    await asyncio.to_thread(server.start)
+
+
+async def test_a_database_that_restarts_in_mid_load_loses_nothing(
+    on_own_server: tuple[System, PostgresServer],
+) -> None:
+    system, server = on_own_server
+
+    async def restart_twice() -> None:
+        for _ in range(2):
+            await asyncio.sleep(0.4)
+            await restarted(server)
+
+    await tell_while(system, 8, asyncio.create_task(restart_twice()))
+
+
+async def test_a_standby_stands_by_through_a_database_restart(on_own_server: tuple[System, PostgresServer]) -> None:
+    system, server = on_own_server
+    system.launch("project", "standby")
+    await eventually(lambda: "standing_by" in system.log("standby"), "the standby stands by")
+    await restarted(server)
+    await system.settled(await system.publish([published("customer.upserted.v1", 1)]))
+    assert [system.children[name].poll() for name in ("project", "standby")] == [None, None]
 
 
 async def test_a_standby_takes_over_from_a_leader_that_is_killed(own_system: System) -> None:
@@ -132,26 +155,6 @@ async def test_sigterm_ends_the_projector_cleanly(own_system: System) -> None:
     own_system.kill("project", signal.SIGTERM)
     assert own_system.children["project"].returncode == 0
     assert "Traceback" not in own_system.log("project")
-
-
-async def test_a_standby_stands_by_through_a_database_restart(nats: NatsServer, tmp_path: Path) -> None:
-    server = PostgresServer(tmp_path / "postgres")
-    server.start()
-    connection = await databases.connect(server.url, "test")
-    await migrate(connection)
-    await connection.close()
-    system = System(server.url, nats, tmp_path)
-    try:
-        await system.start()
-        system.launch("project", "standby")
-        await eventually(lambda: "standing_by" in system.log("standby"), "the standby stands by")
-        await asyncio.to_thread(server.stop)
-        await asyncio.to_thread(server.start)
-        await system.settled(await system.publish([published("customer.upserted.v1", 1)]))
-        assert [system.children[name].poll() for name in ("project", "standby")] == [None, None]
-    finally:
-        await system.stop()
-        server.stop()
 
 
 async def test_a_position_is_not_reached_any_more_once_the_read_model_went_back(own_system: System) -> None:

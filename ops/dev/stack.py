@@ -19,14 +19,14 @@ from typing import Final
 from rich.console import Console
 from rich.progress import Progress
 
+from ops.dev.folder import DevFolder, DevRefused
+from ops.dev.programs import Api, Projector, ask, environment_of, run_command
+from ops.dev.supervisor import Supervisor, in_steps, say
+from ops.dev.welcome import Guest, Places, an_enrolment, welcome
 from ops.embedded.child import EmbeddedMissing
-from ops.embedded.folder import DevFolder, DevRefused
 from ops.embedded.nats import NatsServer
 from ops.embedded.ports import free_port, is_free
 from ops.embedded.postgres import PostgresServer
-from ops.embedded.programs import Api, Projector, ask, environment_of, run_command
-from ops.embedded.welcome import Guest, Places, an_enrolment, welcome
-from ops.supervisor import Supervisor, in_steps, say
 from ops.terminal import fail
 from ops.token import sign
 
@@ -159,7 +159,7 @@ class Stack:
             self.folder.keep(self._state)
 
     async def _publish_demo(self, console: Console) -> None:
-        from ops.demo import DEMO_CUSTOMER, DEMO_OWNER, demo_events  # noqa: PLC0415 - only a first start needs what is below
+        from ops.dev.demo import DEMO_CUSTOMER, DEMO_OWNER, demo_events  # noqa: PLC0415 - only a first start needs what is below
         from ops.publishing import publish_events  # noqa: PLC0415
 
         publications = list(demo_events())
@@ -204,7 +204,7 @@ class Stack:
     def _guest(self) -> Guest | None:
         if self._state.demo != "published":
             return None
-        from ops.demo import DEMO_CUSTOMER, DEMO_OWNER  # noqa: PLC0415 - without the demo they mean nothing
+        from ops.dev.demo import DEMO_CUSTOMER, DEMO_OWNER  # noqa: PLC0415 - without the demo they mean nothing
 
         trial = self.folder.trial if self.folder.trial.exists() else None
         return Guest(sign(self._secret, DEMO_OWNER, admin=False, ttl_s=TOKEN_TTL_S), DEMO_CUSTOMER, trial)

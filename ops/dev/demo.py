@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ops.demo_words import AGENTS, CITIES, OBJECTIVES, OPENINGS, STAGES, THEMES
+from ops.dev.demo_words import AGENTS, CITIES, OBJECTIVES, OPENINGS, STAGES, THEMES
 from ops.publishing import Publication
 from projections.events import SUBJECT_IDS, SUBJECT_ROOT, family_of
 
