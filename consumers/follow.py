@@ -30,6 +30,7 @@ from projections.events import Message
 from projections.migrations import require_migrated
 from projections.projector import apply_batch, read_batch
 from projections.settings import Settings
+from projections.trouble import Trouble
 
 TICK_S: Final = 1.0
 """How often an idle leader shows PostgreSQL that it lives; well below the silence that ends its session."""
@@ -57,33 +58,24 @@ async def project(settings: Settings) -> None:
             except Fenced as fenced:
                 log.warning("fenced", detail=str(fenced))
             except UNAVAILABLE as problem:
+                _obey_cancellation()
                 trouble.tell("waiting_for_database", problem)
                 await asyncio.sleep(RETRY_S)
     finally:
         await client.close()
 
 
+def _obey_cancellation() -> None:
+    """Stop if asked to: a rollback on a connection that is gone raises its own error in place of CancelledError."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class BrokerConnectionLost(MembershipError):
     """The broker ended the connection for good: nats-py does not try again after such a word."""
 
     code = "broker_connection_lost"
-
-
-class Trouble:
-    """Tells of a trouble once, not at every retry."""
-
-    def __init__(self) -> None:
-        self._told = ""
-
-    def over(self) -> None:
-        """Forget what was told: the same trouble next week is news."""
-        self._told = ""
-
-    def tell(self, event: str, problem: BaseException) -> None:
-        sentence = str(problem) or type(problem).__name__
-        if sentence != self._told:
-            log.warning(event, detail=sentence)
-        self._told = sentence
 
 
 class BrokerLink:

@@ -163,7 +163,9 @@ class Reading:
         """Wait for a message or a doubt. Heartbeats end a wait early, harmlessly; their absence is a doubt."""
         self._arrived.clear()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._arrived.wait(), wait_s)
+            # Not wait_for: in Python 3.11 it loses a cancellation that comes with what was waited for.
+            async with asyncio.timeout(wait_s):
+                await self._arrived.wait()
         silent_s = time.monotonic() - self._heard_at
         if silent_s > SILENCE_MAX_S:
             self.interrupt(f"nothing came for {silent_s:.1f} s, not even a heartbeat")

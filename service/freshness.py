@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import asyncpg
 import msgspec
-import structlog
 
 from projections import database
 from projections.queries import Generation
+from projections.trouble import Trouble
 from service import metrics, reads
 from service.reads import Whereabouts, whereabouts
 
@@ -22,9 +22,6 @@ POLL_S: Final = 0.25
 RECONNECT_S: Final = 0.5
 WAITERS_MAX: Final = 1_000
 """Readers that wait for a position at once; more are answered at once that it is not there yet."""
-
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class NotReady(Exception):
@@ -40,6 +37,7 @@ class Freshness:
         self._generation: Generation | None = None
         self._position = 0
         self._moved = asyncio.Condition()
+        self._trouble = Trouble()
         self._waiting = 0
         self._failures = 0
         self._problem: Exception | None = None
@@ -135,9 +133,9 @@ class Freshness:
             try:
                 await self._listen()
             except (*database.UNAVAILABLE, asyncpg.PostgresError) as problem:
-                log.warning("listening_lost", detail=str(problem) or type(problem).__name__)
+                self._trouble.tell("listening_lost", problem)
             except NotReady:
-                log.warning("not_migrated", detail="Run `membership migrate`; reads answer 503 until then.")
+                self._trouble.tell("not_migrated", "Run `membership migrate`; reads answer 503 until then.")
             await asyncio.sleep(RECONNECT_S)
 
     async def _listen(self) -> None:
@@ -148,9 +146,10 @@ class Freshness:
             with database.closed_is_unavailable(connection):
                 await connection.add_listener(CHANNEL, lambda *notice: notices.put_nowait(notice[3]))
             await self.refresh()
+            self._trouble.over()
             while (payload := await notices.get()) is not None:
                 await self._hear(payload)
-            log.warning("listening_lost", detail="PostgreSQL ended the connection")
+            self._trouble.tell("listening_lost", "PostgreSQL ended the connection")
         finally:
             connection.terminate()
 

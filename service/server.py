@@ -2,12 +2,14 @@
 
 import asyncio
 import signal
+import socket
 
 from granian.constants import Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
+from projections.errors import MembershipError
 from projections.settings import Settings
 from service.app import create_app
 
@@ -15,8 +17,24 @@ HEADER_TIMEOUT_MS = 10_000
 BACKLOG = 1024
 
 
+class AddressTaken(MembershipError):
+    """Something else listens on the configured address already."""
+
+    code = "address_taken"
+
+    def __init__(self, host: str, port: int, problem: OSError) -> None:
+        super().__init__(
+            f"Cannot listen on {host}:{port}: {problem.strerror}. "
+            "Choose another address with MEMBERSHIP_HTTP_HOST and MEMBERSHIP_HTTP_PORT."
+        )
+
+
 async def serve(settings: Settings) -> None:
-    """Listen on the configured address; SIGTERM and SIGINT let requests in flight finish."""
+    """Listen on the configured address; SIGTERM and SIGINT let requests in flight finish.
+
+    Raises `AddressTaken`.
+    """
+    _require_free(settings.http_host, settings.http_port)
     server = Server(
         create_app(settings),
         address=settings.http_host,
@@ -31,3 +49,14 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     await server.serve()
+
+
+def _require_free(host: str, port: int) -> None:
+    """See that nobody listens there: granian shares its port, and would halve the requests with a forgotten process."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as problem:
+            raise AddressTaken(host, port, problem) from None

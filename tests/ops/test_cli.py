@@ -154,3 +154,8 @@ async def test_help_is_there_for_every_command(system: System) -> None:
     for command in ([], ["parked"], ["api-key"], ["publish"], ["dev"]):
         ended = await membership(system.environment, *command, "--help")
         assert (ended.code, "Usage" in ended.out) == (0, True)
+
+
+async def test_a_port_that_is_taken_is_a_sentence(system: System) -> None:
+    ended = await membership(system.environment, "serve")  # the system's own API listens there
+    assert (ended.code, "MEMBERSHIP_HTTP_PORT" in ended.err) == (1, True)

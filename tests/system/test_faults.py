@@ -151,6 +151,16 @@ async def test_a_stream_that_was_deleted_or_created_again_is_refused_loudly(own_
     assert (await own_system.fetch("SELECT version FROM g1.customer"))[0]["version"] == 1
 
 
+async def test_sigterm_ends_a_projector_whose_database_and_broker_die_with_it(
+    on_own_server: tuple[System, PostgresServer],
+) -> None:
+    system, server = on_own_server
+    server.kill()
+    system.broker.kill()
+    system.kill("project", signal.SIGTERM)
+    assert system.children["project"].returncode == 0
+
+
 async def test_sigterm_ends_the_projector_cleanly(own_system: System) -> None:
     own_system.kill("project", signal.SIGTERM)
     assert own_system.children["project"].returncode == 0
