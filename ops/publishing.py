@@ -120,8 +120,6 @@ async def _persist(client: Client, nats_url: str, batch: Sequence[Publication]) 
             return await _at_once(client, batch) or await _one_by_one(client, batch)
         except (NoRespondersError, NoStreamResponseError):
             raise StreamAbsent from None
-        except (MaxPayloadError, APIError) as problem:
-            raise PublishRefused(f"The broker refused an event: {problem}.") from None
         except (NatsError, NatsTimeoutError, OSError) as problem:
             if time.monotonic() > gives_up_at:
                 raise BrokerUnavailable(nats_url, problem) from None
@@ -137,11 +135,14 @@ async def _at_once(client: Client, batch: Sequence[Publication]) -> list[Receipt
         (each, {"Nats-Msg-Id": each.msg_id, "Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(number)})
         for number, each in enumerate(batch, start=1)
     )
-    for each, headers in others:
-        await client.publish(each.subject, each.body, headers=headers)
     each, headers = last
     commit = headers | {"Nats-Batch-Commit": "1"}
-    reply = await client.request(each.subject, each.body, timeout=ACK_TIMEOUT_S, headers=commit)
+    try:
+        for other, other_headers in others:
+            await client.publish(other.subject, other.body, headers=other_headers)
+        reply = await client.request(each.subject, each.body, timeout=ACK_TIMEOUT_S, headers=commit)
+    except MaxPayloadError:
+        return None  # one by one, the one that is too large gets its name
     ack: dict[str, Any] = msgspec.json.decode(reply.data)
     if "error" in ack:
         return None
@@ -159,7 +160,12 @@ async def _one_by_one(client: Client, batch: Sequence[Publication]) -> list[Rece
 
 async def _alone(client: Client, publication: Publication) -> Receipt:
     headers = {"Nats-Msg-Id": publication.msg_id}
-    ack = await client.jetstream().publish(
-        publication.subject, publication.body, timeout=ACK_TIMEOUT_S, stream=STREAM, headers=headers
-    )
+    try:
+        ack = await client.jetstream().publish(
+            publication.subject, publication.body, timeout=ACK_TIMEOUT_S, stream=STREAM, headers=headers
+        )
+    except (MaxPayloadError, APIError) as problem:
+        raise PublishRefused(
+            f"The broker refused event {publication.msg_id} on {publication.subject}: {problem}."
+        ) from None
     return Receipt(publication.msg_id, ack.seq, bool(ack.duplicate))

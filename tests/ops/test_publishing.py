@@ -111,5 +111,7 @@ async def test_a_broker_that_is_away_is_named_without_its_password() -> None:
 
 @pytest.mark.usefixtures("client")
 async def test_an_event_larger_than_the_broker_takes_is_refused(nats: NatsServer) -> None:
-    with pytest.raises(PublishRefused):
-        await published(nats, [Publication("membership.test", "big", b"x" * (2 * 1024 * 1024))])
+    big = Publication("membership.test", "big", b"x" * (2 * 1024 * 1024))
+    for publications in ([big], [*events(1, 3), big]):
+        with pytest.raises(PublishRefused, match=r"event big on membership\.test"):
+            await published(nats, publications)
