@@ -1,17 +1,26 @@
 """Parameters are read as pydantic 2 reads them, refused in its words, and never raise, whatever the bytes."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
-from urllib.parse import quote, quote_from_bytes
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, quote, quote_from_bytes
 from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter, ValidationError
 
-from service.parameters import INT64_MAX, ListRequest, Violation, parse, query_pairs
+from projections.events import INT64_MAX
+from service.parameters import (
+    SORT_FIELDS,
+    ListRequest,
+    SortDirection,
+    SortField,
+    Violation,
+    parse,
+    query_pairs,
+)
 
 CUSTOMER = "c0000000-0000-4000-8000-000000000001"
 
@@ -39,11 +48,32 @@ ORACLES: dict[str, TypeAdapter[Any]] = {
     "limit": TypeAdapter(Annotated[int, Field(ge=1, le=200)]),
     "offset": TypeAdapter(Annotated[int, Field(ge=0, le=INT64_MAX)]),
     "include_deleted": TypeAdapter(bool),
-    "sort_dir": TypeAdapter(Literal["asc", "desc"]),
+    "only_deleted": TypeAdapter(bool),
+    "include_aggregations": TypeAdapter(bool),
+    "sort_field": TypeAdapter(SortField),
+    "sort_dir": TypeAdapter(SortDirection),
 }
+NEAR_MISSES = settings(max_examples=400)
 
-NUMBERS = st.text("0123456789+-_. \t\u00a0\x1f\u0663eEx", max_size=8)
-WORDS = st.text("tTrRuUeEyYnNoOfFasdc01 \u017f", max_size=6)
+
+def spelled(*parts: str) -> st.SearchStrategy[str]:
+    """Texts made of these parts, so that most of them are almost right."""
+    return st.lists(st.sampled_from(parts), max_size=7).map("".join)
+
+
+NUMBERS = st.one_of(
+    spelled("0", "5", "19", "_", "-", "+", ".0", ".", "0_", " ", "\t", "\u00a0", "\x1f", "\u0665", "e", "x"),
+    st.integers().map(str),
+    st.builds(
+        lambda near, by: str(near + by), st.sampled_from([0, 200, INT64_MAX, -(2**63), 2**64]), st.integers(-2, 2)
+    ),
+    st.text(max_size=4),
+)
+WORDS = st.one_of(
+    spelled("true", "FALSE", "1", "0", "y", "Es", "nO", "oN", "ff", "t", "F", " ", "\n", "\u017f", "\u212a", "_"),
+    spelled("asc", "desc", "DESC", *SORT_FIELDS, "_", " ", "\0", "s"),
+    st.text(max_size=4),
+)
 
 
 def oracle(adapter: TypeAdapter[Any], text: str) -> tuple[str, Any]:
@@ -61,41 +91,89 @@ def ours(outcome: Any, field: str) -> tuple[str, Any]:
     return violation.type, violation.msg
 
 
-@given(st.sampled_from(["limit", "offset"]), NUMBERS | st.integers().map(str))
-@example("limit", "9" * 4301)
+@NEAR_MISSES
+@given(st.sampled_from(["limit", "offset"]), NUMBERS)
 @example("offset", "1_0.0")
+@example("offset", "0__5")
+@example("offset", "0-0")
+@example("limit", "00-_7")
+@example("offset", "9223372036854775807")
 @example("offset", "9223372036854775808")
+@example("limit", "99999999999999999999")
 @example("limit", "\u00a05\u3000")
 @example("limit", "\x1f5")
+@example("limit", "")
 def test_integers_are_read_and_refused_as_pydantic_does(name: str, text: str) -> None:
     assert ours(read(f"{name}={quote(text)}"), name) == oracle(ORACLES[name], text)
 
 
-@given(st.sampled_from(["include_deleted", "sort_dir"]), WORDS | st.text(max_size=4))
+@pytest.mark.parametrize("before", ["", "+", "-", " ", "0", "-0", "0-"])
+@pytest.mark.parametrize("after", ["", " ", ".0", "x", "_1"])
+@pytest.mark.parametrize("digit", ["9", "0", "1_"])
+def test_huge_integers_are_refused_as_pydantic_does(before: str, after: str, digit: str) -> None:
+    for count in (4299, 4300, 4301):
+        text = before + digit * count + after
+        assert ours(read(f"offset={quote(text)}"), "offset") == oracle(ORACLES["offset"], text)
+
+
+@NEAR_MISSES
+@given(st.sampled_from(["include_deleted", "only_deleted", "include_aggregations", "sort_field", "sort_dir"]), WORDS)
 @example("include_deleted", "ON")
 @example("include_deleted", " true")
 @example("include_deleted", "\u212aes")
+@example("include_deleted", "")
+@example("sort_field", "")
+@example("sort_field", "Name")
+@example("sort_dir", "desc ")
 def test_booleans_and_choices_are_read_and_refused_as_pydantic_does(name: str, text: str) -> None:
     assert ours(read(f"{name}={quote(text)}"), name) == oracle(ORACLES[name], text)
 
 
-IDS = st.one_of(
-    st.uuids().map(str),
-    st.uuids().map(lambda each: each.hex),
-    st.uuids().map(lambda each: each.urn),
-    st.uuids().map(lambda each: "{" + str(each).upper() + "}"),
-    st.text("0123456789abcdefABCDEF-{}gu:rnid é", max_size=48),
+HEX = "0123456789abcdefABCDEF"
+GROUPS = st.tuples(*(st.text(HEX, min_size=n - 1, max_size=n + 1) for n in (8, 4, 4, 4, 12))).map("-".join)
+PLAIN = st.one_of(st.uuids().map(str), st.uuids().map(lambda each: each.hex), GROUPS, st.text(HEX, max_size=48))
+IDS = st.builds(
+    lambda wrapping, inner: wrapping.format(inner),
+    st.sampled_from(["{}", "{{{}}}", "urn:uuid:{}", "URN:UUID:{}", "{{{}", "urn:uuid:{{{}}}"]),
+    PLAIN,
 )
 
 
-@given(IDS, st.integers(0, 40), st.sampled_from(["", "-", "0", "g", "é", "{", "}"]))
-@example("urn:uuid:", 0, "")
-@example("{}", 0, "")
-def test_customer_ids_are_read_and_refused_as_pydantic_does(text: str, place: int, inserted: str) -> None:
-    spelled = text[:place] + inserted + text[place:]
-    kind, wanted = oracle(TypeAdapter(UUID), spelled)
-    found = ours(read(customer=spelled), "customer_id")
+@NEAR_MISSES
+@given(
+    IDS | st.text(HEX + "-{}gu:rnid é", max_size=48),
+    st.integers(0, 46),
+    st.integers(0, 2),
+    st.sampled_from(["", "-", "0", "g", "é", "€", "\U0001f600", "{", "}", "\0", "\ud800"]),
+)
+@example("urn:uuid:", 0, 0, "")
+@example("{}", 0, 0, "")
+@example("{", 0, 0, "")
+@example("{" + "a" * 34 + "}", 0, 0, "")
+@example("{" + "a" * 30 + "}", 0, 0, "")
+@example("{" + CUSTOMER + "}", 6, 1, "g")
+@example("urn:uuid:" + CUSTOMER, 14, 1, "g")
+@example("urn:uuid:" + CUSTOMER, 14, 0, "g")
+def test_customer_ids_are_read_and_refused_as_pydantic_does(text: str, place: int, dropped: int, put: str) -> None:
+    near_miss = text[:place] + put + text[place + dropped :]
+    kind, wanted = oracle(TypeAdapter(UUID), near_miss)
+    found = ours(read(customer=near_miss), "customer_id")
     assert found == (kind, str(wanted))
+
+
+@NEAR_MISSES
+@given(st.dates().map(str), st.integers(0, 10), st.integers(0, 2), spelled("0", "9", "3", "-", "x", "é", "Z", "T25:00"))
+@example("2024-02-29", 10, 0, "T25:00")
+@example("2024-12-31", 5, 2, "13")
+@example("2023-02-28", 8, 2, "29")
+@example("2024-02-29", 0, 10, "")
+def test_what_begins_like_a_date_is_refused_in_pydantics_words(text: str, place: int, dropped: int, put: str) -> None:
+    near_miss = text[:place] + put + text[place + dropped :]
+    found = read(f"date_to={quote(near_miss)}")
+    kind, wanted = oracle(TypeAdapter(datetime), near_miss)
+    # It takes numbers for Unix times, and has another type for the year 0; neither is this contract's.
+    assume(not isinstance(found, ListRequest) and kind == "datetime_from_date_parsing")
+    assert ours(found, "date_to") == (kind, wanted)
 
 
 # --- By definition ---------------------------------------------------------------------------------------------------
@@ -124,6 +202,7 @@ def test_a_wrong_sort_field_names_the_allowed_ones() -> None:
     assert violation.type == "literal_error"
     assert violation.msg.startswith("Input should be 'enrolled_at', 'name', 'status'")
     assert violation.msg.endswith("'contacts_failed' or 'contacts_succeeded'")
+    assert all(f"'{field}'" in violation.msg for field in SORT_FIELDS)
 
 
 def test_of_a_repeated_parameter_the_last_counts_and_unknown_ones_are_ignored() -> None:
@@ -141,6 +220,17 @@ def test_q_is_trimmed_and_blank_is_absent() -> None:
 def test_nul_surrogates_and_ill_formed_utf_8_are_violations(raw: str) -> None:
     for name in ("q", "sort_field", "sort_dir", "date_from", "date_to", "cursor", "limit", "include_deleted"):
         assert [loc for loc, _ in refused(f"{name}={raw}")] == [("query", name)]
+
+
+def test_a_search_is_refused_for_what_it_holds() -> None:
+    assert refused("q=a%00b") == [(("query", "q"), "value_error")]
+    assert refused("q=%ED%A0%80") == [(("query", "q"), "string_unicode")]
+    assert refused(b"q=\xff") == [(("query", "q"), "string_unicode")]
+
+
+def test_unescaped_utf_8_is_read_as_the_escaped_is() -> None:
+    assert accepted("q=café").q == "café"
+    assert accepted("limit=\u30007").limit == 7
 
 
 @pytest.mark.parametrize("name", ["limit", "offset", "include_deleted", "sort_field", "date_from", "date_to", "cursor"])
@@ -207,45 +297,63 @@ def test_what_is_no_date_is_refused_in_pydantics_manner(text: str) -> None:
     assert violation.msg.startswith("Input should be a valid datetime or date, ")
 
 
-PLAIN_FAULTS = ["", "x", "2024-13-01", "2024-01-32", "2024-02-30", "not-a-date", "2024-1-1", "2024-01-01Z"]
-
-
-@pytest.mark.parametrize("text", PLAIN_FAULTS)
-def test_faults_of_plain_dates_are_told_in_pydantics_words(text: str) -> None:
-    assert ours(read(f"date_to={text}"), "date_to") == oracle(TypeAdapter(datetime), text)
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-01:00"])
+def test_a_time_outside_the_calendar_in_utc_says_so(text: str) -> None:
+    (violation,) = read(f"date_to={quote(text)}")
+    assert violation.msg == "Input should be a valid datetime or date, year is out of range in UTC"
 
 
 def test_a_cursor_goes_with_no_offset_but_zero() -> None:
     assert refused("cursor=abc&offset=1") == [(("query", "offset"), "value_error")]
     assert accepted("cursor=abc&offset=0").cursor == "abc"
+    assert accepted("cursor=abc").offset == 0
+    assert refused("cursor=abc&offset=-1") == [(("query", "offset"), "greater_than_equal")]
+
+
+def test_an_offset_beside_a_cursor_is_reported_in_its_place() -> None:
+    found = read("date_to=x&offset=1&cursor=&limit=0", header="x")
+    assert [(each.loc[1], each.type) for each in found] == [
+        ("limit", "greater_than_equal"),
+        ("offset", "value_error"),
+        ("date_to", "datetime_from_date_parsing"),
+        ("cursor", "value_error"),
+        ("Membership-Min-Position", "int_parsing"),
+    ]
 
 
 def test_the_position_header_is_an_int64_from_zero() -> None:
     assert read(header=" 7 ").min_position == 7
-    for text in ("", "x", "-1", str(2**63)):
+    assert read(header=str(INT64_MAX)).min_position == INT64_MAX
+    kinds = {"": "int_parsing", "x": "int_parsing", "-1": "greater_than_equal", str(2**63): "less_than_equal"}
+    for text, kind in kinds.items():
         (violation,) = read(header=text)
-        assert violation.loc == ("header", "Membership-Min-Position")
+        assert (violation.loc, violation.type) == (("header", "Membership-Min-Position"), kind)
 
 
 # --- Whatever the bytes ----------------------------------------------------------------------------------------------
 
-NAMES = st.sampled_from(
-    ["limit", "offset", "q", "sort_field", "sort_dir", "date_from", "date_to", "cursor", "only_deleted"]
-)
-LATIN_1 = st.text(st.characters(max_codepoint=255), max_size=12)
+NAMES = st.sampled_from([*(name for name in ListRequest.__struct_fields__ if name != "customer_id"), "x", "\xff"])
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=50)
 QUERIES = st.lists(st.tuples(NAMES, st.binary(max_size=24).map(quote_from_bytes)), max_size=6).map(
-    lambda pairs: "&".join(f"{name}={value}" for name, value in pairs).encode()
+    lambda pairs: "&".join(f"{name}={value}" for name, value in pairs).encode("latin-1")
 )
 
 
-@given(QUERIES | st.binary(max_size=80), st.text(max_size=50), st.none() | LATIN_1)
+@given(QUERIES | st.binary(max_size=80), st.just(CUSTOMER) | ANY_TEXT, st.none() | ANY_TEXT)
 @example(b"", "\ud800", None)
+@example(b"", CUSTOMER, "\ud800€")
+@example(b"limit=" + b"9" * 10_000, CUSTOMER, "0" * 10_000 + "7")
 def test_any_bytes_are_a_request_or_violations_to_send(query: bytes, customer: str, header: str | None) -> None:
     outcome = read(query, customer, header)
     if not isinstance(outcome, ListRequest):
         assert outcome
         assert all(isinstance(each, Violation) for each in outcome)
         msgspec.json.encode(outcome)
+
+
+@given(QUERIES | st.lists(st.sampled_from([b"a", b"=", b"&", b"\xe9", b"%41", b"+", b";"]), max_size=9).map(b"".join))
+def test_a_query_is_split_the_same_whether_or_not_it_holds_escapes(query: bytes) -> None:
+    assert query_pairs(query) == parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
 
 
 @given(st.text(st.characters(codec="utf-8")))
