@@ -6,9 +6,10 @@ Types are versioned (`….v1`) and closed: a new meaning is a new type beside th
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, time
-from typing import Annotated, Any, Final, Literal, NewType
+from operator import attrgetter
+from typing import Annotated, Any, Final, Literal, NamedTuple, NewType
 
 import msgspec
 from msgspec import Meta, Struct
@@ -44,8 +45,12 @@ Reason = Literal[
 """Why a message is parked; docs/events.md says for each what an operator can do."""
 
 
-class Message(Struct, frozen=True):
-    """A message of the stream, as any broker's edge hands it over."""
+class Message(Struct, frozen=True, gc=False):
+    """A message of the stream, as any broker's edge hands it over.
+
+    Like the events of plain values below it says `gc=False`: it can be in no cycle, and a million of them that the
+    garbage collector walks through again and again would cost more than reading them.
+    """
 
     position: Position
     subject: str
@@ -194,7 +199,7 @@ class CampaignDisplay(Struct, frozen=True, omit_defaults=True, kw_only=True):
 # --- What happened ---------------------------------------------------------------------------------------------------
 
 
-class CustomerUpserted(Struct, frozen=True):
+class CustomerUpserted(Struct, frozen=True, gc=False):
     """A customer exists, belongs to an owner, and is deleted or not."""
 
     customer_id: CustomerId
@@ -216,7 +221,7 @@ class CampaignUpserted(CampaignDisplay, frozen=True, kw_only=True):
         _in_utc(self, "created_at")
 
 
-class CampaignStatusChanged(Struct, frozen=True):
+class CampaignStatusChanged(Struct, frozen=True, gc=False):
     """A campaign moved on in its life."""
 
     campaign_id: CampaignId
@@ -224,21 +229,21 @@ class CampaignStatusChanged(Struct, frozen=True):
     status: Status
 
 
-class CampaignDeleted(Struct, frozen=True):
+class CampaignDeleted(Struct, frozen=True, gc=False):
     """A campaign is no longer listed by default."""
 
     campaign_id: CampaignId
     version: Version
 
 
-class CampaignRestored(Struct, frozen=True):
+class CampaignRestored(Struct, frozen=True, gc=False):
     """A deleted campaign is listed again."""
 
     campaign_id: CampaignId
     version: Version
 
 
-class CountersChanged(Struct, frozen=True):
+class CountersChanged(Struct, frozen=True, gc=False):
     """A campaign's counters, absolute; they are opaque to the read model."""
 
     campaign_id: CampaignId
@@ -252,7 +257,7 @@ class CountersChanged(Struct, frozen=True):
     progress: float
 
 
-class TargetEnrolled(Struct, frozen=True):
+class TargetEnrolled(Struct, frozen=True, gc=False):
     """A customer is in a campaign."""
 
     target_id: Id
@@ -266,7 +271,7 @@ class TargetEnrolled(Struct, frozen=True):
         _in_utc(self, "enrolled_at")
 
 
-class TargetRemoved(Struct, frozen=True):
+class TargetRemoved(Struct, frozen=True, gc=False):
     """A customer is out of a campaign."""
 
     target_id: Id
@@ -276,7 +281,7 @@ class TargetRemoved(Struct, frozen=True):
     reason: str | None = None
 
 
-class TargetRestored(Struct, frozen=True):
+class TargetRestored(Struct, frozen=True, gc=False):
     """A removed customer is in the campaign again."""
 
     target_id: Id
@@ -327,7 +332,7 @@ SUBJECT_IDS: Final[dict[str, tuple[str, ...]]] = {
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 
-class Envelope(Struct):
+class Envelope(Struct, gc=False):
     """The CloudEvents 1.0 attributes we hold producers to; others are ignored, as CloudEvents asks."""
 
     specversion: Literal["1.0"]
@@ -355,26 +360,46 @@ def _decoder(types: dict[str, type[Event]]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(union, dec_hook=_hook)
 
 
-_DECODERS: Final = {family: _decoder(types) for family, types in EVENT_TYPES.items()}
-_UUID: Final = re.compile(UUID_PATTERN)
+class _Family(NamedTuple):
+    """How the events of one subject family are read."""
+
+    subject: re.Pattern[str]
+    """A well-formed subject; its groups are the ids."""
+    ids_of: Callable[[Any], str | tuple[str, ...]]
+    """The same ids as an event's data names them."""
+    decoder: msgspec.json.Decoder[Any]
+
+
+def _family(name: str) -> _Family:
+    ids = SUBJECT_IDS[name]
+    subject = r"\.".join([rf"\A{SUBJECT_ROOT}", name, *[f"({UUID_PATTERN})"] * len(ids)])
+    return _Family(re.compile(rf"{subject}\Z"), attrgetter(*ids), _decoder(EVENT_TYPES[name]))
+
+
+_FAMILIES: Final = {name: _family(name) for name in EVENT_TYPES}
 
 
 def decode(subject: str, body: bytes) -> Event | Unreadable:
     """Read one message. Total: what is no event of this contract comes back as `Unreadable`."""
-    family, ids = _split(subject)
-    decoder = _DECODERS.get(family)
-    if decoder is None:
+    root, _, rest = subject.partition(".")
+    name = rest.partition(".")[0]
+    family = _FAMILIES.get(name)
+    if family is None or root != SUBJECT_ROOT:
         return Unreadable("unknown_subject", f"No event type is published on {subject}.")
-    if len(ids) != len(SUBJECT_IDS[family]) or not all(map(_UUID.fullmatch, ids)):
-        wanted = ".".join(f"<{name}>" for name in SUBJECT_IDS[family])
+    found = family.subject.match(subject)
+    if found is None:
+        wanted = ".".join(f"<{each}>" for each in SUBJECT_IDS[name])
         return Unreadable(
             "invalid_subject",
-            f"{subject!r} should be {SUBJECT_ROOT}.{family}.{wanted} with lower-case hyphenated UUIDs.",
+            f"{subject!r} should be {SUBJECT_ROOT}.{name}.{wanted} with lower-case hyphenated UUIDs.",
         )
     if len(body) > BODY_BYTES_MAX:
         return Unreadable("oversize", f"The body has {len(body)} bytes; at most {BODY_BYTES_MAX} are allowed.")
-    event = _read(decoder, body, family)
-    return event if isinstance(event, Unreadable) else _agreeing(event, SUBJECT_IDS[family], ids)
+    event = _read(family.decoder, body, name)
+    if isinstance(event, Unreadable):
+        return event
+    ids = found.groups() if found.lastindex != 1 else found[1]
+    return event if family.ids_of(event) == ids else _disagreeing(event, SUBJECT_IDS[name], found.groups())
 
 
 def subject_of(event: Event) -> str:
@@ -386,12 +411,6 @@ def subject_of(event: Event) -> str:
 def family_of(event_type: str) -> str | None:
     """Return the subject family an event type is published in; None for a type that does not exist."""
     return next((family for family, types in EVENT_TYPES.items() if event_type in types), None)
-
-
-def _split(subject: str) -> tuple[str, list[str]]:
-    root, _, rest = subject.partition(".")
-    family, *ids = rest.split(".")
-    return (family if root == SUBJECT_ROOT else ""), ids
 
 
 def _read(decoder: msgspec.json.Decoder[Any], body: bytes, family: str) -> Event | Unreadable:
@@ -417,12 +436,10 @@ def _invalid(problem: str, family: str) -> Unreadable:
     return Unreadable("invalid_field", f"{problem}.")
 
 
-def _agreeing(event: Event, names: tuple[str, ...], ids: list[str]) -> Event | Unreadable:
-    for name, in_subject in zip(names, ids, strict=True):
-        in_body = getattr(event, name)
-        if in_body != in_subject:
-            return Unreadable("id_mismatch", f"{name} is {in_body!r} in the body but {in_subject!r} in the subject.")
-    return event
+def _disagreeing(event: Event, names: tuple[str, ...], ids: tuple[str, ...]) -> Unreadable:
+    name, in_subject = next(pair for pair in zip(names, ids, strict=True) if getattr(event, pair[0]) != pair[1])
+    in_body = getattr(event, name)
+    return Unreadable("id_mismatch", f"{name} is {in_body!r} in the body but {in_subject!r} in the subject.")
 
 
 def _holds_nul(value: object) -> bool:

@@ -59,7 +59,7 @@ def target_row(key: TargetKey, registers: Registers) -> Row:
 
 def parked_row(message: Message, why: Unreadable) -> Row:
     """Return a row of park_events; any subject, header and body can be kept."""
-    headers = msgspec.json.encode(message.headers).decode() if message.headers else None
+    headers = msgspec.json.encode(dict(message.headers)).decode() if message.headers else None
     return (
         message.position,
         storable(message.subject),
