@@ -23,12 +23,13 @@ from consumers.client import TolerantClient
 from consumers.intake import Interrupted, Reading
 from consumers.leadership import leadership
 from projections import checkpoint as checkpoints
+from projections import generations
 from projections.checkpoint import Checkpoint
 from projections.database import LEADER_SILENCE_MAX_S, UNAVAILABLE
-from projections.errors import Fenced, MembershipError
+from projections.errors import Fenced, LiveGenerationBroken, MembershipError
 from projections.events import Message
 from projections.migrations import require_migrated
-from projections.projector import apply_batch, read_batch
+from projections.projector import Unwritable, apply_to_all
 from projections.settings import Settings
 from projections.trouble import Trouble
 
@@ -37,6 +38,8 @@ TICK_S: Final = 1.0
 WATCH_S: Final = 5.0
 """How often an idle reading is compared with what the broker says is pending."""
 RETRY_S: Final = 0.25
+SWEEP_S: Final = 5.0
+"""How often generations that have followed long enough are looked for."""
 
 BROKER_AWAY: Final = (NatsError, NatsTimeoutError)
 
@@ -117,7 +120,7 @@ class BrokerLink:
 
 
 class Term:
-    """One term of leadership: from the lock until the database session is lost."""
+    """One term of leadership: from the lock until the database session or the roster is no longer what it was."""
 
     def __init__(self, settings: Settings, connection: asyncpg.Connection, client: Client, link: BrokerLink) -> None:
         self._settings = settings
@@ -125,61 +128,88 @@ class Term:
         self._client = client
         self._link = link
         self._trouble = Trouble()
+        self._held: list[Checkpoint] = []
         self._caught_up = False
+        self._swept_at = time.monotonic()
 
     async def serve(self) -> None:
-        """Lead until something ends the term; never returns."""
-        held = await checkpoints.take_over(self._connection, await checkpoints.live_generation(self._connection))
-        log.info("following", generation=held.generation, position=held.position, epoch=held.epoch)
-        while True:
-            held = await self._read_once(held)
+        """Lead until something ends the term; returns when a generation was dropped."""
+        roster = await generations.roster(self._connection)
+        self._held = [await checkpoints.take_over(self._connection, name) for name in roster]
+        for held in self._held:
+            log.info("following", generation=held.generation, position=held.position, epoch=held.epoch)
+        while not await self._read_once():
             if self._client.is_closed:
                 raise BrokerConnectionLost(f"The broker ended the connection for good: {self._client.last_error}.")
             await self._beat()
             await asyncio.sleep(RETRY_S)
 
-    async def _read_once(self, held: Checkpoint) -> Checkpoint:
-        """Read and apply until the reading is interrupted; return the checkpoint reached."""
+    async def _read_once(self) -> bool:
+        """Read and apply until the reading is interrupted (False) or the roster has changed (True)."""
         try:
-            state = await stream.verify(self._client, held, self._settings.stream_replicas)
+            for held in self._held:
+                state = await stream.verify(self._client, held, self._settings.stream_replicas)
             await self._beat()
-            self._link.reading = Reading(self._client, held.position)  # before it opens: a reconnect may come now
+            self._link.reading = Reading(self._client, min(held.position for held in self._held))  # before it opens
             async with self._link.reading as reading:
                 await self._beat()
                 self._trouble.over()
                 with suppress(Interrupted):
-                    while True:
-                        held = await self._step(reading, held, state.created)
+                    while not await self._swept():
+                        await self._step(reading, state.created)
+                    return True
                 self._trouble.tell("reading_again", Interrupted(reading.doubt))
         except (*BROKER_AWAY, Interrupted) as problem:
             self._trouble.tell("reading_again", problem)
         finally:
             self._link.reading = None
-        return held
+        return False
 
-    async def _step(self, reading: Reading, held: Checkpoint, stream_created: str) -> Checkpoint:
+    async def _step(self, reading: Reading, stream_created: str) -> None:
         messages = await reading.next_batch(self._settings.batch_events_max, TICK_S)
         if messages:
-            held = await self._apply(messages, held, stream_created)
+            await self._apply(messages, stream_created)
         else:
             await self._beat()
             await reading.watch(WATCH_S)
         if not self._caught_up and reading.caught_up:
-            await checkpoints.mark_caught_up(self._connection, held.generation)
+            for held in self._held:
+                await checkpoints.mark_caught_up(self._connection, held.generation)
             self._caught_up = True
-            log.info("caught_up", position=held.position)
-        return held
+            log.info("caught_up", position=reading.position)
 
     async def _beat(self) -> None:
-        """Show PostgreSQL that this leader lives, and see that PostgreSQL does."""
-        await self._connection.execute("SELECT 1", timeout=LEADER_SILENCE_MAX_S)
+        """Show PostgreSQL that this leader lives, and see that PostgreSQL does and nobody has called a new term."""
+        async with asyncio.timeout(LEADER_SILENCE_MAX_S):
+            for held in self._held:
+                if not await checkpoints.still_held(self._connection, held):
+                    raise Fenced(held.generation, held.position, held.epoch)
 
-    async def _apply(self, messages: Sequence[Message], held: Checkpoint, stream_created: str) -> Checkpoint:
+    async def _swept(self) -> bool:
+        """Now and then drop the generations whose time to follow is over; True when there was one."""
+        if time.monotonic() - self._swept_at < SWEEP_S:
+            return False
+        self._swept_at = time.monotonic()
+        dropped = [
+            name
+            for name in await generations.expired(self._connection)
+            if await generations.drop(self._connection, name)
+        ]
+        for name in dropped:
+            log.info("generation_dropped", generation=name)
+        return bool(dropped)
+
+    async def _apply(self, messages: Sequence[Message], stream_created: str) -> None:
         began = time.perf_counter()
-        batch = read_batch(messages)
-        reached = await apply_batch(self._connection, held, batch, stream_created)
+        self._held, unwritable, parked = await apply_to_all(self._connection, self._held, messages, stream_created)
         took_ms = round((time.perf_counter() - began) * 1000, 1)
-        log.debug("applied", position=reached.position, events=len(messages), took_ms=took_ms)
-        for parked in batch.parked:
-            log.warning("parked", position=parked.message.position, reason=parked.why.reason, detail=parked.why.detail)
-        return reached
+        log.debug("applied", position=messages[-1].position, events=len(messages), took_ms=took_ms)
+        for each in parked:
+            log.warning("parked", position=each.message.position, reason=each.why.reason, detail=each.why.detail)
+        for broken in unwritable:
+            await self._leave_behind(broken)
+
+    async def _leave_behind(self, broken: Unwritable) -> None:
+        if not await generations.mark_broken(self._connection, broken.generation):
+            raise LiveGenerationBroken(broken.generation, broken.problem)
+        log.error("generation_broken", generation=broken.generation, detail=broken.problem)

@@ -56,6 +56,22 @@ async def advance(connection: asyncpg.Connection, held: Checkpoint, to: Checkpoi
     return row is not None
 
 
+async def still_held(connection: asyncpg.Connection, held: Checkpoint) -> bool:
+    """Say whether the term under which `held` was read goes on; a question that also shows that its holder lives."""
+    epoch = await connection.fetchval("SELECT epoch FROM control.checkpoint WHERE generation = $1", held.generation)
+    return bool(epoch == held.epoch)
+
+
+async def read(connection: asyncpg.Connection, name: Generation) -> Checkpoint:
+    """Return the checkpoint as it is, without taking anything over."""
+    row = await connection.fetchrow(
+        "SELECT position, message_time_ns, stream_created, epoch FROM control.checkpoint WHERE generation = $1", name
+    )
+    if row is None:
+        raise DatabaseNotMigrated([f"the checkpoint of generation {name}"])
+    return Checkpoint(name, Position(row["position"]), row["message_time_ns"], row["stream_created"], row["epoch"])
+
+
 async def mark_caught_up(connection: asyncpg.Connection, name: Generation) -> None:
     """Record that the generation has reached the end of the stream once; it stays recorded."""
     await connection.execute(

@@ -6,6 +6,12 @@ MembershipError
 ├── DatabaseTooOld             database_too_old
 ├── MigrationChanged           migration_changed
 ├── Fenced                     fenced
+├── LiveGenerationBroken       live_generation_broken
+├── NothingToRollBackTo        nothing_to_roll_back_to
+├── GenerationNotReady         generation_not_ready
+├── JobRefused                 job_refused
+├── JobCancelled               job_cancelled
+├── GateRefused                gate_refused
 └── StreamRefused              stream_refused
     ├── StreamMissing          stream_missing
     ├── StreamRecreated        stream_recreated
@@ -79,9 +85,64 @@ class Fenced(MembershipError):
         self.position = position
         self.epoch = epoch
         super().__init__(
-            f"Another projector took over generation {generation}: "
-            f"its checkpoint has left position {position} of epoch {epoch}. Nothing was written."
+            f"Generation {generation} has left position {position} of epoch {epoch}: another projector took over, "
+            "or an operator's command asked for a new term. Nothing was written."
         )
+
+
+class LiveGenerationBroken(MembershipError):
+    """The tables of the live generation refuse an event: they were damaged or changed by hand."""
+
+    code = "live_generation_broken"
+
+    def __init__(self, generation: str, problem: str) -> None:
+        self.generation = generation
+        super().__init__(
+            f"The tables of the live generation {generation} refuse an event: {problem}. "
+            "Roll back (`membership rollback`) or make a new generation (`membership rebuild`)."
+        )
+
+
+class NothingToRollBackTo(MembershipError):
+    """There is no earlier generation that still follows the stream."""
+
+    code = "nothing_to_roll_back_to"
+
+
+class GenerationNotReady(MembershipError):
+    """A generation cannot become the live one: it does not stand where the live one stands."""
+
+    code = "generation_not_ready"
+
+    def __init__(self, generation: str, standing: str) -> None:
+        self.generation = generation
+        super().__init__(
+            f"Generation {generation} cannot become the live one: {standing}. Nothing was switched. "
+            "Is a projector running (`membership project`)? `membership status` shows where each generation stands."
+        )
+
+
+class JobRefused(MembershipError):
+    """A job cannot begin or go on as things are."""
+
+    code = "job_refused"
+
+
+class JobCancelled(MembershipError):
+    """An operator asked for the end of the job that runs."""
+
+    code = "job_cancelled"
+
+
+class GateRefused(MembershipError):
+    """A new generation must not become the live one; every reason is named at once, each with what to do."""
+
+    code = "gate_refused"
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        self.reasons = tuple(reasons)
+        lines = "\n".join(f"  {reason}" for reason in self.reasons)
+        super().__init__(f"The new generation was not made the live one:\n{lines}")
 
 
 class StreamRefused(MembershipError):

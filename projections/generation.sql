@@ -1,9 +1,13 @@
 -- One generation of the read model: the tables every rebuild makes anew. {generation} is the schema's name.
+--
+-- The tables come bare, their keys and indexes in blocks of their own: a rebuild fills first and sorts once.
 
+
+-- name: tables
 CREATE SCHEMA {generation};
 
 CREATE TABLE {generation}.customer (
-    customer_id uuid PRIMARY KEY,
+    customer_id uuid NOT NULL,
     version bigint NOT NULL DEFAULT 0,
     owner_id uuid,
     deleted boolean NOT NULL DEFAULT false,
@@ -15,7 +19,7 @@ COMMENT ON COLUMN {generation}.customer.version IS
 'The register''s version; 0 while the customer is known from enrolments only, and so has no owner.';
 
 CREATE TABLE {generation}.campaign (
-    campaign_id uuid PRIMARY KEY,
+    campaign_id uuid NOT NULL,
     definition_version bigint NOT NULL DEFAULT 0,
     owner_id uuid,
     created_at timestamptz,
@@ -72,7 +76,6 @@ CREATE TABLE {generation}.membership (
     status smallint,
     campaign_deleted boolean,
     deleted boolean GENERATED ALWAYS AS (NOT present OR campaign_deleted) STORED,
-    PRIMARY KEY (customer_id, campaign_id),
     CHECK ((enrolment_version = 0) = (enrolled_at IS NULL)),
     CHECK ((owner_id IS NULL) = (status IS NULL) AND (owner_id IS NULL) = (campaign_deleted IS NULL))
 ) WITH (fillfactor = 85);
@@ -82,17 +85,12 @@ COMMENT ON COLUMN {generation}.membership.owner_id IS
 'With status and campaign_deleted the campaign''s keys, copied here; they change in the transaction that changes them
 there, and customer_summary with them.';
 
-CREATE INDEX membership_by_enrolled_at ON {generation}.membership (customer_id, enrolled_at DESC, campaign_id)
-WHERE enrolled_at IS NOT NULL AND owner_id IS NOT NULL;
-CREATE INDEX membership_by_campaign ON {generation}.membership (campaign_id);
-
 CREATE TABLE {generation}.customer_summary (
     customer_id uuid NOT NULL,
     owner_id uuid NOT NULL,
     status smallint NOT NULL,
     deleted boolean NOT NULL,
-    memberships bigint NOT NULL,
-    PRIMARY KEY (customer_id, owner_id, status, deleted)
+    memberships bigint NOT NULL
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE {generation}.customer_summary IS
 'How many visible memberships a customer has, by owner of the campaign, status and deletion: exact, never zero.';
@@ -108,3 +106,35 @@ CREATE TABLE {generation}.parked_event (
 );
 COMMENT ON TABLE {generation}.parked_event IS
 'Messages that could not be applied, whole, with the reason. Written with the checkpoint, so none is lost.';
+
+
+-- name: key_of_customer
+ALTER TABLE {generation}.customer ADD PRIMARY KEY (customer_id);
+
+
+-- name: key_of_campaign
+ALTER TABLE {generation}.campaign ADD PRIMARY KEY (campaign_id);
+
+
+-- name: key_of_membership
+ALTER TABLE {generation}.membership ADD PRIMARY KEY (customer_id, campaign_id);
+
+
+-- name: membership_by_enrolled_at
+-- A page in the default order, and what a cursor bounds.
+CREATE INDEX membership_by_enrolled_at ON {generation}.membership (customer_id, enrolled_at DESC, campaign_id)
+WHERE enrolled_at IS NOT NULL AND owner_id IS NOT NULL;
+
+
+-- name: membership_by_campaign
+-- The fan-out of a campaign's keys.
+CREATE INDEX membership_by_campaign ON {generation}.membership (campaign_id);
+
+
+-- name: key_of_customer_summary
+ALTER TABLE {generation}.customer_summary ADD PRIMARY KEY (customer_id, owner_id, status, deleted);
+
+
+-- name: statistics
+-- The planner knows nothing of tables it has never looked at.
+ANALYZE {generation}.customer, {generation}.campaign, {generation}.membership, {generation}.customer_summary;

@@ -7,6 +7,7 @@ nothing written either, so that the same batch may be applied again.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 import asyncpg
 from msgspec import Struct
@@ -16,7 +17,7 @@ from projections.checkpoint import Checkpoint
 from projections.errors import Fenced
 from projections.events import Event, Message, Position, Unreadable, decode
 from projections.membership import Registers, fold
-from projections.queries import writes
+from projections.queries import Generation, writes
 from projections.rows import campaign_row, columns, customer_row, parked_row, target_row
 
 
@@ -34,6 +35,30 @@ class Batch(Struct, frozen=True):
     parked: tuple[Parked, ...]
     position: Position
     time_ns: int
+
+
+class Unwritable(Struct, frozen=True):
+    """A generation whose tables refused an event, and what PostgreSQL said."""
+
+    generation: Generation
+    problem: str
+
+
+class Applied(NamedTuple):
+    """What became of messages that were applied to all generations that follow."""
+
+    held: list[Checkpoint]
+    unwritable: list[Unwritable]
+    parked: Sequence[Parked]
+
+
+_ROWS_REFUSED: Final = (
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.DataError,
+    asyncpg.SyntaxOrAccessError,
+    asyncpg.InvalidSchemaNameError,
+)
+"""What tables raise that are damaged, changed by hand or gone: no trouble of the server's, and none that passes."""
 
 
 def read_batch(messages: Sequence[Message]) -> Batch:
@@ -57,12 +82,47 @@ async def apply_batch(
 
     Raises `Fenced` without writing when the checkpoint in the database is not `held`.
     """
-    reached = Checkpoint(held.generation, batch.position, batch.time_ns, stream_created, held.epoch)
     async with connection.transaction():
-        if not await checkpoints.advance(connection, held, reached):
-            raise Fenced(held.generation, held.position, held.epoch)
-        await write_registers(connection, writes(held.generation), batch.registers)
-        await _park(connection, writes(held.generation), batch.parked)
+        return await _write(connection, held, batch, stream_created)
+
+
+async def apply_to_all(
+    connection: asyncpg.Connection, held: Sequence[Checkpoint], messages: Sequence[Message], stream_created: str
+) -> Applied:
+    """Apply messages to every generation that follows, in one transaction.
+
+    A generation that stands further already is given only what lies behind its checkpoint, so those that stand
+    apart come level here. One of several that cannot be written to must not stop the others: its part is rolled back,
+    and it is returned as `Unwritable` in place of a checkpoint.
+    """
+    behind = sorted({each.position for each in held if each.position < messages[-1].position})
+    # Read before the transaction opens, so that no lock is held while Python works.
+    batches = {after: read_batch([each for each in messages if each.position > after]) for after in behind}
+    reached: list[Checkpoint] = []
+    unwritable: list[Unwritable] = []
+    async with connection.transaction():
+        for each in held:
+            batch = batches.get(each.position)
+            if batch is None:
+                reached.append(each)
+            elif len(held) == 1:
+                reached.append(await _write(connection, each, batch, stream_created))
+            else:
+                try:
+                    async with connection.transaction():
+                        reached.append(await _write(connection, each, batch, stream_created))
+                except _ROWS_REFUSED as problem:
+                    unwritable.append(Unwritable(each.generation, str(problem)))
+    parked = max((batch.parked for batch in batches.values()), key=len, default=())
+    return Applied(reached, unwritable, parked)
+
+
+async def _write(connection: asyncpg.Connection, held: Checkpoint, batch: Batch, stream_created: str) -> Checkpoint:
+    reached = Checkpoint(held.generation, batch.position, batch.time_ns, stream_created, held.epoch)
+    if not await checkpoints.advance(connection, held, reached):
+        raise Fenced(held.generation, held.position, held.epoch)
+    await write_registers(connection, writes(held.generation), batch.registers)
+    await park(connection, writes(held.generation), batch.parked)
     return reached
 
 
@@ -88,7 +148,8 @@ async def write_registers(connection: asyncpg.Connection, statements: Mapping[st
         await connection.execute(statements["forget_empty_counts"], [row["customer_id"] for row in emptied])
 
 
-async def _park(connection: asyncpg.Connection, statements: Mapping[str, str], parked: Sequence[Parked]) -> None:
+async def park(connection: asyncpg.Connection, statements: Mapping[str, str], parked: Sequence[Parked]) -> None:
+    """Keep messages that could not be read, in the caller's transaction."""
     if parked:
         rows = (parked_row(each.message, each.why) for each in parked)
         await connection.execute(statements["park_events"], *columns(rows))

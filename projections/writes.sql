@@ -7,14 +7,18 @@
 
 -- name: advance_checkpoint
 -- The compare-and-set that fences: no row comes back when another projector took over or went further.
--- First in its transaction, so that a fenced batch costs one statement. The notification leaves at commit.
+-- First in its transaction, so that a fenced batch costs one statement. The notification leaves at commit; only the
+-- live generation's progress is news to readers.
 WITH advanced AS (
     UPDATE control.checkpoint
     SET position = $4, message_time_ns = $5, stream_created = $6, applied_at = now()
     WHERE generation = $1 AND position = $2 AND epoch = $3
     RETURNING generation, position
 )
-SELECT pg_notify('membership_applied', json_build_object('generation', generation, 'position', position)::text)
+SELECT CASE
+    WHEN EXISTS (SELECT FROM control.live WHERE live.generation = advanced.generation)
+        THEN pg_notify('membership_applied', json_build_object('generation', generation, 'position', position)::text)
+END
 FROM advanced;
 
 

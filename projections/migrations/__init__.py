@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 
 import asyncpg
 
+from projections import generations
 from projections.errors import DatabaseNotMigrated, DatabaseTooOld, MigrationChanged
-from projections.queries import Generation, for_generation
+from projections.queries import Generation
 
 LOCK_KEY: Final = 0x4D454D42_4D494752  # "MEMBMIGR"
 LOCK_TIMEOUT_S: Final = 5
@@ -70,14 +71,6 @@ async def require_migrated(connection: asyncpg.Connection) -> None:
         raise DatabaseNotMigrated([f"migration {name}" for name in missing])
 
 
-async def create_generation(connection: asyncpg.Connection, name: Generation) -> None:
-    """Make a generation's empty tables, record and checkpoint; the caller owns the transaction."""
-    template = files("projections").joinpath("generation.sql").read_text(encoding="utf-8")
-    await connection.execute(for_generation(template, name))
-    await connection.execute("INSERT INTO control.generation (generation) VALUES ($1)", name)
-    await connection.execute("INSERT INTO control.checkpoint (generation) VALUES ($1)", name)
-
-
 async def _require_version(connection: asyncpg.Connection) -> None:
     found = connection.get_server_version()
     if (found.major, found.minor) < SERVER_VERSION_MIN:
@@ -106,7 +99,7 @@ async def _first_generation(connection: asyncpg.Connection) -> list[str]:
     async with connection.transaction():
         if await connection.fetchval("SELECT count(*) FROM control.live"):
             return []
-        await create_generation(connection, FIRST_GENERATION)
+        await generations.create(connection, FIRST_GENERATION)
         await connection.execute("INSERT INTO control.live (generation) VALUES ($1)", FIRST_GENERATION)
         await connection.execute(
             "INSERT INTO control.signing_key (purpose, key) "

@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from projections import database, migrations
+from projections import database, generations, migrations
 from projections.errors import DatabaseNotMigrated, MigrationChanged
 from projections.migrations import Migration, migrate, require_migrated
 from projections.queries import Generation, blocks, generation, writes
@@ -25,7 +25,7 @@ async def test_two_that_migrate_at_once_do_it_once(database_url: str) -> None:
     await admin.execute("DROP SCHEMA control CASCADE; DROP SCHEMA g1 CASCADE; DROP TABLE membership_migration")
     both = await asyncio.gather(*(database.connect(database_url, "test") for _ in range(2)))
     applied = await asyncio.gather(*(migrate(each) for each in both))
-    assert sorted(map(len, applied)) == [0, 2]
+    assert sorted(map(len, applied)) == [0, 1 + len(migrations.migrations())]
     for each in (*both, admin):
         await each.close()
 
@@ -46,7 +46,7 @@ async def test_a_database_that_was_never_migrated_says_what_to_do(connection: as
 
 
 async def test_a_second_generation_has_the_shape_of_the_first(connection: asyncpg.Connection) -> None:
-    await migrations.create_generation(connection, Generation("g2"))
+    await generations.create(connection, Generation("g2"))
     columns = (
         "SELECT table_name, column_name, data_type, collation_name, is_nullable, generation_expression "
         "FROM information_schema.columns WHERE table_schema = $1 ORDER BY 1, 2"

@@ -1,0 +1,208 @@
+"""Generations of the read model: made beside the live one, followed, switched to, switched back from, dropped.
+
+Writes: schemas `g1`, `g2`, …; control.generation, control.live, the epoch of control.checkpoint.
+Invariants: exactly one generation is live. Every generation that follows is moved by the projector in one transaction
+with the live one, so once level they are level at every commit, and a switch between them is an update of one row.
+Fails: `NothingToRollBackTo`, `GenerationNotReady`.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from typing import Final, Literal
+
+import asyncpg
+import msgspec
+from msgspec import Struct
+
+from projections.errors import GenerationNotReady, NothingToRollBackTo
+from projections.queries import Generation, blocks, for_generation, generation
+
+State = Literal["filling", "following", "broken", "dropped"]
+
+INDEX_STEPS: Final = (
+    "key_of_campaign",
+    "key_of_membership",
+    "membership_by_enrolled_at",
+    "membership_by_campaign",
+    "key_of_customer",
+    "key_of_customer_summary",
+    "statistics",
+)
+"""The blocks of generation.sql that follow the tables, in order."""
+
+DROP_WAIT_S: Final = 2
+"""How long a drop waits for readers that still look at the generation, before it leaves it for later."""
+
+
+class Standing(Struct, frozen=True):
+    """One generation that is not dropped, and where it stands."""
+
+    generation: str
+    state: State
+    live: bool
+    position: int
+    follows_until: datetime | None
+
+
+@cache
+def definition(name: Generation) -> Mapping[str, str]:
+    """Return the statements of generation.sql for one generation."""
+    return {block: for_generation(text, name) for block, text in blocks("projections", "generation.sql").items()}
+
+
+async def create(connection: asyncpg.Connection, name: Generation, state: State = "following") -> None:
+    """Make a generation's empty tables with all indexes, its record and checkpoint; the caller owns the transaction."""
+    await create_bare(connection, name, state)
+    for step in INDEX_STEPS:
+        await connection.execute(definition(name)[step])
+
+
+async def create_bare(connection: asyncpg.Connection, name: Generation, state: State) -> None:
+    """Make a generation's tables without keys, its record and checkpoint; the caller owns the transaction."""
+    await connection.execute(definition(name)["tables"])
+    await connection.execute("INSERT INTO control.generation (generation, state) VALUES ($1, $2)", name, state)
+    await connection.execute("INSERT INTO control.checkpoint (generation) VALUES ($1)", name)
+
+
+async def next_name(connection: asyncpg.Connection) -> Generation:
+    """Return a name that no generation ever had."""
+    number = await connection.fetchval("SELECT max(substr(generation, 2)::bigint) FROM control.generation")
+    return generation(f"g{number + 1}")
+
+
+async def standings(connection: asyncpg.Connection) -> list[Standing]:
+    """Return all generations that are there, the live one first."""
+    rows = await connection.fetch(
+        "SELECT generation, state, live.generation IS NOT NULL AS live, position, follows_until "
+        "FROM control.generation INNER JOIN control.checkpoint USING (generation) "
+        "LEFT JOIN control.live USING (generation) "
+        "ORDER BY live DESC, length(generation), generation"
+    )
+    return [Standing(*row.values()) for row in rows]
+
+
+async def roster(connection: asyncpg.Connection) -> list[Generation]:
+    """Return the generations that the projector applies events to, in the order in which their checkpoints lock."""
+    found = [generation(each.generation) for each in await standings(connection) if each.state == "following"]
+    return sorted(found)
+
+
+async def join(connection: asyncpg.Connection, name: Generation) -> None:
+    """Let the projector follow `name` from its next batch on. Owns the transaction; twice is once.
+
+    Raising the epochs makes a projector that still holds the old roster start its term anew.
+    """
+    async with connection.transaction():
+        await connection.execute("UPDATE control.generation SET state = 'following' WHERE generation = $1", name)
+        await summon(connection)
+
+
+async def summon(connection: asyncpg.Connection) -> None:
+    """Make the projector start its term anew: what it has read and not committed, it reads again.
+
+    In the caller's transaction; from here to its end no projector commits.
+    """
+    await hold_still(connection)
+    await connection.execute("UPDATE control.checkpoint SET epoch = epoch + 1")
+
+
+async def hold_still(connection: asyncpg.Connection) -> None:
+    """Keep every projector from committing until the caller's transaction has ended.
+
+    All who lock several checkpoints lock them in this order, so none waits for another in a circle.
+    """
+    await connection.execute('SELECT FROM control.checkpoint ORDER BY generation COLLATE "C" FOR UPDATE')
+
+
+async def switch(connection: asyncpg.Connection, to: Generation, *, old_follows_s: float | None) -> None:
+    """Point readers at `to`, in the caller's transaction; the old generation follows for `old_follows_s`.
+
+    Raises `GenerationNotReady` unless both stand at the same position and `to` follows. `old_follows_s` of None
+    leaves the old generation's time as it is.
+    """
+    await hold_still(connection)
+    found = {each.generation: each for each in await standings(connection)}
+    old = next(each for each in found.values() if each.live)
+    new = found.get(to)
+    if new is None or new.state != "following" or new.position != old.position:
+        where = "it is gone" if new is None else f"it is {new.state} at position {new.position}"
+        raise GenerationNotReady(to, f"{where}, while {old.generation} is live at position {old.position}")
+    await connection.execute(
+        "UPDATE control.live SET generation = $1, previous = $2, since = now()", to, old.generation
+    )
+    await connection.execute("UPDATE control.generation SET follows_until = NULL WHERE generation = $1", to)
+    await connection.execute(
+        "UPDATE control.checkpoint SET caught_up_at = coalesce(caught_up_at, now()) WHERE generation = $1", to
+    )
+    if old_follows_s is not None:
+        await connection.execute(
+            "UPDATE control.generation SET follows_until = now() + make_interval(secs => $2) WHERE generation = $1",
+            old.generation,
+            old_follows_s,
+        )
+    news = msgspec.json.encode({"generation": to, "position": new.position}).decode()
+    await connection.execute("SELECT pg_notify('membership_applied', $1)", news)
+
+
+async def previous(connection: asyncpg.Connection) -> Generation:
+    """Return the generation a rollback points back at; raises `NothingToRollBackTo`."""
+    row = await connection.fetchrow(
+        "SELECT previous, state FROM control.live LEFT JOIN control.generation ON generation.generation = previous"
+    )
+    if row is None or row["previous"] is None:
+        raise NothingToRollBackTo("The live generation is the first one: no rebuild has replaced another yet.")
+    if row["state"] != "following":
+        raise NothingToRollBackTo(
+            f"Generation {row['previous']}, which was live before, is {row['state']}. "
+            "`membership rebuild` makes a new one."
+        )
+    return generation(row["previous"])
+
+
+async def follow_for(connection: asyncpg.Connection, name: Generation, seconds: float) -> None:
+    """Set how much longer a generation follows before the projector drops it."""
+    await connection.execute(
+        "UPDATE control.generation SET follows_until = now() + make_interval(secs => $2) WHERE generation = $1",
+        name,
+        seconds,
+    )
+
+
+async def expired(connection: asyncpg.Connection) -> list[Generation]:
+    """Return the generations whose time to follow is over."""
+    rows = await connection.fetch(
+        "SELECT generation FROM control.generation LEFT JOIN control.live USING (generation) "
+        "WHERE state IN ('following', 'broken') AND follows_until < now() AND live.generation IS NULL"
+    )
+    return [generation(row["generation"]) for row in rows]
+
+
+async def drop(connection: asyncpg.Connection, name: Generation) -> bool:
+    """Drop a generation for good, unless it is live or readers are still at it: then False. Owns the transaction."""
+    try:
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = '{DROP_WAIT_S}s'")
+            await connection.execute("SET LOCAL client_min_messages = warning")
+            await hold_still(connection)  # whoever would switch to it waits, and then finds it gone
+            if await connection.fetchval("SELECT EXISTS (SELECT FROM control.live WHERE generation = $1)", name):
+                return False
+            await connection.execute("DELETE FROM control.checkpoint WHERE generation = $1", name)
+            await connection.execute(
+                "UPDATE control.generation SET state = 'dropped', follows_until = NULL WHERE generation = $1", name
+            )
+            await connection.execute(for_generation("DROP SCHEMA IF EXISTS {generation} CASCADE", name))
+    except asyncpg.LockNotAvailableError:
+        return False
+    return True
+
+
+async def mark_broken(connection: asyncpg.Connection, name: Generation) -> bool:
+    """Take a generation out of the roster, for an event could not be written to it; False if it is the live one."""
+    return bool(
+        await connection.fetchval(
+            "UPDATE control.generation SET state = 'broken' WHERE generation = $1 "
+            "AND NOT EXISTS (SELECT FROM control.live WHERE generation = $1) RETURNING true",
+            name,
+        )
+    )
