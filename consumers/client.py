@@ -11,6 +11,7 @@ Source: nats.aio.client.Client._build_message and ._process_headers; tests/consu
 messages by hand through a real server.
 """
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
@@ -18,6 +19,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 CONNECT_TIMEOUT_S = 2
+CONNECT_LASTING_S = 5.0
+RECONNECT_S = 0.25
 ILL_FORMED_HEADERS = "Ill-Formed-Headers"
 """The one header of a message whose headers cannot be read: all of them, escaped."""
 _PLAIN = b"NATS/1.0\r\n"
@@ -88,6 +91,20 @@ async def connect_briefly(nats_url: str, name: str) -> Client:
         reconnect_time_wait=0,
         error_cb=_quiet,
     )
+    return client
+
+
+async def connect_lasting(nats_url: str, name: str) -> Client:
+    """Connect for a job: within seconds or not at all, but from then on the connection is restored for ever."""
+    client = TolerantClient()
+    async with asyncio.timeout(CONNECT_LASTING_S):
+        await client.connect(
+            [url.strip() for url in nats_url.split(",")],
+            name=name,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=RECONNECT_S,  # type: ignore[arg-type]  # a fraction of a second works
+            error_cb=_quiet,
+        )
     return client
 
 

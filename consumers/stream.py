@@ -33,6 +33,12 @@ class StreamState(Struct, frozen=True):
     """As the broker writes it: compared, never computed with."""
     first_position: Position
     last_position: Position
+    messages: int
+
+    @property
+    def missing(self) -> int:
+        """Positions that hold no message any more."""
+        return self.last_position - self.messages
 
 
 def configuration(replicas: int) -> dict[str, Any]:
@@ -60,7 +66,7 @@ async def look(client: Client) -> StreamState | None:
         raise StreamRefused(f"The broker refused to tell about stream {STREAM}: {reply['error'].get('description')}.")
     _require_safe(reply["config"])
     state = reply["state"]
-    return StreamState(reply["created"], Position(state["first_seq"]), Position(state["last_seq"]))
+    return StreamState(reply["created"], Position(state["first_seq"]), Position(state["last_seq"]), state["messages"])
 
 
 async def create(client: Client, replicas: int) -> StreamState:

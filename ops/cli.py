@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import asyncpg
 import rich_click as click
+import structlog
 import uvloop
 
 from ops.environment import operator_settings, process_settings
@@ -24,7 +25,8 @@ click.rich_click.COMMAND_GROUPS = {
     "membership": [
         {"name": "Try it", "commands": ["dev", "publish", "token"]},
         {"name": "Processes", "commands": ["serve", "project", "migrate"]},
-        {"name": "Operate", "commands": ["status", "parked", "api-key"]},
+        {"name": "Operate", "commands": ["status", "parked", "verify", "repair", "rebuild", "rollback", "jobs"]},
+        {"name": "Who may read", "commands": ["api-key", "erase"]},
     ]
 }
 
@@ -40,6 +42,7 @@ def cli() -> None:
 
     Settings come from MEMBERSHIP_* environment variables. Start with `membership dev`.
     """
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for answers
 
 
 def main() -> None:
@@ -160,6 +163,83 @@ def status(as_json: bool) -> None:
     _run(show(operator_settings("database_url", "nats_url"), as_json=as_json))
 
 
+MAX_RATE = click.option("--max-rate", type=click.IntRange(1), help="Events a second at most.")
+UNTHROTTLED = click.option(
+    "--no-throttle", "unthrottled", is_flag=True, help="Do not yield to readers: as fast as it goes."
+)
+
+
+@cli.command()
+@click.option("--verify-only", is_flag=True, help="Only compare, as `membership verify` does; change nothing.")
+@MAX_RATE
+@UNTHROTTLED
+@click.option("--yes", is_flag=True, help="Switch even if rows differ; without it you are asked.")
+@JSON
+def rebuild(verify_only: bool, max_rate: int | None, unthrottled: bool, yes: bool, as_json: bool) -> None:
+    """Make a new copy of the read model from the stream, compare it with the live one, and switch to it.
+
+    Readers notice nothing: the live generation serves and follows meanwhile, the job yields to reads, and the switch
+    is one row. The old generation follows for MEMBERSHIP_ROLLBACK_WINDOW_S, ready for `membership rollback`. If this
+    command dies, run it again: it goes on where it was.
+    """
+    from ops import rebuild as job  # noqa: PLC0415
+
+    settings = operator_settings("database_url", "nats_url")
+    pace = job.pace_of(settings, max_rate, throttled=not unthrottled)
+    if verify_only:
+        _run(_with_job(job.verify(settings, pace, as_json=as_json)))
+    _run(_with_job(job.rebuild(settings, pace, yes=yes, as_json=as_json)))
+
+
+@cli.command()
+@MAX_RATE
+@UNTHROTTLED
+@JSON
+def verify(max_rate: int | None, unthrottled: bool, as_json: bool) -> None:
+    """Fold the stream afresh and compare the live rows with it, every column of every table.
+
+    Names each row and column that differs, and exits 1 if any does. Changes nothing, and live traffic raises no
+    false alarm: both sides are seen at one position. `membership repair` mends what it finds.
+    """
+    from ops import rebuild as job  # noqa: PLC0415
+
+    settings = operator_settings("database_url", "nats_url")
+    pace = job.pace_of(settings, max_rate, throttled=not unthrottled)
+    _run(_with_job(job.verify(settings, pace, as_json=as_json)))
+
+
+@cli.command()
+def rollback() -> None:
+    """Point readers back at the previous generation, at once. It has followed the stream, so nothing is lost."""
+    from ops.rebuild import rollback as run  # noqa: PLC0415
+
+    _run(_with_database(operator_settings("database_url").database_url, run))
+
+
+@cli.group()
+def jobs() -> None:
+    """Look at long work (rebuild, verify, erase) and end it. One job runs at a time."""
+
+
+@jobs.command("list")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Rows at most.")
+@JSON
+def jobs_list(limit: int, as_json: bool) -> None:
+    """List the jobs, the newest first: what runs, what waits to be resumed, what was."""
+    from ops.jobs import list_jobs  # noqa: PLC0415
+
+    url = operator_settings("database_url").database_url
+    _run(_with_database(url, lambda each: list_jobs(each, limit, as_json=as_json)))
+
+
+@jobs.command("cancel")
+def jobs_cancel() -> None:
+    """End the job that runs, or give up one that was interrupted; what it had made is dropped."""
+    from ops.jobs import cancel  # noqa: PLC0415
+
+    _run(_with_database(operator_settings("database_url").database_url, cancel))
+
+
 @cli.group()
 def parked() -> None:
     """Look at events that could not be applied. They are kept whole; the projection goes on without them."""
@@ -235,6 +315,19 @@ async def _with_database(url: str, work: Callable[[asyncpg.Connection], Awaitabl
         return fail("The database is not migrated. Run `membership migrate` first.")
     finally:
         await connection.close()
+
+
+async def _with_job(work: Coroutine[Any, Any, int]) -> int:
+    """Run a job; Ctrl-C leaves it for the same command to go on with."""
+    from projections import database  # noqa: PLC0415
+
+    try:
+        return await work
+    except database.UNAVAILABLE as problem:
+        return fail(f"PostgreSQL cannot be used: {problem or type(problem).__name__}.")
+    except asyncio.CancelledError:
+        fail("Stopped. The same command goes on where it was; `membership jobs cancel` gives it up.")
+        return 130
 
 
 async def _until_stopped(work: Coroutine[Any, Any, None]) -> int:

@@ -22,7 +22,7 @@ from nats.errors import MaxPayloadError, NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError, NoStreamResponseError
 
-from consumers.client import TolerantClient
+from consumers.client import connect_lasting
 from consumers.stream import STREAM
 from projections.errors import MembershipError
 
@@ -93,23 +93,10 @@ async def publish_events(nats_url: str, publications: Iterable[Publication]) -> 
 
 
 async def _connect(nats_url: str) -> Client:
-    client = TolerantClient()
     try:
-        async with asyncio.timeout(ACK_TIMEOUT_S):
-            await client.connect(
-                [url.strip() for url in nats_url.split(",")],
-                name="membership-publish",
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=RETRY_S,  # type: ignore[arg-type]  # a fraction of a second works
-                error_cb=_quiet,
-            )
+        return await connect_lasting(nats_url, "membership-publish")
     except (NatsError, OSError) as problem:
         raise BrokerUnavailable(nats_url, problem) from None
-    return client
-
-
-async def _quiet(_problem: Exception) -> None:
-    """Let the caller say it once, instead of nats-py at every attempt."""
 
 
 async def _persist(client: Client, nats_url: str, batch: Sequence[Publication]) -> list[Receipt]:

@@ -12,12 +12,13 @@ from rich.table import Table
 
 from consumers import stream
 from consumers.client import connect_briefly
+from ops.jobs import described
 from ops.terminal import fail
 from projections import checkpoint as checkpoints
-from projections import database
+from projections import database, generations, jobs
 from projections.errors import MembershipError
 from projections.migrations import require_migrated
-from projections.queries import Generation, for_generation
+from projections.queries import for_generation
 from projections.settings import Settings
 
 
@@ -39,7 +40,10 @@ class Status(msgspec.Struct, frozen=True):
     lag_events: int | None
     lag_s: float | None
     parked: int
-    jobs: list[Any]
+    jobs: list[dict[str, Any]]
+    """Those under way and those that wait to be resumed."""
+    generations: list[dict[str, Any]]
+    """All copies of the read model that are there, the live one first."""
 
 
 async def show(settings: Settings, *, as_json: bool) -> int:
@@ -63,24 +67,28 @@ async def gather(settings: Settings) -> tuple[Status, str | None]:
         name = await checkpoints.live_generation(connection)
         position = await connection.fetchval("SELECT position FROM control.checkpoint WHERE generation = $1", name)
         parked = await connection.fetchval(for_generation("SELECT count(*) FROM {generation}.parked_event", name))
+        running = await jobs.is_running(connection)
+        under_way = [described(job, running=running) for job in await jobs.unfinished(connection)]
+        standings = [msgspec.to_builtins(each) for each in await generations.standings(connection)]
     finally:
         await connection.close()
-    return await _with_stream(settings, name, position, parked)
+    known = Status(name, position, None, None, None, parked, under_way, standings)
+    return await _with_stream(settings, known)
 
 
-async def _with_stream(settings: Settings, name: Generation, position: int, parked: int) -> tuple[Status, str | None]:
+async def _with_stream(settings: Settings, known: Status) -> tuple[Status, str | None]:
     try:
         client = await connect_briefly(settings.nats_url, "membership-status")
         try:
             state = await stream.look(client)
             last = 0 if state is None else state.last_position
-            lag_events = max(0, last - position)
-            lag_s = await _lag_s(client, position) if lag_events else 0.0
+            lag_events = max(0, last - known.position)
+            lag_s = await _lag_s(client, known.position) if lag_events else 0.0
         finally:
             await client.close()
     except (NatsError, OSError, MembershipError) as problem:  # nats-py's timeout is an OSError too
-        return Status(name, position, None, None, None, parked, []), str(problem).rstrip(".") or "no answer"
-    return Status(name, position, last, lag_events, lag_s, parked, []), None
+        return known, str(problem).rstrip(".") or "no answer"
+    return msgspec.structs.replace(known, stream_position=last, lag_events=lag_events, lag_s=lag_s), None
 
 
 async def _lag_s(client: Client, position: int) -> float:
@@ -91,7 +99,21 @@ async def _lag_s(client: Client, position: int) -> float:
 
 def _print_table(status: Status) -> None:
     table = Table(show_header=False, box=None)
-    for field in Status.__struct_fields__:
+    for field in ("generation", "position", "stream_position", "lag_events", "lag_s", "parked"):
         value = getattr(status, field)
-        table.add_row(field, "unknown" if value is None else "none" if value == [] else str(value))
-    Console().print(table)
+        table.add_row(field, "unknown" if value is None else str(value))
+    table.add_row("jobs", "\n".join(map(_job_line, status.jobs)) or "none")
+    table.add_row("generations", "\n".join(map(_generation_line, status.generations)))
+    Console(soft_wrap=True, highlight=False).print(table)
+
+
+def _job_line(job: dict[str, Any]) -> str:
+    left = f", {job['eta_s']:,.0f} s left" if job["eta_s"] is not None else ""
+    state = "" if job["state"] == "running" else f", {job['state']}: the same command goes on with it"
+    return f"{job['job_id']} {job['kind']}: {job['phase']} {job['progress']}{left}{state}"
+
+
+def _generation_line(standing: dict[str, Any]) -> str:
+    until = f" until {standing['follows_until']}" if standing["follows_until"] else ""
+    state = "live" if standing["live"] else f"{standing['state']}{until}"
+    return f"{standing['generation']}: {state}, at position {standing['position']}"

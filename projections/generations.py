@@ -20,16 +20,15 @@ from projections.queries import Generation, blocks, for_generation, generation
 
 State = Literal["filling", "following", "broken", "dropped"]
 
-INDEX_STEPS: Final = (
-    "key_of_campaign",
-    "key_of_membership",
-    "membership_by_enrolled_at",
-    "membership_by_campaign",
-    "key_of_customer",
-    "key_of_customer_summary",
-    "statistics",
-)
-"""The blocks of generation.sql that follow the tables, in order."""
+INDEXES: Final[Mapping[str, str]] = {
+    "key_of_campaign": "campaign_pkey",
+    "key_of_membership": "membership_pkey",
+    "membership_by_enrolled_at": "membership_by_enrolled_at",
+    "membership_by_campaign": "membership_by_campaign",
+    "key_of_customer": "customer_pkey",
+    "key_of_customer_summary": "customer_summary_pkey",
+}
+"""The blocks of generation.sql that follow the tables, in order, and the index that each of them makes."""
 
 DROP_WAIT_S: Final = 2
 """How long a drop waits for readers that still look at the generation, before it leaves it for later."""
@@ -54,7 +53,7 @@ def definition(name: Generation) -> Mapping[str, str]:
 async def create(connection: asyncpg.Connection, name: Generation, state: State = "following") -> None:
     """Make a generation's empty tables with all indexes, its record and checkpoint; the caller owns the transaction."""
     await create_bare(connection, name, state)
-    for step in INDEX_STEPS:
+    for step in (*INDEXES, "statistics"):
         await connection.execute(definition(name)[step])
 
 
@@ -160,13 +159,9 @@ async def previous(connection: asyncpg.Connection) -> Generation:
     return generation(row["previous"])
 
 
-async def follow_for(connection: asyncpg.Connection, name: Generation, seconds: float) -> None:
-    """Set how much longer a generation follows before the projector drops it."""
-    await connection.execute(
-        "UPDATE control.generation SET follows_until = now() + make_interval(secs => $2) WHERE generation = $1",
-        name,
-        seconds,
-    )
+async def keep(connection: asyncpg.Connection, name: Generation) -> None:
+    """Let a generation follow until another rebuild replaces it: an operator may want it back."""
+    await connection.execute("UPDATE control.generation SET follows_until = NULL WHERE generation = $1", name)
 
 
 async def expired(connection: asyncpg.Connection) -> list[Generation]:

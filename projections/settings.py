@@ -44,6 +44,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Replicas the stream is created with; 3 or 5 in a cluster."""
     batch_events_max: int
     """Events applied in one transaction at most."""
+    rollback_window_s: float
+    """How long a generation that was replaced goes on following the stream, so that a rollback finds it level."""
     log_format: str
     """`console` for people, `json` for machines."""
     log_level: str
@@ -153,6 +155,12 @@ TABLE: tuple[Variable, ...] = (
     Variable("read_timeout_s", _seconds(0.1, 60), "5", "longest read before the answer is 503"),
     Variable("stream_replicas", _whole(1, 5), "1", "replicas the stream is created with; 3 in a cluster"),
     Variable("batch_events_max", _whole(1, 10_000), "2000", "events applied in one transaction at most"),
+    Variable(
+        "rollback_window_s",
+        _seconds(0, 30 * 86_400),
+        "86400",
+        "how long a replaced generation follows the stream, ready for `membership rollback`, before it is dropped",
+    ),
     Variable("log_format", _one_of("console", "json"), "console", "`console` for people, `json` for machines"),
     Variable("log_level", _one_of("debug", "info", "warning", "error"), "info", "what is worth a line"),
 )

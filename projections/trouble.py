@@ -1,5 +1,7 @@
 """Tells of a trouble once, not at every retry: what waits for a database or a broker tries again many times."""
 
+from collections.abc import Callable
+
 import structlog
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -17,7 +19,15 @@ class Trouble:
 
     def tell(self, event: str, problem: BaseException | str) -> None:
         """Log `problem` under `event`, unless it is what was told last."""
-        sentence = str(problem) or type(problem).__name__
-        if sentence != self._told:
+        if sentence := self._news(problem):
             log.warning(event, detail=sentence)
-        self._told = sentence
+
+    def tell_by(self, say: Callable[[str], None], event: str, problem: BaseException | str) -> None:
+        """Say the same to a person."""
+        if sentence := self._news(problem):
+            say(f"{event}: {sentence}")
+
+    def _news(self, problem: BaseException | str) -> str:
+        sentence = str(problem) or type(problem).__name__
+        told, self._told = self._told, sentence
+        return sentence if sentence != told else ""

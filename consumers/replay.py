@@ -1,0 +1,59 @@
+"""Reads a stretch of the stream again, in order and to its end, whatever happens to the broker meanwhile.
+
+Reads: JetStream, through `intake.Reading`. Invariants: each message once, in order, none left out; after an
+interruption the reading goes on behind the last message handed out.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Final
+
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeoutError
+
+from consumers.intake import Interrupted, Reading
+from projections.events import Message, Position
+from projections.trouble import Trouble
+
+WAIT_S: Final = 0.2
+WATCH_S: Final = 5.0
+RETRY_S: Final = 0.25
+
+
+async def replay(
+    client: Client, after: Position, through: Position, *, events_max: int, subjects: Sequence[str] = ()
+) -> AsyncGenerator[list[Message], None]:
+    """Yield the messages after `after`, up to and including `through`, in lists of at most `events_max`.
+
+    `subjects` leaves out all others. Waits for a broker that is away; `client` must be one that reconnects. Close
+    the iterator if it is left early.
+    """
+    trouble = Trouble()
+    position = after
+    while position < through:
+        try:
+            async with Reading(client, position, subjects) as reading:
+                trouble.over()
+                while messages := await _gather(reading, through, events_max):
+                    yield messages
+                    position = messages[-1].position
+                return
+        except (NatsError, NatsTimeoutError, Interrupted) as problem:
+            trouble.tell("reading_again", problem)
+            await asyncio.sleep(RETRY_S)
+
+
+async def _gather(reading: Reading, through: Position, events_max: int) -> list[Message]:
+    """Return the next messages, filled up as far as they come without waiting; none at the end of the stretch."""
+    gathered: list[Message] = []
+    while len(gathered) < events_max and reading.position < through and not (gathered and reading.caught_up):
+        if not gathered and reading.caught_up:
+            break
+        batch = await reading.next_batch(events_max - len(gathered), WAIT_S)
+        gathered += batch
+        if not batch:
+            await reading.watch(WATCH_S)
+    while gathered and gathered[-1].position > through:
+        gathered.pop()
+    return gathered

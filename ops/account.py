@@ -1,0 +1,13 @@
+"""Who an operator is, for the audit: the account and host that the command runs under."""
+
+import getpass
+import socket
+
+
+def actor() -> str:
+    """Return `account@host`."""
+    try:
+        account = getpass.getuser()
+    except (KeyError, OSError):
+        account = "unknown"
+    return f"{account}@{socket.gethostname()}"

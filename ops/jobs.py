@@ -1,0 +1,97 @@
+"""`membership jobs`: what runs, what waits to be resumed, what was; and how to end it."""
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+from rich.console import Console
+from rich.table import Table
+
+from ops.account import actor
+from ops.generation_job import give_up
+from ops.terminal import fail
+from projections import jobs
+from projections.jobs import Job
+
+CANCEL_PATIENCE_S = 30.0
+POLL_S = 0.2
+
+
+def described(job: Job, *, running: bool) -> dict[str, Any]:
+    """Return what `status` and `jobs list` tell of a job."""
+    share = f"{job.done / job.total:.0%}" if job.total else ""
+    return {
+        "job_id": job.job_id,
+        "kind": job.kind,
+        "state": job.state if job.state != "open" else "running" if running else "interrupted",
+        "phase": job.phase,
+        "done": job.done,
+        "total": job.total,
+        "progress": share,
+        "eta_s": job.eta_s if running else None,
+        "generation": job.generation,
+        "started_at": _stamp(job.started_at),
+        "ended_at": _stamp(job.ended_at),
+        "started_by": job.started_by,
+        "outcome": job.outcome,
+    }
+
+
+async def list_jobs(connection: asyncpg.Connection, rows_max: int, *, as_json: bool) -> int:
+    """Print all jobs, the newest first."""
+    running = await jobs.is_running(connection)
+    found = [described(job, running=running) for job in await jobs.history(connection, rows_max)]
+    if as_json:
+        print(json.dumps(found))
+        return 0
+    if not found:
+        print("No jobs yet. `membership rebuild` and `membership verify` are jobs.")
+        return 0
+    table = Table("job", "kind", "state", "phase", "progress", "started", "by", "outcome", box=None)
+    for job in found:
+        row = (job["job_id"], job["kind"], job["state"], job["phase"], job["progress"], job["started_at"])
+        table.add_row(*map(str, row), job["started_by"], (job["outcome"] or "").replace("[", r"\["))
+    Console(soft_wrap=True).print(table)
+    return 0
+
+
+async def cancel(connection: asyncpg.Connection) -> int:
+    """End the open job: ask the process that runs it, or clean up after one that died."""
+    found = await jobs.unfinished(connection)
+    if not found:
+        return fail("There is no job to cancel. `membership jobs list` shows those that were.")
+    job = found[0]
+    if job.kind == "erase":
+        return fail(
+            f"Job {job.job_id} erases a customer, which cannot be taken back half-way: "
+            "`membership erase` with the same customer finishes it."
+        )
+    if await jobs.is_running(connection):
+        await jobs.request_cancel(connection, job)
+        return await _until_cancelled(connection, job)
+    await jobs.take_lock(connection)
+    await give_up(connection, job, actor())
+    print(f"Cancelled job {job.job_id}; what it had made is dropped.")
+    return 0
+
+
+async def _until_cancelled(connection: asyncpg.Connection, job: Job) -> int:
+    try:
+        async with asyncio.timeout(CANCEL_PATIENCE_S):
+            while any(  # noqa: ASYNC110 - another process ends it
+                each.job_id == job.job_id for each in await jobs.unfinished(connection)
+            ):
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        return fail(
+            f"Job {job.job_id} was asked to end and has not yet; it looks between two steps. "
+            "`membership jobs list` shows when it has."
+        )
+    print(f"Job {job.job_id} has ended.")
+    return 0
+
+
+def _stamp(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.astimezone(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,136 @@
+"""`membership rebuild`, `verify` and `rollback`, as an operator meets them: what they ask, show and end with."""
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+import asyncpg
+from rich.console import Console
+from rich.table import Table
+
+from ops.account import actor
+from ops.generation_job import Findings, GenerationJob, Result
+from ops.progress import JsonScreen, Screen
+from ops.throttle import Pace, Throttle
+from projections import checkpoint as checkpoints
+from projections import generations, jobs
+from projections.differences import Difference
+from projections.settings import Settings
+
+SHOWN = 20
+"""Differing rows that are printed; `--json` prints all that were read."""
+
+
+def pace_of(settings: Settings, max_rate: int | None, *, throttled: bool) -> Pace:
+    """Return how fast a job may work."""
+    return Throttle(settings.database_url, max_rate) if throttled else Pace(max_rate)
+
+
+async def rebuild(settings: Settings, pace: Pace, *, yes: bool, as_json: bool) -> int:
+    """Make a new generation, compare it with the live one, and switch to it; return the exit code."""
+
+    async def approve(findings: Findings) -> bool:
+        if not as_json:
+            show(findings)
+        if yes:
+            return True
+        if as_json or not sys.stdin.isatty():
+            return False
+        return await asyncio.to_thread(_asked, findings.count)
+
+    result = await _run(settings, "rebuild", pace, approve, as_json=as_json)
+    what = (
+        f"{result.switched_to} is live"
+        if result.findings.count
+        else f"{result.switched_to} is live, row for row as before"
+    )
+    if as_json:
+        _print_json(result)
+    else:
+        hours = settings.rollback_window_s / 3600
+        print(f"{what}. The old generation follows for {hours:g} hours: `membership rollback` goes back to it.")
+    return 0
+
+
+async def verify(settings: Settings, pace: Pace, *, as_json: bool) -> int:
+    """Fold the stream afresh and compare the live rows with it; return 1 when any row differs."""
+
+    async def never(_findings: Findings) -> bool:
+        return False
+
+    result = await _run(settings, "verify", pace, never, as_json=as_json)
+    if as_json:
+        _print_json(result)
+    elif result.findings.count:
+        show(result.findings)
+    else:
+        print(f"No row differs from the stream, at position {result.findings.position}.")
+    return 1 if result.findings.count else 0
+
+
+async def rollback(connection: asyncpg.Connection) -> int:
+    """Point readers back at the previous generation."""
+    async with connection.transaction():
+        was = await checkpoints.live_generation(connection)
+        to = await generations.previous(connection)
+        await generations.switch(connection, to, old_follows_s=None)
+        await generations.keep(connection, was)
+        await jobs.audit(connection, actor(), "rollback", f"switched from {was} back to {to}")
+    print(f"{to} is live again. {was} goes on following: another `membership rollback` returns to it.")
+    return 0
+
+
+def show(findings: Findings) -> None:
+    """Print the rows that differ, column by column."""
+    console = Console(soft_wrap=True, highlight=False, stderr=False)
+    table = Table("table", "row", "column", "live", "stream", box=None)
+    for each in findings.differences[:SHOWN]:
+        for row in lines(each):
+            table.add_row(*(text.replace("[", r"\[") for text in row))
+    console.print(table)
+    if findings.count > SHOWN:
+        console.print(f"… and {findings.count - SHOWN:,} more rows.")
+    rows = "1 row differs" if findings.count == 1 else f"{findings.count:,} rows differ"
+    console.print(f"{rows} from the stream, at position {findings.position}.")
+
+
+def lines(difference: Difference) -> list[tuple[str, str, str, str, str]]:
+    """Return a difference as lines of (table, row, column, held, wanted)."""
+    key = " ".join(f"{name}={value}" for name, value in difference.key.items())
+    if not difference.held_json:
+        return [(difference.table, key, "(row)", "missing", "there")]
+    if not difference.wanted_json:
+        return [(difference.table, key, "(row)", "there", "missing")]
+    return [
+        (difference.table, key, column, _text(held), _text(wanted)) for column, held, wanted in difference.columns()
+    ]
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - any column
+    return "null" if value is None else str(value)
+
+
+async def _run(settings: Settings, kind: Any, pace: Pace, approve: Any, *, as_json: bool) -> Result:  # noqa: ANN401
+    screen = JsonScreen(pace) if as_json else Screen(pace)
+    async with pace:
+        with screen:
+            return await GenerationJob(settings, kind, pace, screen).run(actor(), approve)
+
+
+def _asked(count: int) -> bool:
+    answer = input(f"{count:,} rows differ. Switch to the new generation all the same? [y/N] ")
+    return answer.strip().lower() in {"y", "yes"}
+
+
+def _print_json(result: Result) -> None:
+    found = {
+        "generation": result.switched_to,
+        "position": result.findings.position,
+        "differences": result.findings.count,
+        "rows": [
+            {"table": each.table, "key": each.key, "held": each.held or None, "wanted": each.wanted or None}
+            for each in result.findings.differences
+        ],
+    }
+    print(json.dumps(found))

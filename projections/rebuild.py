@@ -1,0 +1,124 @@
+"""Fills a new generation in bulk, by the very fold that the projector uses, and finishes it step by step.
+
+Writes: a generation in state `filling`, its checkpoint. Statements: rebuild.sql, generation.sql.
+Invariants: a chunk's registers and the checkpoint are one transaction; so is a step of `steps_left` with the trace
+that says it is done. So whatever is killed, what is there says where to go on.
+Memory: one chunk of events, whatever the stream's length.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, Final, Literal, NamedTuple
+
+import asyncpg
+
+from projections import checkpoint as checkpoints
+from projections import generations
+from projections.checkpoint import Checkpoint
+from projections.errors import Fenced
+from projections.events import Message
+from projections.membership import Registers
+from projections.projector import Batch, park, read_batch
+from projections.queries import Generation, blocks, for_generation, writes
+from projections.rows import campaign_row, customer_row, target_row
+
+SLICES: Final = 32
+"""Parts that the memberships are resolved in. More would make shorter statements, and COPY slower."""
+
+
+@cache
+def _statements(name: Generation) -> Mapping[str, str]:
+    return {
+        block: for_generation(text, name).replace("{slices}", str(SLICES)).rstrip(";")
+        for block, text in blocks("projections", "rebuild.sql").items()
+    }
+
+
+async def create(connection: asyncpg.Connection) -> Generation:
+    """Make the next generation, bare, with the tables that chunks are copied into; the caller owns the transaction."""
+    name = await generations.next_name(connection)
+    await generations.create_bare(connection, name, "filling")
+    await connection.execute(_statements(name)["staging"])
+    for number in range(SLICES):
+        await connection.execute(_statements(name)["staging_slice"].replace("{slice}", str(number)))
+    return name
+
+
+async def fill(
+    connection: asyncpg.Connection, held: Checkpoint, messages: Sequence[Message], stream_created: str
+) -> Checkpoint:
+    """Add a chunk of messages on top of `held`; return the new checkpoint. Owns the transaction.
+
+    Raises `Fenced` without writing when the checkpoint in the database is not `held`.
+    """
+    chunk = read_batch(messages)
+    reached = Checkpoint(held.generation, chunk.position, chunk.time_ns, stream_created, held.epoch)
+    async with connection.transaction():
+        if not await checkpoints.advance(connection, held, reached):
+            raise Fenced(held.generation, held.position, held.epoch)
+        await _copy(connection, held.generation, chunk)
+        await park(connection, writes(held.generation), chunk.parked)
+    return reached
+
+
+class Step(NamedTuple):
+    """A script to be run as one transaction. Steps of one `stage` do not wait for each other."""
+
+    phase: Literal["resolve", "index"]
+    stage: int
+    script: str
+
+
+async def steps_left(connection: asyncpg.Connection, name: Generation) -> list[Step]:
+    """Return what still turns the chunks into a generation, in order; nothing once it is whole."""
+    statements, tables = _statements(name), generations.definition(name)
+    there = {row["relname"] for row in await connection.fetch(statements["relations"])}
+    slices = [number for number in range(SLICES) if f"fill_target_{number}" in there]
+    steps: list[Step] = []
+    if "fill_campaign" in there:
+        steps.append(Step("resolve", 0, statements["resolve_campaigns"]))
+    resolve_slice = statements["resolve_targets"]
+    steps += [Step("resolve", 1, resolve_slice.replace("{slice}", str(number))) for number in slices]
+    if "fill_customer" in there:
+        steps.append(Step("resolve", 2, statements["resolve_customers"]))
+    missing = [block for block, index in generations.INDEXES.items() if index not in there]
+    steps += [Step("index", 3 + number, tables[block]) for number, block in enumerate(missing)]
+    return [*steps, Step("index", 3 + len(missing), tables["statistics"])] if steps else []
+
+
+async def forget_discarded(connection: asyncpg.Connection, name: Generation) -> None:
+    """Take out the parked events that an operator has discarded before."""
+    await connection.execute(_statements(name)["forget_discarded"])
+
+
+async def is_empty(connection: asyncpg.Connection, name: Generation) -> bool:
+    """Say whether a generation holds neither a customer nor a membership."""
+    row = await connection.fetchrow(_statements(name)["size"])
+    return row is None or row["customers"] + row["memberships"] == 0
+
+
+async def _copy(connection: asyncpg.Connection, name: Generation, chunk: Batch) -> None:
+    registers, at = chunk.registers, chunk.position
+    await _copy_rows(connection, name, "fill_customer", _customers(at, registers))
+    await _copy_rows(connection, name, "fill_campaign", _campaigns(at, registers))
+    await _copy_rows(connection, name, "fill_target", _targets(at, registers))
+
+
+async def _copy_rows(
+    connection: asyncpg.Connection, name: Generation, table: str, rows: Iterable[tuple[Any, ...]]
+) -> None:
+    records = list(rows)
+    if records:
+        await connection.copy_records_to_table(table, schema_name=name, records=records)
+
+
+def _customers(at: int, registers: Registers) -> Iterable[tuple[Any, ...]]:
+    return ((at, *customer_row(event)) for event in registers.customers.values())
+
+
+def _campaigns(at: int, registers: Registers) -> Iterable[tuple[Any, ...]]:
+    return ((at, *campaign_row(campaign_id, registers)) for campaign_id in registers.campaign_ids())
+
+
+def _targets(at: int, registers: Registers) -> Iterable[tuple[Any, ...]]:
+    return ((at, *target_row(key, registers)) for key in registers.presences)
