@@ -60,7 +60,7 @@ async def project(settings: Settings) -> None:
                     await Term(settings, connection, client, link).serve()
             except Fenced as fenced:
                 log.warning("fenced", detail=str(fenced))
-            except UNAVAILABLE as problem:
+            except (*UNAVAILABLE, asyncpg.LockNotAvailableError) as problem:  # the latter: an operator's transaction
                 _obey_cancellation()
                 trouble.tell("waiting_for_database", problem)
                 await asyncio.sleep(RETRY_S)

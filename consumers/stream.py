@@ -103,6 +103,22 @@ async def verify(client: Client, checkpoint: Checkpoint, replicas: int) -> Strea
     return state
 
 
+async def count(client: Client, subject: str) -> int:
+    """Return how many messages are on a subject, wildcards allowed."""
+    reply = await _ask(client, f"STREAM.INFO.{STREAM}", msgspec.json.encode({"subjects_filter": subject}))
+    if "error" in reply:
+        raise StreamRefused(f"The broker refused to tell about stream {STREAM}: {reply['error'].get('description')}.")
+    return sum((reply["state"].get("subjects") or {}).values())
+
+
+async def purge(client: Client, subject: str) -> int:
+    """Take all messages on a subject out of the stream, wildcards allowed; return how many there were."""
+    reply = await _ask(client, f"STREAM.PURGE.{STREAM}", msgspec.json.encode({"filter": subject}))
+    if "error" in reply:
+        raise StreamRefused(f"The broker refused to purge {STREAM}: {reply['error'].get('description')}.")
+    return int(reply["purged"])
+
+
 def nanoseconds(rfc3339: str) -> int:
     """Return the broker's RFC 3339 time, which has up to nine decimals, as nanoseconds since 1970."""
     whole, _, rest = rfc3339.removesuffix("Z").partition(".")

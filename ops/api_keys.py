@@ -3,10 +3,9 @@
 import sys
 
 import asyncpg
-from rich.console import Console
 from rich.table import Table
 
-from ops.terminal import fail
+from ops.terminal import console, fail
 from projections import api_keys
 
 
@@ -30,7 +29,7 @@ async def list_keys(connection: asyncpg.Connection) -> int:
         admin = "yes" if key.is_admin else ""
         created = key.created_at.isoformat(timespec="seconds")
         table.add_row(key.key_id, key.user_id, admin, key.label.replace("[", r"\["), created, revoked)
-    Console(soft_wrap=True).print(table)
+    console().print(table)
     return 0
 
 

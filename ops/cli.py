@@ -25,10 +25,29 @@ click.rich_click.COMMAND_GROUPS = {
     "membership": [
         {"name": "Try it", "commands": ["dev", "publish", "token"]},
         {"name": "Processes", "commands": ["serve", "project", "migrate"]},
-        {"name": "Operate", "commands": ["status", "parked", "verify", "repair", "rebuild", "rollback", "jobs"]},
-        {"name": "Who may read", "commands": ["api-key", "erase"]},
+        {
+            "name": "Operate",
+            "commands": ["status", "parked", "verify", "repair", "rebuild", "rollback", "jobs", "audit"],
+        },
+        {"name": "Who may read, and who is read", "commands": ["api-key", "erase"]},
     ]
 }
+
+
+class Rate(click.ParamType[int]):
+    """Events a second."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        try:
+            rate = int(value)
+        except ValueError:
+            rate = 0
+        if rate < 1:
+            self.fail(f"{value!r} is not a rate; give a whole number of events a second, 1 or more.", param, ctx)
+        return rate
+
 
 USER = click.option("--user", "user_id", required=True, type=click.UUID, help="The user's id, a UUID.")
 ADMIN = click.option("--admin", "is_admin", is_flag=True, help="See every customer and campaign.")
@@ -53,6 +72,8 @@ def main() -> None:
         sys.exit(fail(str(problem), 2))
     except MembershipError as problem:
         sys.exit(fail(str(problem)))
+    except asyncpg.PostgresError as problem:
+        sys.exit(fail(f"PostgreSQL refused: {problem}."))
     except OSError as problem:
         sys.exit(fail(f"{problem or type(problem).__name__}."))
 
@@ -163,7 +184,7 @@ def status(as_json: bool) -> None:
     _run(show(operator_settings("database_url", "nats_url"), as_json=as_json))
 
 
-MAX_RATE = click.option("--max-rate", type=click.IntRange(1), help="Events a second at most.")
+MAX_RATE = click.option("--max-rate", type=Rate(), help="Events a second at most.")
 UNTHROTTLED = click.option(
     "--no-throttle", "unthrottled", is_flag=True, help="Do not yield to readers: as fast as it goes."
 )
@@ -209,6 +230,28 @@ def verify(max_rate: int | None, unthrottled: bool, as_json: bool) -> None:
 
 
 @cli.command()
+@click.option("--customer", "customer_id", type=click.UUID, help="Re-derive this customer and its memberships.")
+@click.option("--campaign", "campaign_id", type=click.UUID, help="Re-derive this campaign and its memberships.")
+@click.option("--dry-run", is_flag=True, help="Show the row diff and change nothing.")
+@JSON
+def repair(customer_id: object, campaign_id: object, dry_run: bool, as_json: bool) -> None:
+    """Re-derive the rows of one customer or one campaign from its events in the stream, and mend those that differ.
+
+    Shows each row as it is (-) and as it is written (+), the very JSON that PostgreSQL is given. A second run finds
+    nothing.
+    """
+    from ops.repair import repair as run  # noqa: PLC0415
+    from projections.repair import Entity  # noqa: PLC0415
+
+    if (customer_id is None) == (campaign_id is None):
+        raise click.UsageError("Name one thing to repair: --customer ID or --campaign ID.")
+    entity = Entity("campaign", str(campaign_id)) if customer_id is None else Entity("customer", str(customer_id))
+    settings = operator_settings("database_url", "nats_url")
+    work = lambda each: run(each, settings, entity, dry_run=dry_run, as_json=as_json)  # noqa: E731
+    _run(_with_database(settings.database_url, work))
+
+
+@cli.command()
 def rollback() -> None:
     """Point readers back at the previous generation, at once. It has followed the stream, so nothing is lost."""
     from ops.rebuild import rollback as run  # noqa: PLC0415
@@ -240,18 +283,36 @@ def jobs_cancel() -> None:
     _run(_with_database(operator_settings("database_url").database_url, cancel))
 
 
+@cli.command()
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="Rows at most.")
+def audit(limit: int) -> None:
+    """List what operators did: switches, repairs, retries, discards, erasures; the newest first."""
+    from ops.jobs import list_deeds  # noqa: PLC0415
+
+    _run(_with_database(operator_settings("database_url").database_url, lambda each: list_deeds(each, limit)))
+
+
 @cli.group()
 def parked() -> None:
     """Look at events that could not be applied. They are kept whole; the projection goes on without them."""
 
 
+REASON = click.option("--reason", help="Only those parked for this reason, such as invalid_field.")
+SUBJECT = click.option("--subject", "subject_prefix", help="Only those whose subject begins like this.")
+
+
 @parked.command("list")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="Rows at most.")
-def parked_list(limit: int) -> None:
+@REASON
+@SUBJECT
+def parked_list(limit: int, reason: str | None, subject_prefix: str | None) -> None:
     """Count the parked events by reason and list the newest."""
     from ops.parked import list_parked  # noqa: PLC0415
+    from projections.parking import Filter  # noqa: PLC0415
 
-    _run(_with_database(operator_settings("database_url").database_url, lambda each: list_parked(each, limit)))
+    wanted = Filter(reason, subject_prefix)
+    url = operator_settings("database_url").database_url
+    _run(_with_database(url, lambda each: list_parked(each, wanted, limit)))
 
 
 @parked.command("show")
@@ -261,6 +322,70 @@ def parked_show(position: int) -> None:
     from ops.parked import show_parked  # noqa: PLC0415
 
     _run(_with_database(operator_settings("database_url").database_url, lambda each: show_parked(each, position)))
+
+
+@parked.command("retry")
+@click.argument("positions", type=click.IntRange(1), nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All of them, or all that the filters leave.")
+@REASON
+@SUBJECT
+@click.option("--max-rate", default=1000, show_default=True, type=Rate(), help="Events a second at most.")
+@click.option("--yes", is_flag=True, help="With --all: do not ask.")
+def parked_retry(  # noqa: PLR0917 - click passes them by name
+    positions: tuple[int, ...],
+    everything: bool,
+    reason: str | None,
+    subject_prefix: str | None,
+    max_rate: int,
+    yes: bool,
+) -> None:
+    """Read parked events again, through the code of this release; what it can read is applied.
+
+    Name POSITIONS, or --all. Exits 1 if any is still parked. Every retry leaves an audit row.
+    """
+    from ops import parked as events  # noqa: PLC0415
+    from projections.parking import Filter  # noqa: PLC0415
+
+    if bool(positions) == everything:
+        raise click.UsageError("Name the positions to retry, or --all.")
+    if positions and (reason or subject_prefix):
+        raise click.UsageError("--reason and --subject go with --all; positions are exact already.")
+    url = operator_settings("database_url").database_url
+    if everything:
+        wanted = Filter(reason, subject_prefix)
+        _run(_with_database(url, lambda each: events.retry_all(each, wanted, max_rate, yes=yes)))
+    _run(_with_database(url, lambda each: events.retry(each, sorted(set(positions)), max_rate)))
+
+
+@parked.command("discard")
+@click.argument("positions", type=click.IntRange(1), nargs=-1, required=True)
+@click.option("--reason", required=True, help="Why they are never to be applied; kept in the audit.")
+def parked_discard(positions: tuple[int, ...], reason: str) -> None:
+    """Decide that the events at these POSITIONS are never applied. The stream keeps them, the audit says why."""
+    from ops.parked import discard  # noqa: PLC0415
+
+    if not reason.strip():
+        raise click.BadParameter("say why; it is all that the next operator will know.", param_hint="--reason")
+    url = operator_settings("database_url").database_url
+    _run(_with_database(url, lambda each: discard(each, sorted(set(positions)), reason.strip())))
+
+
+@cli.command()
+@click.option("--customer", "customer_id", required=True, type=click.UUID, help="The customer's id, a UUID.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def erase(customer_id: object, yes: bool) -> None:
+    """Erase a customer: its events from the stream, its rows from every generation. This cannot be undone.
+
+    No rebuild brings it back, and its absence does not stop one. The record of it says how much and never whom.
+    """
+    from ops.erase import erase as run  # noqa: PLC0415
+
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("Erasing cannot be undone; add --yes to do it without being asked.")
+        click.confirm(f"Erase customer {customer_id} from the stream and every generation, for good?", abort=True)
+    settings = operator_settings("database_url", "nats_url")
+    _run(_with_database(settings.database_url, lambda each: run(each, settings, str(customer_id))))
 
 
 @cli.group("api-key")

@@ -50,7 +50,7 @@ BATCH_EVENTS: Final = 2_000
 NEAR_EVENTS: Final = 5_000
 """So close to the live generation, the next phase may begin; it makes up for the rest."""
 COMPARE_SLICES: Final = 64
-SHOWN_MAX: Final = 1_000
+ROWS_READ_MAX: Final = 1_000
 """Differences that are read whole; beyond they are only counted."""
 NEWLY_PARKED_SHOWN: Final = 10
 GATE_LAG_MAX_S: Final = 30.0
@@ -324,8 +324,8 @@ class _Run:
         for number, (part, bounds) in enumerate(parts, start=1):
             began = time.perf_counter()
             differing = await comparison.count(part, *bounds)
-            if differing and len(found) < SHOWN_MAX:
-                found += await comparison.find(part, *bounds, rows_max=SHOWN_MAX - len(found))
+            if differing and len(found) < ROWS_READ_MAX:
+                found += await comparison.find(part, *bounds, rows_max=ROWS_READ_MAX - len(found))
             count += differing
             await self._tell(meter, number, meter.total)
             await self._pace.worked(time.perf_counter() - began)

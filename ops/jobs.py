@@ -6,12 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
-from rich.console import Console
 from rich.table import Table
 
 from ops.account import actor
 from ops.generation_job import give_up
-from ops.terminal import fail
+from ops.terminal import console, escaped, fail
 from projections import jobs
 from projections.jobs import Job
 
@@ -52,8 +51,8 @@ async def list_jobs(connection: asyncpg.Connection, rows_max: int, *, as_json: b
     table = Table("job", "kind", "state", "phase", "progress", "started", "by", "outcome", box=None)
     for job in found:
         row = (job["job_id"], job["kind"], job["state"], job["phase"], job["progress"], job["started_at"])
-        table.add_row(*map(str, row), job["started_by"], (job["outcome"] or "").replace("[", r"\["))
-    Console(soft_wrap=True).print(table)
+        table.add_row(*map(str, row), job["started_by"], escaped(job["outcome"] or ""))
+    console().print(table)
     return 0
 
 
@@ -74,6 +73,16 @@ async def cancel(connection: asyncpg.Connection) -> int:
     await jobs.take_lock(connection)
     await give_up(connection, job, actor())
     print(f"Cancelled job {job.job_id}; what it had made is dropped.")
+    return 0
+
+
+async def list_deeds(connection: asyncpg.Connection, rows_max: int) -> int:
+    """Print what operators did, the newest first."""
+    table = Table("at", "by", "what", "position", "detail", box=None)
+    for row in await jobs.deeds(connection, rows_max):
+        position = "" if row["position"] is None else str(row["position"])
+        table.add_row(_stamp(row["at"]), row["actor"], row["action"], position, escaped(row["detail"]))
+    console().print(table if table.row_count else "Nothing yet: no switch, repair, retry, discard or erasure.")
     return 0
 
 

@@ -1,50 +1,44 @@
-"""`membership parked`: what could not be applied, why, and the message itself."""
+"""`membership parked`: what could not be applied, why, the message itself, and what to do about it."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
 
 import asyncpg
-from rich.console import Console
 from rich.table import Table
 
-from ops.terminal import fail
+from ops.account import actor
+from ops.terminal import console, escaped, fail, progress
 from projections import checkpoint as checkpoints
-from projections.queries import for_generation
+from projections import parking
+from projections.parking import Filter
 
-SHOWN_MAX = 50
-"""Rows that `list` prints unless told otherwise."""
+CHUNK_EVENTS = 100
+"""Events that are retried in one transaction; the projector waits for no more."""
 
 
-async def list_parked(connection: asyncpg.Connection, limit: int) -> int:
+async def list_parked(connection: asyncpg.Connection, wanted: Filter, rows_max: int) -> int:
     """Print the parked events, newest first, after a count by reason."""
     name = await checkpoints.live_generation(connection)
-    reasons = await connection.fetch(
-        for_generation("SELECT reason, count(*) FROM {generation}.parked_event GROUP BY reason ORDER BY 2 DESC", name)
-    )
-    console = Console(soft_wrap=True)
+    reasons = await parking.reasons(connection, name, wanted)
     if not reasons:
-        console.print("No parked events.")
+        print("No parked events." if wanted == Filter() else "No parked events of that kind.")
         return 0
-    console.print(", ".join(f"{row['count']} {row['reason']}" for row in reasons))
-    rows = await connection.fetch(
-        for_generation(
-            "SELECT position, reason, first_seen_at, subject, detail FROM {generation}.parked_event "
-            "ORDER BY position DESC LIMIT $1",
-            name,
-        ),
-        limit,
-    )
+    out = console()
+    out.print(_counted(reasons))
     table = Table("position", "reason", "first seen", "subject", "detail", box=None)
-    for row in rows:
+    for row in await parking.newest(connection, name, wanted, rows_max):
         seen = row["first_seen_at"].isoformat(timespec="seconds")
-        table.add_row(str(row["position"]), row["reason"], seen, _plain(row["subject"]), _plain(row["detail"]))
-    console.print(table)
+        table.add_row(str(row["position"]), row["reason"], seen, escaped(row["subject"]), escaped(row["detail"]))
+    out.print(table)
     return 0
 
 
 async def show_parked(connection: asyncpg.Connection, position: int) -> int:
     """Print one parked event whole; return 1 when nothing is parked at that position."""
     name = await checkpoints.live_generation(connection)
-    row = await connection.fetchrow(
-        for_generation("SELECT * FROM {generation}.parked_event WHERE position = $1", name), position
-    )
+    row = await parking.whole(connection, name, position)
     if row is None:
         return fail(f"No event is parked at position {position}. `membership parked list` shows those that are.")
     body = bytes(row["body"])
@@ -56,6 +50,48 @@ async def show_parked(connection: asyncpg.Connection, position: int) -> int:
     return 0
 
 
-def _plain(text: str) -> str:
-    """Keep rich from reading a message's text as markup."""
-    return text.replace("[", r"\[")
+async def retry_all(connection: asyncpg.Connection, wanted: Filter, max_rate: int, *, yes: bool) -> int:
+    """Say how many events are parked, ask, and read all of them again."""
+    name = await checkpoints.live_generation(connection)
+    reasons = await parking.reasons(connection, name, wanted)
+    if not reasons:
+        print("No parked events." if wanted == Filter() else "No parked events of that kind.")
+        return 0
+    print(f"{sum(reasons.values()):,} events are parked: {_counted(reasons)}.", flush=True)
+    if not yes:
+        if not sys.stdin.isatty():
+            return fail("Add --yes to retry them without being asked; nothing was changed.", 2)
+        if (await asyncio.to_thread(input, "Retry them all? [y/N] ")).strip().lower() not in {"y", "yes"}:
+            return fail("Nothing was changed.")
+    return await retry(connection, await parking.positions(connection, name, wanted), max_rate)
+
+
+async def retry(connection: asyncpg.Connection, positions: Sequence[int], max_rate: int) -> int:
+    """Read parked events again through the current code; return 1 if one of them is still parked."""
+    applied = still = 0
+    with progress() as bar:
+        task = bar.add_task("retry", total=len(positions))
+        for start in range(0, len(positions), CHUNK_EVENTS):
+            chunk = positions[start : start + CHUNK_EVENTS]
+            began = time.monotonic()
+            retried = await parking.retry(connection, chunk, actor())
+            applied += len(retried.applied)
+            still += len(retried.still_parked)
+            bar.advance(task, len(chunk))
+            for position, why in retried.still_parked.items():
+                print(f"{position}: still {why.reason}: {why.detail}")
+            await asyncio.sleep(max(0.0, len(chunk) / max_rate - (time.monotonic() - began)))
+    print(f"Applied {applied:,}, still parked {still:,}.")
+    return 1 if still else 0
+
+
+async def discard(connection: asyncpg.Connection, positions: Sequence[int], reason: str) -> int:
+    """Take parked events out for good, with a reason that is kept."""
+    await parking.discard(connection, positions, reason, actor())
+    events = "1 event" if len(positions) == 1 else f"{len(positions):,} events"
+    print(f"Discarded {events}: a rebuild will not park them again. The stream still holds them, the audit says why.")
+    return 0
+
+
+def _counted(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())

@@ -6,16 +6,14 @@ import sys
 from typing import Any
 
 import asyncpg
-from rich.console import Console
-from rich.table import Table
 
 from ops.account import actor
-from ops.generation_job import Findings, GenerationJob, Result
+from ops.generation_job import ROWS_READ_MAX, Findings, GenerationJob, Result
 from ops.progress import JsonScreen, Screen
+from ops.row_diff import described
 from ops.throttle import Pace, Throttle
 from projections import checkpoint as checkpoints
 from projections import generations, jobs
-from projections.differences import Difference
 from projections.settings import Settings
 
 SHOWN = 20
@@ -83,32 +81,12 @@ async def rollback(connection: asyncpg.Connection) -> int:
 
 def show(findings: Findings) -> None:
     """Print the rows that differ, column by column."""
-    console = Console(soft_wrap=True, highlight=False, stderr=False)
-    table = Table("table", "row", "column", "live", "stream", box=None)
     for each in findings.differences[:SHOWN]:
-        for row in lines(each):
-            table.add_row(*(text.replace("[", r"\[") for text in row))
-    console.print(table)
+        print(described(each))
     if findings.count > SHOWN:
-        console.print(f"… and {findings.count - SHOWN:,} more rows.")
+        print(f"… and {findings.count - SHOWN:,} more rows; --json has up to {ROWS_READ_MAX:,}.")
     rows = "1 row differs" if findings.count == 1 else f"{findings.count:,} rows differ"
-    console.print(f"{rows} from the stream, at position {findings.position}.")
-
-
-def lines(difference: Difference) -> list[tuple[str, str, str, str, str]]:
-    """Return a difference as lines of (table, row, column, held, wanted)."""
-    key = " ".join(f"{name}={value}" for name, value in difference.key.items())
-    if not difference.held_json:
-        return [(difference.table, key, "(row)", "missing", "there")]
-    if not difference.wanted_json:
-        return [(difference.table, key, "(row)", "there", "missing")]
-    return [
-        (difference.table, key, column, _text(held), _text(wanted)) for column, held, wanted in difference.columns()
-    ]
-
-
-def _text(value: Any) -> str:  # noqa: ANN401 - any column
-    return "null" if value is None else str(value)
+    print(f"{rows} from the stream, at position {findings.position}.")
 
 
 async def _run(settings: Settings, kind: Any, pace: Pace, approve: Any, *, as_json: bool) -> Result:  # noqa: ANN401

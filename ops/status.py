@@ -7,13 +7,12 @@ from typing import Any
 import msgspec
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from rich.console import Console
 from rich.table import Table
 
 from consumers import stream
 from consumers.client import connect_briefly
 from ops.jobs import described
-from ops.terminal import fail
+from ops.terminal import console, fail
 from projections import checkpoint as checkpoints
 from projections import database, generations, jobs
 from projections.errors import MembershipError
@@ -104,7 +103,7 @@ def _print_table(status: Status) -> None:
         table.add_row(field, "unknown" if value is None else str(value))
     table.add_row("jobs", "\n".join(map(_job_line, status.jobs)) or "none")
     table.add_row("generations", "\n".join(map(_generation_line, status.generations)))
-    Console(soft_wrap=True, highlight=False).print(table)
+    console().print(table)
 
 
 def _job_line(job: dict[str, Any]) -> str:

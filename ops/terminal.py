@@ -1,9 +1,30 @@
-"""What commands say when they cannot do what was asked: one sentence on standard error, and an exit code."""
+"""How commands speak at a terminal: answers on standard output, troubles and progress on standard error."""
 
 import sys
+
+from rich.console import Console
+from rich.progress import Progress
+
+PIPE_WIDTH = 200
+"""A pipe has no width; what reads it should not get cut cells."""
 
 
 def fail(sentence: str, code: int = 1) -> int:
     """Print a sentence on standard error and return the exit code."""
     print(sentence, file=sys.stderr)
     return code
+
+
+def console() -> Console:
+    """Return where tables are printed."""
+    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+def progress() -> Progress:
+    """Return a progress bar that leaves nothing behind."""
+    return Progress(console=Console(stderr=True), transient=True)
+
+
+def escaped(text: str) -> str:
+    """Keep rich from reading a message's text as markup."""
+    return text.replace("[", r"\[")

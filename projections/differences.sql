@@ -3,10 +3,12 @@
 
 
 -- name: written_columns
--- The columns that are written: generated ones follow from them, and when an event was first seen is no event's word.
+-- The columns that are written: generated ones follow from them. Of a parked event only what the stream decides: when
+-- it was first seen, and the words it was refused in, belong to whoever saw and refused it.
 SELECT attname
 FROM pg_attribute
-WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '' AND attname <> 'first_seen_at'
+WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+    AND attname NOT IN ('first_seen_at', 'detail', 'headers')
 ORDER BY attnum;
 
 

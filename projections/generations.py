@@ -140,6 +140,13 @@ async def switch(connection: asyncpg.Connection, to: Generation, *, old_follows_
             old.generation,
             old_follows_s,
         )
+        # A rollback goes one step back: what was replaced before that is only a burden on the projector now.
+        await connection.execute(
+            "UPDATE control.generation SET follows_until = now() "
+            "WHERE state IN ('following', 'broken') AND generation NOT IN ($1, $2)",
+            to,
+            old.generation,
+        )
     news = msgspec.json.encode({"generation": to, "position": new.position}).decode()
     await connection.execute("SELECT pg_notify('membership_applied', $1)", news)
 

@@ -157,6 +157,13 @@ async def audit(
     )
 
 
+async def deeds(connection: asyncpg.Connection, rows_max: int) -> list[asyncpg.Record]:
+    """Return (at, actor, action, position, detail) of what operators did, the newest first."""
+    return await connection.fetch(
+        "SELECT at, actor, action, position, detail FROM control.audit ORDER BY audit_id DESC LIMIT $1", rows_max
+    )
+
+
 async def erased_messages(connection: asyncpg.Connection, stream_created: str) -> int:
     """Return how many messages recorded erasures took out of a stream."""
     return int(

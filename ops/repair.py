@@ -1,0 +1,106 @@
+"""`membership repair`: re-derives one customer or one campaign from its own events, shows the row diff, writes it."""
+
+import json
+from contextlib import aclosing
+
+import asyncpg
+from asyncpg.transaction import Transaction
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeoutError
+from rich.console import Console
+
+from consumers import stream
+from consumers.client import connect_lasting
+from consumers.replay import replay
+from ops.account import actor
+from ops.generation_job import BrokerSilent
+from ops.row_diff import described
+from ops.terminal import fail
+from projections import checkpoint as checkpoints
+from projections import generations, jobs
+from projections import repair as repairs
+from projections.differences import Difference
+from projections.events import Position
+from projections.repair import Entity
+from projections.settings import Settings
+
+CHUNK_EVENTS = 5_000
+
+
+async def repair(
+    connection: asyncpg.Connection, settings: Settings, entity: Entity, *, dry_run: bool, as_json: bool
+) -> int:
+    """Show what differs and, unless `dry_run`, write it; return the exit code."""
+    try:
+        client = await connect_lasting(settings.nats_url, "membership-repair")
+        try:
+            return await _repair(connection, client, settings, entity, dry_run=dry_run, as_json=as_json)
+        finally:
+            await client.close()
+    except (NatsError, NatsTimeoutError) as problem:
+        raise BrokerSilent(problem) from None
+
+
+async def _repair(
+    connection: asyncpg.Connection, client: Client, settings: Settings, entity: Entity, *, dry_run: bool, as_json: bool
+) -> int:
+    transaction: Transaction | None = connection.transaction()
+    assert transaction is not None  # noqa: S101 - for mypy
+    await transaction.start()
+    try:
+        held = await checkpoints.live_generation(connection)
+        before = await checkpoints.read(connection, held)
+        await stream.verify(client, before, settings.stream_replicas)
+        await repairs.prepare(connection, held)
+        await _offer(connection, client, entity, Position(0), before.position)
+        await generations.hold_still(connection)
+        now = await checkpoints.read(connection, held)
+        await _offer(connection, client, entity, before.position, now.position)
+        if not any([await repairs.has_rows(connection, each, entity) for each in (held, repairs.EXPECTED)]):
+            return fail(f"There is no {entity.kind} {entity.id}: neither an event nor a row speaks of it.")
+        found = await repairs.find(connection, held, entity)
+        _show(found, as_json=as_json)
+        if found and not dry_run:
+            await repairs.apply(connection, held, found)
+            tables = sorted({each.table for each in found})
+            what = f"{len(found)} rows of one {entity.kind} in {', '.join(tables)}, generation {held}"
+            await jobs.audit(connection, actor(), "repair", what)
+            await transaction.commit()
+            transaction = None
+    finally:
+        if transaction is not None:
+            await transaction.rollback()
+    if not as_json:
+        print(_summary(entity, found, now.position, dry_run=dry_run))
+    return 0
+
+
+async def _offer(connection: asyncpg.Connection, client: Client, entity: Entity, after: Position, to: Position) -> None:
+    stretch = replay(client, after, to, events_max=CHUNK_EVENTS, subjects=entity.subjects)
+    async with aclosing(stretch):
+        async for messages in stretch:
+            await repairs.offer(connection, messages)
+
+
+def _show(found: list[Difference], *, as_json: bool) -> None:
+    """Print the rows as they are and as they are written: the same JSON that PostgreSQL is given."""
+    if as_json:
+        rows = [{"table": each.table, "held": each.held or None, "wanted": each.wanted or None} for each in found]
+        print(json.dumps({"differences": len(found), "rows": rows}))
+        return
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for each in found:
+        console.print(described(each))
+        if each.held_json:
+            console.print(f"- {each.held_json}", style="red")
+        if each.wanted_json:
+            console.print(f"+ {each.wanted_json}", style="green")
+
+
+def _summary(entity: Entity, found: list[Difference], position: int, *, dry_run: bool) -> str:
+    if not found:
+        return f"Every row of {entity.kind} {entity.id} is as the stream has it, at position {position}."
+    rows = "1 row" if len(found) == 1 else f"{len(found):,} rows"
+    done = "would change; run it without --dry-run to write them" if dry_run else "written"
+    return f"{rows} {done}, as of position {position}."

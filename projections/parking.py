@@ -1,0 +1,161 @@
+"""Parked events in an operator's hands: listed, read again through the current code, discarded with a reason.
+
+Writes: parked_event and the rows a retried event moves, in every generation; control.audit, control.discarded_event.
+Invariants: an event leaves parked_event only in the transaction that applies it or records why it never will be.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import asyncpg
+from msgspec import Struct
+
+from projections import generations, jobs
+from projections.errors import MembershipError
+from projections.events import Event, Position, Unreadable, decode
+from projections.membership import fold
+from projections.projector import write_registers
+from projections.queries import Generation, blocks, for_generation, generation, writes
+from projections.rows import storable
+
+
+class NotParked(MembershipError):
+    """An operator named positions at which no event is parked."""
+
+    code = "not_parked"
+
+    def __init__(self, positions: Sequence[int], stream_position: int) -> None:
+        self.positions = tuple(positions)
+        beyond = [position for position in positions if position > stream_position]
+        named = ", ".join(map(str, positions))
+        where = f" The read model has only reached position {stream_position}." if beyond else ""
+        super().__init__(
+            f"No event is parked at position {named}.{where} `membership parked list` shows those that are; "
+            "nothing was changed."
+        )
+
+
+class Filter(NamedTuple):
+    """Which parked events are meant; None leaves all."""
+
+    reason: str | None = None
+    subject_prefix: str | None = None
+
+
+class Retried(Struct, frozen=True):
+    """What became of parked events that were read again."""
+
+    applied: list[int]
+    still_parked: dict[int, Unreadable]
+
+
+async def reasons(connection: asyncpg.Connection, name: Generation, wanted: Filter) -> dict[str, int]:
+    """Count the parked events by reason, the most frequent first."""
+    rows = await connection.fetch(_statements(name)["reasons"], *wanted)
+    return {row["reason"]: row["events"] for row in rows}
+
+
+async def newest(
+    connection: asyncpg.Connection, name: Generation, wanted: Filter, rows_max: int
+) -> list[asyncpg.Record]:
+    """Return (position, reason, first_seen_at, subject, detail) of parked events, the newest first."""
+    return await connection.fetch(_statements(name)["newest"], *wanted, rows_max)
+
+
+async def positions(connection: asyncpg.Connection, name: Generation, wanted: Filter) -> list[int]:
+    """Return where events are parked, in stream order."""
+    return [row["position"] for row in await connection.fetch(_statements(name)["positions"], *wanted)]
+
+
+async def whole(connection: asyncpg.Connection, name: Generation, position: int) -> asyncpg.Record | None:
+    """Return one parked event with everything that is kept of it."""
+    return await connection.fetchrow(_statements(name)["whole"], position)
+
+
+async def retry(connection: asyncpg.Connection, wanted: Sequence[int], actor: str) -> Retried:
+    """Read parked events again by the current code, and apply those that can be read. Owns the transaction.
+
+    In every generation that follows and has them parked; one that is being filled reads the stream by itself. Raises
+    `NotParked`, having changed nothing, if the live one has not.
+    """
+    async with connection.transaction():
+        await generations.hold_still(connection)
+        await _require_parked(connection, wanted)
+        retried = Retried([], {})
+        for name in await generations.roster(connection):
+            found = await _retry_in(connection, name, wanted)
+            retried.applied.extend(sorted(set(found.applied) - set(retried.applied)))
+            retried.still_parked.update(found.still_parked)
+        for position in retried.applied:
+            await jobs.audit(connection, actor, "parked.retry", "applied", position)
+        for position, why in retried.still_parked.items():
+            await jobs.audit(connection, actor, "parked.retry", f"still {why.reason}", position)
+    return retried
+
+
+async def discard(connection: asyncpg.Connection, wanted: Sequence[int], reason: str, actor: str) -> None:
+    """Decide that parked events are never applied: in no generation, nor in one to come. Owns the transaction.
+
+    Raises `NotParked`, having changed nothing, if one of them is parked in no generation. The stream keeps them.
+    """
+    async with connection.transaction():
+        await generations.hold_still(connection)
+        missing = set(wanted)
+        for each in await generations.standings(connection):
+            rows = await connection.fetch(_statements(generation(each.generation))["take_out"], list(wanted))
+            missing -= {row["position"] for row in rows}
+        if missing:
+            raise NotParked(sorted(missing), await _live_position(connection))
+        await connection.execute(
+            "INSERT INTO control.discarded_event (position, reason) SELECT unnest($1::bigint[]), $2 "
+            "ON CONFLICT (position) DO NOTHING",
+            list(wanted),
+            reason,
+        )
+        for position in wanted:
+            await jobs.audit(connection, actor, "parked.discard", reason, position)
+
+
+async def _retry_in(connection: asyncpg.Connection, name: Generation, wanted: Sequence[int]) -> Retried:
+    statements = _statements(name)
+    events: list[Event] = []
+    retried = Retried([], {})
+    for position in sorted(wanted):
+        row = await connection.fetchrow(statements["whole"], position)
+        if row is None:
+            continue
+        event = decode(row["subject"], bytes(row["body"]))
+        if isinstance(event, Unreadable):
+            retried.still_parked[position] = event
+        else:
+            events.append(event)
+            retried.applied.append(position)
+    await write_registers(connection, writes(name), fold(events))
+    await connection.execute(statements["take_out"], retried.applied)
+    still = retried.still_parked
+    await connection.execute(
+        statements["still_parked"],
+        list(still),
+        [why.reason for why in still.values()],
+        [storable(why.detail) for why in still.values()],
+    )
+    return retried
+
+
+async def _require_parked(connection: asyncpg.Connection, wanted: Sequence[int]) -> None:
+    live = next(each for each in await generations.standings(connection) if each.live)
+    parked = set(await positions(connection, generation(live.generation), Filter()))
+    if missing := sorted(set(wanted) - parked):
+        raise NotParked(missing, Position(live.position))
+
+
+async def _live_position(connection: asyncpg.Connection) -> int:
+    return next(each.position for each in await generations.standings(connection) if each.live)
+
+
+@cache
+def _statements(name: Generation) -> Mapping[str, str]:
+    return {
+        block: for_generation(text, name).rstrip(";") for block, text in blocks("projections", "parking.sql").items()
+    }
