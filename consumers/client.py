@@ -17,6 +17,9 @@ from functools import cached_property
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from projections.errors import MembershipError
 
 CONNECT_TIMEOUT_S = 2
 CONNECT_LASTING_S = 5.0
@@ -94,17 +97,32 @@ async def connect_briefly(nats_url: str, name: str) -> Client:
     return client
 
 
+class BrokerSilent(MembershipError):
+    """The broker could not be reached when a command was to begin."""
+
+    code = "broker_silent"
+
+    def __init__(self, problem: object) -> None:
+        self.problem = problem
+        super().__init__(f"The broker does not answer: {str(problem).rstrip('.') or 'timeout'}. Nothing was begun.")
+
+
 async def connect_lasting(nats_url: str, name: str) -> Client:
-    """Connect for a job: within seconds or not at all, but from then on the connection is restored for ever."""
+    """Connect for a job: at once or not at all (`BrokerSilent`); from then on the connection is restored for ever."""
     client = TolerantClient()
-    async with asyncio.timeout(CONNECT_LASTING_S):
-        await client.connect(
-            [url.strip() for url in nats_url.split(",")],
-            name=name,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=RECONNECT_S,  # type: ignore[arg-type]  # a fraction of a second works
-            error_cb=_quiet,
-        )
+    try:
+        probe = await connect_briefly(nats_url, name)
+        await probe.close()
+        async with asyncio.timeout(CONNECT_LASTING_S):
+            await client.connect(
+                [url.strip() for url in nats_url.split(",")],
+                name=name,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=RECONNECT_S,  # type: ignore[arg-type]  # a fraction of a second works
+                error_cb=_quiet,
+            )
+    except (NatsError, OSError) as problem:
+        raise BrokerSilent(problem) from None
     return client
 
 

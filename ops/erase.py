@@ -10,9 +10,8 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers import stream
-from consumers.client import connect_lasting
+from consumers.client import BrokerSilent, connect_lasting
 from ops.account import actor
-from ops.generation_job import BrokerSilent
 from ops.terminal import fail
 from projections import checkpoint as checkpoints
 from projections import erasure, jobs

@@ -20,12 +20,13 @@ from typing import Final, Literal, NamedTuple
 
 import asyncpg
 from msgspec import Struct
+from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers import stream
-from consumers.client import connect_lasting
+from consumers.client import BrokerSilent, connect_lasting
 from consumers.replay import replay
 from ops.progress import REPORT_EVERY_S, Meter, Screen
 from ops.throttle import Pace
@@ -84,15 +85,6 @@ Add = Callable[[Checkpoint, Sequence[Message], str], Awaitable[Checkpoint]]
 """Puts messages into the new generation and returns its new checkpoint."""
 
 
-class BrokerSilent(JobRefused):
-    """The broker could not be asked when a job was to begin."""
-
-    code = "broker_silent"
-
-    def __init__(self, problem: BaseException) -> None:
-        super().__init__(f"The broker does not answer: {problem or 'timeout'}. Nothing was begun.")
-
-
 class GenerationJob:
     """One run of a rebuild or a verify, from wherever the last one left off."""
 
@@ -105,10 +97,7 @@ class GenerationJob:
 
     async def run(self, actor: str, approve: Approve) -> Result:
         """Work until done; what is lost on the way is waited for, what is refused is raised."""
-        try:
-            client = await connect_lasting(self._settings.nats_url, "membership-job")
-        except (NatsError, OSError) as problem:
-            raise BrokerSilent(problem) from None
+        client = await connect_lasting(self._settings.nats_url, "membership-job")
         begun = False
         try:
             while True:
@@ -186,6 +175,7 @@ class _Run:
             if self._job.generation is None:
                 self._name = await rebuild.create(self._work)
                 await jobs.give_generation(self._work, self._job, self._name)
+                self._job = replace(self._job, generation=self._name)
             else:
                 self._name = generation(self._job.generation)
                 self._screen.say(f"Going on with job {self._job.job_id}, in phase {self._job.phase}.")
@@ -264,7 +254,7 @@ class _Run:
     async def _replay_through(
         self, meter: Meter, held: Checkpoint, through: Position, *, add: Add, events_max: int, created: str
     ) -> Checkpoint:
-        chunk = GENTLE_CHUNK_EVENTS if self._pace.gentle else events_max
+        chunk = self._pace.events_at_once(GENTLE_CHUNK_EVENTS if self._pace.gentle else events_max)
         async with aclosing(replay(self._client, held.position, through, events_max=chunk)) as stretch:
             began = time.perf_counter()
             async for messages in stretch:
@@ -417,6 +407,7 @@ class _Run:
 
     async def _enter(self, phase: str, unit: str, done: int, total: int) -> Meter:
         await jobs.enter(self._report, self._job, phase)
+        self._job = replace(self._job, phase=phase)
         meter = Meter(phase, unit, done, total)
         self._screen.begin(meter)
         return meter

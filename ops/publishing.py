@@ -22,7 +22,7 @@ from nats.errors import MaxPayloadError, NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError, NoStreamResponseError
 
-from consumers.client import connect_lasting
+from consumers.client import BrokerSilent, connect_lasting
 from consumers.stream import STREAM
 from projections.errors import MembershipError
 
@@ -95,8 +95,8 @@ async def publish_events(nats_url: str, publications: Iterable[Publication]) -> 
 async def _connect(nats_url: str) -> Client:
     try:
         return await connect_lasting(nats_url, "membership-publish")
-    except (NatsError, OSError) as problem:
-        raise BrokerUnavailable(nats_url, problem) from None
+    except BrokerSilent as problem:
+        raise BrokerUnavailable(nats_url, problem.problem) from None
 
 
 async def _persist(client: Client, nats_url: str, batch: Sequence[Publication]) -> list[Receipt]:

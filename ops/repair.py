@@ -11,10 +11,9 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from rich.console import Console
 
 from consumers import stream
-from consumers.client import connect_lasting
+from consumers.client import BrokerSilent, connect_lasting
 from consumers.replay import replay
 from ops.account import actor
-from ops.generation_job import BrokerSilent
 from ops.row_diff import described
 from ops.terminal import fail
 from projections import checkpoint as checkpoints

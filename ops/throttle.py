@@ -20,6 +20,8 @@ from projections.queries import Generation, for_generation
 from service.parameters import ListRequest
 from service.reads import Shape, page_statement
 
+UNIT_S: Final = 0.25
+"""A unit of work under a rate takes about so long, its rest included: progress stays smooth, and a cancel is heard."""
 PROBE_EVERY_S: Final = 0.025
 BASELINE_S: Final = 1.5
 """How long reads are watched at rest before the work begins."""
@@ -56,6 +58,10 @@ class Pace:
         """Rest after a unit of work that took so long, of so many events."""
         if self._max_rate is not None and events:
             await asyncio.sleep(max(0.0, events / self._max_rate - took_s))
+
+    def events_at_once(self, events: int) -> int:
+        """Return how many events a unit of work may have: no more than a fraction of a second's worth."""
+        return events if self._max_rate is None else max(1, min(events, int(self._max_rate * UNIT_S)))
 
     @property
     def gentle(self) -> bool:

@@ -30,7 +30,7 @@ INDEXES: Final[Mapping[str, str]] = {
 }
 """The blocks of generation.sql that follow the tables, in order, and the index that each of them makes."""
 
-DROP_WAIT_S: Final = 2
+DROP_WAIT_S: Final = 2.0
 """How long a drop waits for readers that still look at the generation, before it leaves it for later."""
 
 
@@ -184,7 +184,7 @@ async def drop(connection: asyncpg.Connection, name: Generation) -> bool:
     """Drop a generation for good, unless it is live or readers are still at it: then False. Owns the transaction."""
     try:
         async with connection.transaction():
-            await connection.execute(f"SET LOCAL lock_timeout = '{DROP_WAIT_S}s'")
+            await connection.execute(f"SET LOCAL lock_timeout = '{int(DROP_WAIT_S * 1000)}ms'")
             await connection.execute("SET LOCAL client_min_messages = warning")
             await hold_still(connection)  # whoever would switch to it waits, and then finds it gone
             if await connection.fetchval("SELECT EXISTS (SELECT FROM control.live WHERE generation = $1)", name):

@@ -1,10 +1,7 @@
 """The command as an operator types it: what it prints, what it says when it cannot, and its exit codes."""
 
-import asyncio
 import json
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import asyncpg
 import httpx
@@ -13,32 +10,10 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from tests.builders import published
+from tests.command import membership
 from tests.system.processes import JWT_SECRET, System, eventually
 
 USER = "ad000000-0000-4000-8000-00000000000a"
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-async def membership(environment: dict[str, str], *arguments: str, cwd: Path | None = None) -> Ended:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "ops",
-        *arguments,
-        env={name: value for name, value in environment.items() if value} | {"COLUMNS": "200"},
-        cwd=cwd,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    assert b"Traceback" not in err, err.decode()
-    return Ended(process.returncode, out.decode(), err.decode())
 
 
 async def test_status_asks_both_the_read_model_and_the_stream(system: System) -> None:

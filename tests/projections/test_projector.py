@@ -47,10 +47,10 @@ async def applied(connection: asyncpg.Connection, held: Checkpoint, messages: li
     return await apply_batch(connection, held, read_batch(messages), CREATED)
 
 
-async def rows(connection: asyncpg.Connection) -> dict[str, list[dict[str, Any]]]:
+async def rows(connection: asyncpg.Connection, name: Generation = G1) -> dict[str, list[dict[str, Any]]]:
     found = {}
     for table, key in TABLES.items():
-        records = await connection.fetch(f"SELECT * FROM g1.{table} ORDER BY {key}")  # noqa: S608
+        records = await connection.fetch(f"SELECT * FROM {name}.{table} ORDER BY {key}")  # noqa: S608
         found[table] = [{name: value for name, value in each.items() if name != "first_seen_at"} for each in records]
     return found
 
