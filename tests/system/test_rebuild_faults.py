@@ -1,0 +1,293 @@
+"""A rebuild killed anywhere, or whose broker or database dies: readers see the old rows or the new, and it ends.
+
+The live generation is damaged first, so that old and new answers differ and a mixture would show.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import asyncpg
+
+from ops.embedded.nats import NatsServer
+from ops.embedded.postgres import PostgresServer
+from ops.publishing import Publication, publish_events
+from projections import database as databases
+from projections.migrations import migrate
+from tests.builders import customer_id, published
+from tests.command import membership
+from tests.system.processes import System, eventually
+from tests.system.test_operations import demand_the_towns_rows, live
+from tests.system.town import Town
+
+REBUILD_KILLS = int(os.environ.get("MEMBERSHIP_TEST_REBUILD_KILLS", "10"))
+PROJECTOR_KILLS = int(os.environ.get("MEMBERSHIP_TEST_PROJECTOR_KILLS", "20"))
+PROJECTOR_EVENTS = int(os.environ.get("MEMBERSHIP_TEST_PROJECTOR_EVENTS", "100000"))
+PHASES = ("fill", "resolve", "index", "catch up", "compare", "gate", "join", "switch")
+HOLD_LOCK = 4242
+
+BARRIER = f"""
+CREATE TABLE public.barrier (phase text);
+CREATE FUNCTION public.wait_at_barrier() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM public.barrier WHERE phase = NEW.phase) THEN
+        PERFORM pg_advisory_xact_lock({HOLD_LOCK}, hashtext(NEW.phase));
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER barrier BEFORE UPDATE OF phase ON control.job FOR EACH ROW EXECUTE FUNCTION public.wait_at_barrier();
+"""
+"""Stops a job exactly where it enters a phase, for as long as a test holds the lock."""
+
+
+class Barrier:
+    """Holds the next job at the door of a phase."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._holder: asyncpg.Connection | None = None
+
+    async def close(self, phase: str) -> None:
+        """Let no job into `phase`."""
+        self._holder = await asyncpg.connect(self._system.database_url)
+        await self._holder.execute("SELECT pg_advisory_lock($1, hashtext($2))", HOLD_LOCK, phase)
+        await self._holder.execute("INSERT INTO public.barrier VALUES ($1)", phase)
+
+    async def reached(self) -> None:
+        """Return when a job stands at the door."""
+
+        async def waiting() -> bool:
+            waits = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND classid = $1"
+            return bool(await self._system.fetch(waits, HOLD_LOCK))
+
+        await eventually(waiting, "the job stands at the barrier")
+
+    async def open(self) -> None:
+        """Let it in."""
+        if self._holder is not None:
+            self._holder.terminate()
+
+    async def turn_away(self) -> None:
+        """End the session that waits: its process is dead, and PostgreSQL looks only when it would answer."""
+        await self._system.fetch(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND classid = $1",
+            HOLD_LOCK,
+        )
+
+
+async def damaged(system: System, town: Town) -> tuple[Any, Any]:
+    """Fill the system, damage a customer's live rows; return its answers as they are and as they should be."""
+    await system.settled(await system.publish(town.events(duplicates=0.1)))
+    new = await answer(system)
+    connection = await asyncpg.connect(system.database_url)
+    await connection.execute(BARRIER)
+    await connection.execute(
+        "UPDATE g1.membership SET enrolled_at = enrolled_at - interval '1 year' WHERE customer_id = $1", customer_id(1)
+    )
+    await connection.execute(
+        "UPDATE g1.customer_summary SET memberships = memberships + 5 WHERE customer_id = $1", customer_id(1)
+    )
+    await connection.execute(
+        'UPDATE g1.campaign SET display_json = replace(display_json, \'"name":"\', \'"name":"Old \')'
+    )
+    await connection.close()
+    old = await answer(system)
+    assert old != new
+    return old, new
+
+
+async def answer(system: System) -> Any:
+    path = f"/customers/{customer_id(1)}/campaigns"
+    reply = await system.get(path, params={"include_deleted": True, "include_aggregations": True, "limit": 200})
+    return reply.content if reply.status_code == 200 else reply.status_code
+
+
+@asynccontextmanager
+async def watched(system: System, allowed: set[Any]) -> AsyncIterator[None]:
+    """Read without pause; every answer must be one of the allowed, whole."""
+    over = asyncio.Event()
+
+    async def read_on() -> None:
+        while not over.is_set():
+            found = await answer(system)
+            assert found in allowed, found
+
+    task = asyncio.create_task(read_on())
+    try:
+        yield
+    finally:
+        over.set()
+        await task
+
+
+def begin(system: System, folder: Path, *command: str) -> subprocess.Popen[bytes]:
+    with (folder / "command.log").open("ab") as log:
+        return subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "ops", *command], env=system.environment, stdout=log, stderr=subprocess.STDOUT
+        )
+
+
+def begin_rebuild(system: System, folder: Path, *more: str) -> subprocess.Popen[bytes]:
+    return begin(system, folder, "rebuild", "--yes", "--no-throttle", *more)
+
+
+async def ended(child: subprocess.Popen[bytes], folder: Path) -> None:
+    code = await asyncio.to_thread(child.wait, 60)
+    assert code == 0, (folder / "command.log").read_text(encoding="utf-8")
+
+
+async def test_a_rebuild_killed_at_the_door_of_every_phase_goes_on_from_there(
+    own_system: System, tmp_path: Path
+) -> None:
+    town = Town(5, customers=40, campaigns=10, memberships_each=5)
+    old, new = await damaged(own_system, town)
+    barrier = Barrier(own_system)
+    for phase in PHASES:
+        await barrier.close(phase)
+        child = begin_rebuild(own_system, tmp_path)
+        await barrier.reached()
+        assert await answer(own_system) == old
+        child.kill()
+        child.wait()
+        await barrier.turn_away()
+        await barrier.open()
+        assert await live(own_system) == "g1"
+    async with watched(own_system, {old, new}):
+        await ended(begin_rebuild(own_system, tmp_path), tmp_path)
+    assert await answer(own_system) == new
+    assert await live(own_system) == "g2"
+    await demand_the_towns_rows(own_system, town)
+    (job,) = await own_system.fetch("SELECT kind, state FROM control.job")
+    assert (job["kind"], job["state"]) == ("rebuild", "done")
+
+
+async def test_a_rebuild_killed_at_random_points_leaves_old_or_new_and_ends(own_system: System, tmp_path: Path) -> None:
+    town = Town(6, customers=300, campaigns=30, memberships_each=10)
+    old, new = await damaged(own_system, town)
+    rng = Random(9)
+    async with watched(own_system, {old, new}):
+        for _ in range(REBUILD_KILLS):
+            child = begin_rebuild(own_system, tmp_path, "--max-rate", "8000")
+            await asyncio.sleep(rng.uniform(0.3, 1.8))
+            child.kill()
+            child.wait()
+        await ended(begin_rebuild(own_system, tmp_path), tmp_path)
+    assert await answer(own_system) == new
+    await demand_the_towns_rows(own_system, town)
+    there = {row["nspname"] for row in await own_system.fetch("SELECT nspname FROM pg_namespace WHERE nspname ~ '^g'")}
+    known = await own_system.fetch("SELECT generation FROM control.generation WHERE state <> 'dropped'")
+    assert there == {row["generation"] for row in known}
+
+
+async def test_a_broker_that_restarts_in_every_phase_only_delays_a_rebuild(own_system: System, tmp_path: Path) -> None:
+    town = Town(7, customers=40, campaigns=10, memberships_each=5)
+    old, new = await damaged(own_system, town)
+    barrier = Barrier(own_system)
+    async with watched(own_system, {old, new}):
+        child = None
+        for phase in PHASES:
+            after = Barrier(own_system)
+            await after.close(phase)
+            await barrier.open()
+            child = child or begin_rebuild(own_system, tmp_path)
+            barrier = after
+            await barrier.reached()
+            os.kill(own_system.broker.pid, signal.SIGKILL)
+            await asyncio.to_thread(own_system.broker.stop)
+            await asyncio.to_thread(own_system.broker.start)
+        await barrier.open()
+        assert child is not None
+        await ended(child, tmp_path)
+    assert await answer(own_system) == new
+    await demand_the_towns_rows(own_system, town)
+
+
+async def test_a_database_that_restarts_in_every_phase_only_delays_a_rebuild(nats: NatsServer, tmp_path: Path) -> None:
+    server = PostgresServer(tmp_path / "postgres")
+    server.start()
+    connection = await databases.connect(server.url, "test")
+    await migrate(connection)
+    await connection.close()
+    system = System(server.url, nats, tmp_path)
+    try:
+        await system.start()
+        town = Town(8, customers=40, campaigns=10, memberships_each=5)
+        old, new = await damaged(system, town)
+        barrier = Barrier(system)
+        async with watched(system, {old, new, 503}):
+            child = None
+            for phase in PHASES:
+                await barrier.close(phase)
+                child = child or begin_rebuild(system, tmp_path)
+                await barrier.reached()
+                await asyncio.to_thread(server.stop)
+                await asyncio.to_thread(server.start)
+            assert child is not None
+            await ended(child, tmp_path)
+        assert await answer(system) == new
+        await demand_the_towns_rows(system, town)
+    finally:
+        await system.stop()
+        server.stop()
+
+
+async def test_an_erasure_that_was_killed_half_way_is_finished_by_the_same_command(
+    own_system: System, tmp_path: Path
+) -> None:
+    town = Town(9, customers=10, campaigns=5, memberships_each=3)
+    await own_system.settled(await own_system.publish(town.events()))
+    connection = await asyncpg.connect(own_system.database_url)
+    await connection.execute(BARRIER)
+    await connection.close()
+    barrier = Barrier(own_system)
+    await barrier.close("rows")
+    child = begin(own_system, tmp_path, "erase", "--customer", customer_id(1), "--yes")
+    await barrier.reached()
+    child.kill()
+    child.wait()
+    await barrier.turn_away()
+    await barrier.open()
+    other = await membership(own_system.environment, "erase", "--customer", customer_id(2), "--yes")
+    assert (other.code, "was interrupted. Finish it first" in other.err) == (1, True), other
+    assert (await membership(own_system.environment, "jobs", "cancel")).code == 1
+    again = await membership(own_system.environment, "erase", "--customer", customer_id(1), "--yes")
+    assert (again.code, "Erased 8 messages and " in again.out) == (0, True), again
+    assert (await own_system.get(f"/customers/{customer_id(1)}/campaigns")).status_code == 404
+    assert (await membership(own_system.environment, "rebuild", "--yes")).code == 0
+    assert (await own_system.get(f"/customers/{customer_id(1)}/campaigns")).status_code == 404
+
+
+async def test_an_event_read_before_an_erasure_does_not_bring_a_row_back(own_system: System) -> None:
+    await own_system.settled(await own_system.publish([published("target.enrolled.v1", 1, customer=1)]))
+    own_system.kill("project", signal.SIGSTOP)
+    await own_system.publish([published("target.enrolled.v1", n, customer=1, campaign=n) for n in range(2, 50)])
+    ended_ = await membership(own_system.environment, "erase", "--customer", customer_id(1), "--yes")
+    assert ended_.code == 0, ended_
+    own_system.kill("project", signal.SIGCONT)
+    await own_system.settled(await own_system.publish([published("customer.upserted.v1", 1, customer=2)]))
+    assert await own_system.fetch("SELECT FROM g1.membership") == []
+
+
+async def test_kill_9_of_the_projector_leaves_the_rows_the_generator_decided(own_system: System) -> None:
+    customers = PROJECTOR_EVENTS * 10 // 11 // 20  # two events for itself, two a membership; a tenth told again
+    town = Town(10, customers=customers, campaigns=200, memberships_each=9)
+    told = [Publication(subject, f"told-{n}", body) for n, (subject, body) in enumerate(town.events(duplicates=0.1))]
+    rng = Random(10)
+
+    async def tell() -> int:
+        return max([receipt.position async for receipt in publish_events(own_system.nats_url, told)])
+
+    publishing = asyncio.create_task(tell())
+    for _ in range(PROJECTOR_KILLS):
+        await asyncio.sleep(rng.uniform(0.05, 0.9))
+        own_system.kill("project")
+        own_system.launch("project")
+    await own_system.settled(await publishing)
+    await demand_the_towns_rows(own_system, town)
