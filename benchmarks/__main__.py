@@ -6,7 +6,8 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks import freshness, intake, reads
+from benchmarks import freshness, intake, operations, reads
+from benchmarks.dataset import STANDARD, DataSet
 from benchmarks.rows import show
 from benchmarks.stack import running
 from ops.dev.demo import demo_events
@@ -26,6 +27,12 @@ async def main() -> None:
         rows += await reads.measure(stack, 2 if QUICK else 10)
         console.print("Measuring catch-up …")
         rows.append(await intake.measure(stack, 50_000 if QUICK else 250_000))
+    async with running() as stack:
+        data = DataSet(STANDARD.of(0.05) if QUICK else STANDARD)
+        console.print("Loading the standard data set …")
+        await stack.wait_for(await stack.publish(data.events()))
+        console.print("Measuring an operator's work …")
+        rows += await operations.measure(stack, data, quick=QUICK)
     show(rows)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -29,9 +30,11 @@ class Stack:
     def __init__(self, postgres: PostgresServer, nats: NatsServer, folder: Path) -> None:
         self.port = free_port()
         self.nats_url = nats.url
+        self.database_url = postgres.url
         self.token = sign(SECRET, ADMIN, admin=True, ttl_s=3600)
         self._folder = folder
         self._told = environment_of(postgres.url, nats.url, SECRET, self.port)
+        self.environment = os.environ | self._told
         self.projector = Projector(folder / "projector.log", self._told, ())
         self.api = Api(folder / "api.log", self._told, ())
 

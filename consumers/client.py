@@ -4,19 +4,20 @@ nats-py 2.16 decodes subjects and header lines strictly inside its read loop; th
 on an ill-formed subject would end the reading of the whole connection, for ever. Both are made readable here, and
 the message is parked like any other that cannot be applied.
 
-It also leaves headers unread until someone looks: nats-py would spend two fifths of the time of reading a stream on
-headers that only a parked message's row ever shows.
+It also hands the messages of a reading over as they come off the wire: nats-py would spend most of the time of reading
+a stream on headers that only a parked message's row ever shows, and on a queue and a task between itself and us.
 
-Source: nats.aio.client.Client._build_message and ._process_headers; tests/consumers/test_intake.py publishes such
-messages by hand through a real server.
+Source: nats.aio.client.Client._process_msg, ._build_message and ._process_headers; tests/consumers/test_intake.py
+publishes such messages by hand through a real server.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from projections.errors import MembershipError
@@ -53,36 +54,52 @@ class LateHeaders(Mapping[str, str]):
         return len(self._read)
 
 
+Sink = Callable[[bytes, bytes, bytes, bytes | None], bool]
+"""Takes (subject, reply, body, headers) of a message as they came, or says False: then it goes nats-py's way."""
+
+
 class TolerantClient(Client):
-    """A client that escapes what it cannot decode."""
+    """A client that escapes what it cannot decode, and can hand a subscription's messages over at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sinks: dict[int, Sink] = {}
+
+    def hand_over(self, subscription: Subscription, sink: Sink) -> None:
+        """Give the messages of a subscription to `sink`, within the read loop: it must be quick and must not raise."""
+        self._sinks[subscription._id] = sink  # noqa: SLF001 - nats-py's own key of a subscription
+
+    def release(self, subscription: Subscription) -> None:
+        """End the handing over."""
+        self._sinks.pop(subscription._id, None)  # noqa: SLF001 - the same
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        sink = self._sinks.get(sid)
+        if sink is None or not sink(subject, reply, data, headers):
+            await super()._process_msg(sid, subject, reply, data, headers)
 
     def _build_message(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Mapping[str, str] | None
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg:
-        message: Msg = super()._build_message(sid, _readable(subject), _readable(reply), data, headers)  # type: ignore[arg-type]  # it only passes them on
+        message: Msg = super()._build_message(sid, readable(subject).encode(), readable(reply).encode(), data, headers)
         return message
 
-    async def _process_headers(  # type: ignore[override]  # callers only read
-        self, headers: bytes
-    ) -> Mapping[str, str] | None:
-        if headers and headers.startswith(_PLAIN):
-            return LateHeaders(headers)
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
         try:
-            status: dict[str, str] | None = await super()._process_headers(headers)
+            return await super()._process_headers(headers)
         except (ValueError, IndexError):
             return {ILL_FORMED_HEADERS: headers.decode(errors="backslashreplace")}
-        return status
 
 
-def _readable(raw: bytes) -> bytes:
+def readable(raw: bytes) -> str:
+    """Return bytes as text, with what is not UTF-8 escaped."""
     try:
-        raw.decode()
+        return raw.decode()
     except UnicodeDecodeError:
-        return raw.decode(errors="backslashreplace").encode()
-    return raw
+        return raw.decode(errors="backslashreplace")
 
 
-async def connect_briefly(nats_url: str, name: str) -> Client:
+async def connect_briefly(nats_url: str, name: str) -> TolerantClient:
     """Connect for one command; raises nats-py's errors within seconds when the broker is away."""
     client = TolerantClient()
     await client.connect(
@@ -107,7 +124,7 @@ class BrokerSilent(MembershipError):
         super().__init__(f"The broker does not answer: {str(problem).rstrip('.') or 'timeout'}. Nothing was begun.")
 
 
-async def connect_lasting(nats_url: str, name: str) -> Client:
+async def connect_lasting(nats_url: str, name: str) -> TolerantClient:
     """Connect for a job: at once or not at all (`BrokerSilent`); from then on the connection is restored for ever."""
     client = TolerantClient()
     try:

@@ -14,7 +14,6 @@ from typing import Final
 
 import asyncpg
 import structlog
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
@@ -89,7 +88,7 @@ class BrokerLink:
         self._trouble = Trouble()
         self.reading: Reading | None = None
 
-    async def connect(self) -> Client:
+    async def connect(self) -> TolerantClient:
         """Return a connected client, however long that takes."""
         while True:
             with suppress(*BROKER_AWAY, OSError):
@@ -122,7 +121,9 @@ class BrokerLink:
 class Term:
     """One term of leadership: from the lock until the database session or the roster is no longer what it was."""
 
-    def __init__(self, settings: Settings, connection: asyncpg.Connection, client: Client, link: BrokerLink) -> None:
+    def __init__(
+        self, settings: Settings, connection: asyncpg.Connection, client: TolerantClient, link: BrokerLink
+    ) -> None:
         self._settings = settings
         self._connection = connection
         self._client = client

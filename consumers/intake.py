@@ -1,8 +1,8 @@
 """Reads the stream in order from a position on, as fast as nats-py can, and says so when it is not sure of the order.
 
 An own pull loop: nats-py's `fetch` pays a task and a timer per message, its ordered consumer stops the whole
-connection's reader on the newer ack subjects. Here a subscription callback appends to a buffer, and pull requests
-keep a credit of messages under way.
+connection's reader on the newer ack subjects. Here the client hands each message to a buffer as it comes off the wire,
+and pull requests keep a credit of messages under way.
 
 Reads: JetStream, through an ephemeral consumer that needs no acks: the checkpoint in PostgreSQL decides everything.
 Invariants: batches are contiguous in consumer sequence; after any doubt (a gap, a reconnect, silence, a refused
@@ -18,11 +18,11 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 import msgspec
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js.api import StatusCode
 
+from consumers.client import LateHeaders, TolerantClient, readable
 from consumers.stream import REQUEST_TIMEOUT_S, STREAM
 from projections.errors import MembershipError
 from projections.events import Message, Position
@@ -35,7 +35,7 @@ PULL_EXPIRES_S: Final = 30
 HEARTBEAT_S: Final = 1
 SILENCE_MAX_S: Final = 3 * HEARTBEAT_S
 INACTIVE_CONSUMER_S: Final = 30
-_ACK_PREFIX: Final = "$JS.ACK."
+_ACK_PREFIX: Final = b"$JS.ACK."
 
 
 class Interrupted(MembershipError):
@@ -53,13 +53,13 @@ class Delivery(NamedTuple):
     pending: int
 
 
-def read_reply(reply: str) -> Delivery:
+def read_reply(reply: bytes) -> Delivery:
     """Read an ack subject of either form; `msg.metadata` would cost ten times as much.
 
     `$JS.ACK.<stream>.<consumer>.<delivered>.<position>.<sequence>.<time>.<pending>`, or the same after
     `$JS.ACK.<domain>.<account>.` and perhaps with a token behind it.
     """
-    tokens = reply.split(".")
+    tokens = reply.split(b".")
     at = 5 if len(tokens) == 9 else 7  # noqa: PLR2004 - the two forms above
     return Delivery(Position(int(tokens[at])), int(tokens[at + 1]), int(tokens[at + 2]), int(tokens[at + 3]))
 
@@ -67,7 +67,7 @@ def read_reply(reply: str) -> Delivery:
 class Reading:
     """One uninterrupted reading of the stream after a position, of all subjects or some. An async context manager."""
 
-    def __init__(self, client: Client, after: Position, subjects: Sequence[str] = ()) -> None:
+    def __init__(self, client: TolerantClient, after: Position, subjects: Sequence[str] = ()) -> None:
         self.position = after
         """The last position handed out."""
         self.pending = 0
@@ -88,7 +88,8 @@ class Reading:
 
     async def __aenter__(self) -> Self:
         # The pulls bound what may be pending, so nats-py need not, and must not, drop anything.
-        self._subscription = await self._client.subscribe(self._inbox, cb=self._on_message, pending_bytes_limit=0)
+        self._subscription = await self._client.subscribe(self._inbox, cb=self._on_status, pending_bytes_limit=0)
+        self._client.hand_over(self._subscription, self._take)
         try:
             await self._create_consumer()
             await self._pull()
@@ -106,8 +107,10 @@ class Reading:
             await self._client.publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{self._consumer}", b"")
 
     async def _unsubscribe(self) -> None:
-        if self._subscription is not None and self._client.is_connected:
-            await self._subscription.unsubscribe()
+        if self._subscription is not None:
+            self._client.release(self._subscription)
+            if self._client.is_connected:
+                await self._subscription.unsubscribe()
 
     def interrupt(self, doubt: str) -> None:
         """End the reading, for a reason seen from outside, such as a reconnect."""
@@ -149,20 +152,26 @@ class Reading:
         Returns what is there at once: while a batch is being written the next one gathers by itself. Raises
         `Interrupted` once everything that is certain was handed out.
         """
-        if not self._buffer and self._doubt is None:
-            await self._wait(wait_s)
+        ends = time.monotonic() + wait_s
+        while not self._buffer and self._doubt is None and (left_s := ends - time.monotonic()) > 0:
+            await self._top_up()
+            await self._wait(left_s)
         taken = [self._buffer.popleft() for _ in range(min(events_max, len(self._buffer)))]
         if taken:
             self.position = taken[-1].position
             self._stalled = False
         elif self._doubt is not None:
             raise Interrupted(self._doubt)
-        while self._credit + len(self._buffer) <= PULL_EVENTS and self._doubt is None:
-            await self._pull()
+        await self._top_up()
         return taken
 
+    async def _top_up(self) -> None:
+        """Keep two pulls' worth of messages under way or at hand."""
+        while self._credit + len(self._buffer) <= PULL_EVENTS and self._doubt is None:
+            await self._pull()
+
     async def _wait(self, wait_s: float) -> None:
-        """Wait for a message or a doubt. Heartbeats end a wait early, harmlessly; their absence is a doubt."""
+        """Wait for a message, a doubt, or a word of the broker's; the absence of its heartbeats is a doubt."""
         self._arrived.clear()
         with suppress(TimeoutError):
             # Not wait_for: in Python 3.11 it loses a cancellation that comes with what was waited for.
@@ -204,26 +213,29 @@ class Reading:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{self._consumer}"
         await self._client.publish(subject, msgspec.json.encode(request), reply=self._inbox)
 
-    async def _on_message(self, message: Msg) -> None:
+    def _take(self, subject: bytes, reply: bytes, body: bytes, headers: bytes | None) -> bool:
+        """Take a delivery off the wire; False for what is none. An event's own headers cannot pass for a status."""
+        if not reply.startswith(_ACK_PREFIX):
+            return False
         self._heard_at = time.monotonic()
-        if not message.reply.startswith(_ACK_PREFIX):  # an event's own headers cannot pass for a status
-            self._on_status(message)
-        elif self._doubt is None:
-            self._on_delivery(message, read_reply(message.reply))
+        delivery = read_reply(reply)
+        if self._doubt is None and delivery.consumer_sequence != self._sequence + 1:
+            self.interrupt(f"delivery {delivery.consumer_sequence} came after {self._sequence}")
+        if self._doubt is None:
+            self._sequence = delivery.consumer_sequence
+            self._credit -= 1
+            self.pending = delivery.pending
+            late = LateHeaders(headers) if headers else None
+            self._buffer.append(Message(delivery.position, readable(subject), body, delivery.time_ns, late))
+        self._arrived.set()
+        return True
+
+    async def _on_status(self, message: Msg) -> None:
+        self._heard_at = time.monotonic()
+        self._read_status(message)
         self._arrived.set()
 
-    def _on_delivery(self, message: Msg, delivery: Delivery) -> None:
-        if delivery.consumer_sequence != self._sequence + 1:
-            self.interrupt(f"delivery {delivery.consumer_sequence} came after {self._sequence}")
-            return
-        self._sequence = delivery.consumer_sequence
-        self._credit -= 1
-        self.pending = delivery.pending
-        self._buffer.append(
-            Message(delivery.position, message.subject, message.data, delivery.time_ns, message.headers)
-        )
-
-    def _on_status(self, message: Msg) -> None:
+    def _read_status(self, message: Msg) -> None:
         headers = message.headers or {}
         status = headers.get("Status")
         ended = headers.get("Nats-Pending-Messages")

@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
+from consumers.client import TolerantClient
 from consumers.intake import Interrupted, Reading
 from projections.events import Message, Position
 from projections.trouble import Trouble
@@ -22,7 +22,7 @@ RETRY_S: Final = 0.25
 
 
 async def replay(
-    client: Client, after: Position, through: Position, *, events_max: int, subjects: Sequence[str] = ()
+    client: TolerantClient, after: Position, through: Position, *, events_max: int, subjects: Sequence[str] = ()
 ) -> AsyncGenerator[list[Message], None]:
     """Yield the messages after `after`, up to and including `through`, in lists of at most `events_max`.
 

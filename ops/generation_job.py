@@ -21,12 +21,11 @@ from typing import Final, Literal, NamedTuple
 import asyncpg
 from msgspec import Struct
 from msgspec.structs import replace
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers import stream
-from consumers.client import BrokerSilent, connect_lasting
+from consumers.client import BrokerSilent, TolerantClient, connect_lasting
 from consumers.replay import replay
 from ops.progress import REPORT_EVERY_S, Meter, Screen
 from ops.throttle import Pace
@@ -157,7 +156,9 @@ class _Session(NamedTuple):
 class _Run:
     """One stretch of a job, in one database session."""
 
-    def __init__(self, settings: Settings, session: _Session, client: Client, pace: Pace, screen: Screen) -> None:
+    def __init__(
+        self, settings: Settings, session: _Session, client: TolerantClient, pace: Pace, screen: Screen
+    ) -> None:
         self._settings = settings
         self._work, self._report, self._helper = session
         self._client = client

@@ -5,13 +5,12 @@ from contextlib import aclosing
 
 import asyncpg
 from asyncpg.transaction import Transaction
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from rich.console import Console
 
 from consumers import stream
-from consumers.client import BrokerSilent, connect_lasting
+from consumers.client import BrokerSilent, TolerantClient, connect_lasting
 from consumers.replay import replay
 from ops.account import actor
 from ops.row_diff import described
@@ -42,7 +41,13 @@ async def repair(
 
 
 async def _repair(
-    connection: asyncpg.Connection, client: Client, settings: Settings, entity: Entity, *, dry_run: bool, as_json: bool
+    connection: asyncpg.Connection,
+    client: TolerantClient,
+    settings: Settings,
+    entity: Entity,
+    *,
+    dry_run: bool,
+    as_json: bool,
 ) -> int:
     transaction: Transaction | None = connection.transaction()
     assert transaction is not None  # noqa: S101 - for mypy
@@ -75,7 +80,9 @@ async def _repair(
     return 0
 
 
-async def _offer(connection: asyncpg.Connection, client: Client, entity: Entity, after: Position, to: Position) -> None:
+async def _offer(
+    connection: asyncpg.Connection, client: TolerantClient, entity: Entity, after: Position, to: Position
+) -> None:
     stretch = replay(client, after, to, events_max=CHUNK_EVENTS, subjects=entity.subjects)
     async with aclosing(stretch):
         async for messages in stretch:

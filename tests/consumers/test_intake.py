@@ -153,7 +153,7 @@ async def _until_interrupted(reading: Reading) -> None:
     ],
 )
 def test_both_forms_of_the_ack_subject_are_read(reply: str) -> None:
-    assert read_reply(reply) == (71, 9, 1767225600000000001, 5)
+    assert read_reply(reply.encode()) == (71, 9, 1767225600000000001, 5)
 
 
 def with_headers(headers: bytes) -> bytes:

@@ -77,7 +77,8 @@ class Barrier:
     async def turn_away(self) -> None:
         """End the session that waits: its process is dead, and PostgreSQL looks only when it would answer."""
         await self._system.fetch(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND classid = $1",
+            "SELECT pg_terminate_backend(pid) FROM pg_locks "
+            "WHERE locktype = 'advisory' AND NOT granted AND classid = $1",
             HOLD_LOCK,
         )
 

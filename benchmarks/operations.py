@@ -1,0 +1,148 @@
+"""What operators do and readers must not feel: rebuild, switch, rollback, repair, verify, on the standard data set."""
+
+import asyncio
+import json
+import re
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from benchmarks.arrivals import arriving
+from benchmarks.bare import bare_rate
+from benchmarks.dataset import DataSet
+from benchmarks.rows import Row
+from benchmarks.stack import Stack
+
+READS_A_SECOND = 500
+SELECT_S = 30
+SWITCHES = 10
+COMMAND_LIMIT_S = 1800
+RSS_EVERY_S = 0.1
+
+
+async def measure(stack: Stack, data: DataSet, *, quick: bool) -> list[Row]:
+    """Measure on a stack that has applied `data`."""
+    last = stack.applied()
+    bare = await bare_rate(stack.nats_url, 0, last)
+    paths = [f"/customers/{customer}/campaigns" for customer in data.customers[:2_000]]
+    return [
+        *await _rebuild(stack, last, bare),
+        await _verify(stack, data),
+        await _repair(stack, data),
+        await _switches(stack, paths, 5 if quick else SELECT_S),
+        await _throttled(stack, paths, 5 if quick else 20),
+    ]
+
+
+class Command:
+    """A command of an operator, with its time and its memory."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.rss_mb: list[float] = []
+        self.out = ""
+
+    async def run(self, stack: Stack, *arguments: str, codes: tuple[int, ...] = (0,)) -> "Command":
+        """Run it to its end; any other exit code is an error."""
+        began = time.perf_counter()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "ops",
+            *arguments,
+            env=stack.environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        watch = asyncio.create_task(self._watch(process.pid))
+        async with asyncio.timeout(COMMAND_LIMIT_S):
+            out, err = await process.communicate()
+        self.seconds = time.perf_counter() - began
+        watch.cancel()
+        if process.returncode not in codes:
+            raise RuntimeError(f"{arguments} ended with {process.returncode}: {err.decode()}")
+        self.out = out.decode()
+        return self
+
+    async def _watch(self, pid: int) -> None:
+        status = Path(f"/proc/{pid}/status")
+        while status.exists():  # noqa: ASYNC240 - /proc is memory
+            if found := re.search(r"VmRSS:\s+(\d+) kB", status.read_text(encoding="utf-8")):  # noqa: ASYNC240 - the same
+                self.rss_mb.append(int(found[1]) / 1024)
+            await asyncio.sleep(RSS_EVERY_S)
+
+    def flat(self) -> str:
+        """Say how memory stood in the second and in the last quarter of the time."""
+        quarter = max(1, len(self.rss_mb) // 4)
+        return f"{max(self.rss_mb[quarter : 2 * quarter]):.0f} MB, then {max(self.rss_mb[-quarter:]):.0f} MB"
+
+
+async def _rebuild(stack: Stack, last: int, bare: float) -> list[Row]:
+    rebuild = await Command().run(stack, "rebuild", "--yes", "--no-throttle")
+    rate = last / rebuild.seconds
+    what = f"rebuild of {last:,} events, unthrottled, comparison and switch included"
+    return [
+        Row(what, f"{rate:,.0f} events/s", f"nats-py reads {bare:,.0f}/s", f"{rate / bare:.2f}"),
+        Row("its memory", f"{max(rebuild.rss_mb):.0f} MB at most", rebuild.flat(), ""),
+    ]
+
+
+async def _verify(stack: Stack, data: DataSet) -> Row:
+    verify = await Command().run(stack, "verify", "--no-throttle", "--json")
+    found = json.loads(verify.out.splitlines()[-1])
+    what = f"verify of {data.size.memberships:,} memberships, unthrottled"
+    return Row(what, f"{verify.seconds:.1f} s", f"{found['differences']} differences", "")
+
+
+async def _repair(stack: Stack, data: DataSet) -> Row:
+    connection = await asyncpg.connect(stack.database_url)
+    customer = data.customers[7]
+    name = await connection.fetchval("SELECT generation FROM control.live")
+    await connection.execute(f"DELETE FROM {name}.membership WHERE customer_id = $1", customer)  # noqa: S608
+    await connection.close()
+    repair = await Command().run(stack, "repair", "--customer", customer)
+    return Row("repair of one customer, process start included", f"{repair.seconds:.2f} s", "", "")
+
+
+async def _switches(stack: Stack, paths: list[str], select_s: float) -> Row:
+    async with long_select(stack, select_s), arriving(stack, paths, READS_A_SECOND) as seen:
+        for _ in range(SWITCHES):
+            await Command().run(stack, "rollback")
+    what = f"{SWITCHES} switches with a {select_s:.0f} s SELECT open, {seen.rate:,.0f} req/s"
+    return Row(what, f"slowest read {max(seen.took_ms):.0f} ms", f"p99 {seen.p99_ms():.1f} ms", f"{seen.errors} errors")
+
+
+@asynccontextmanager
+async def long_select(stack: Stack, seconds: float) -> AsyncIterator[None]:
+    """Hold a SELECT open on both generations, as a report would."""
+    connection = await asyncpg.connect(stack.database_url)
+    names = await connection.fetch("SELECT generation FROM control.generation WHERE state = 'following'")
+    tables = ", ".join(f"{row['generation']}.campaign AS {row['generation']}" for row in names)
+    task: asyncio.Task[Any] = asyncio.create_task(
+        connection.fetch(f"SELECT pg_sleep($1) FROM control.live, {tables} LIMIT 1", seconds)  # noqa: S608
+    )
+    await asyncio.sleep(0.2)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        connection.terminate()
+
+
+async def _throttled(stack: Stack, paths: list[str], idle_s: float) -> Row:
+    async with arriving(stack, paths, READS_A_SECOND) as warm:
+        await asyncio.sleep(2)
+    async with arriving(stack, paths, READS_A_SECOND) as idle:
+        await asyncio.sleep(idle_s)
+    async with arriving(stack, paths, READS_A_SECOND) as seen:
+        rebuild = await Command().run(stack, "rebuild", "--yes")
+    ratio = seen.p99_ms() / idle.p99_ms()
+    errors = warm.errors + idle.errors + seen.errors
+    what = f"reads during a throttled rebuild ({rebuild.seconds:.0f} s), {seen.rate:,.0f} req/s, {errors} errors"
+    return Row(what, f"p99 {seen.p99_ms():.1f} ms", f"idle p99 {idle.p99_ms():.1f} ms", f"{ratio:.2f}")
