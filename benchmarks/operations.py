@@ -21,6 +21,7 @@ from benchmarks.stack import Stack
 READS_A_SECOND = 500
 SELECT_S = 30
 SWITCHES = 10
+WARM_UP_S = 2.0
 COMMAND_LIMIT_S = 1800
 RSS_EVERY_S = 0.1
 
@@ -110,6 +111,8 @@ async def _repair(stack: Stack, data: DataSet) -> Row:
 
 
 async def _switches(stack: Stack, paths: list[str], select_s: float) -> Row:
+    async with arriving(stack, paths, READS_A_SECOND):
+        await asyncio.sleep(WARM_UP_S)
     async with long_select(stack, select_s), arriving(stack, paths, READS_A_SECOND) as seen:
         for _ in range(SWITCHES):
             await Command().run(stack, "rollback")
@@ -137,7 +140,7 @@ async def long_select(stack: Stack, seconds: float) -> AsyncIterator[None]:
 
 async def _throttled(stack: Stack, paths: list[str], idle_s: float) -> Row:
     async with arriving(stack, paths, READS_A_SECOND) as warm:
-        await asyncio.sleep(2)
+        await asyncio.sleep(WARM_UP_S)
     async with arriving(stack, paths, READS_A_SECOND) as idle:
         await asyncio.sleep(idle_s)
     async with arriving(stack, paths, READS_A_SECOND) as seen:

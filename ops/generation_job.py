@@ -44,12 +44,15 @@ from projections.settings import Settings
 from projections.trouble import Trouble
 
 CHUNK_EVENTS: Final = 10_000
-GENTLE_CHUNK_EVENTS: Final = 1_000
+GENTLE_CHUNK_EVENTS: Final = 50
 """A chunk while readers are to be spared: about as much work as a few reads."""
 BATCH_EVENTS: Final = 2_000
 NEAR_EVENTS: Final = 5_000
 """So close to the live generation, the next phase may begin; it makes up for the rest."""
-COMPARE_SLICES: Final = 64
+COMPARE_ROWS: Final = 20_000
+GENTLE_COMPARE_ROWS: Final = 250
+"""Rows that are compared in one statement, so that it can pause between them."""
+COMPARE_SLICES_MAX: Final = 2**14
 ROWS_READ_MAX: Final = 1_000
 """Differences that are read whole; beyond they are only counted."""
 NEWLY_PARKED_SHOWN: Final = 10
@@ -174,7 +177,9 @@ class _Run:
         async with self._work.transaction():
             self._job = await jobs.open_or_resume(self._work, kind, "fill", actor)
             if self._job.generation is None:
-                self._name = await rebuild.create(self._work)
+                # Indexed from the start, or filled bare and indexed in strokes that readers would feel.
+                create = rebuild.create_indexed if self._pace.gentle else rebuild.create
+                self._name = await create(self._work)
                 await jobs.give_generation(self._work, self._job, self._name)
                 self._job = replace(self._job, generation=self._name)
             else:
@@ -217,19 +222,20 @@ class _Run:
 
     async def _fill(self, held: Checkpoint) -> Checkpoint:
         steps = await rebuild.steps_left(self._work, self._name)
-        if not any(step.phase == "resolve" and step.stage == 0 for step in steps):
-            return held  # resolving has begun: from here on events go in like the projector's
-
-        async def add(held: Checkpoint, messages: Sequence[Message], created: str) -> Checkpoint:
-            return await rebuild.fill(self._work, held, messages, created)
-
-        return await self._replay("fill", held, add, CHUNK_EVENTS)
+        if any(step.phase == "resolve" and step.stage == 0 for step in steps):
+            return await self._replay("fill", held, self._copy, CHUNK_EVENTS)
+        if not steps and self._job.phase == "fill":  # indexed from the start
+            return await self._replay("fill", held, self._apply, BATCH_EVENTS)
+        return held
 
     async def _catch_up(self, held: Checkpoint) -> Checkpoint:
-        async def add(held: Checkpoint, messages: Sequence[Message], created: str) -> Checkpoint:
-            return await apply_batch(self._work, held, read_batch(messages), created)
+        return await self._replay("catch up", held, self._apply, BATCH_EVENTS)
 
-        return await self._replay("catch up", held, add, BATCH_EVENTS)
+    async def _copy(self, held: Checkpoint, messages: Sequence[Message], created: str) -> Checkpoint:
+        return await rebuild.fill(self._work, held, messages, created)
+
+    async def _apply(self, held: Checkpoint, messages: Sequence[Message], created: str) -> Checkpoint:
+        return await apply_batch(self._work, held, read_batch(messages), created)
 
     async def _replay(
         self,
@@ -288,6 +294,7 @@ class _Run:
 
     async def _compare(self, held: Checkpoint) -> Findings:
         """Compare with the live generation at its position, in one snapshot; commit what was caught up for it."""
+        await rebuild.take_statistics(self._work, self._name)
         async with self._work.transaction(isolation="repeatable_read"):
             live = await checkpoints.read(self._work, self._live)  # the snapshot is taken here
             await self._make_up(held, live)
@@ -308,7 +315,10 @@ class _Run:
     async def _differences(self, position: int) -> Findings:
         comparison = Comparison(self._work, self._live, self._name)
         parts: list[tuple[Part, tuple[str, ...]]] = [(Part(table), ()) for table in KEYS if table not in _SLICED]
-        parts += [(Part(table, _SLICE), bounds) for table in _SLICED for bounds in _slices(COMPARE_SLICES)]
+        for table in _SLICED:
+            rows = await rebuild.row_estimate(self._work, self._name, table)
+            slices = _slices(rows // (GENTLE_COMPARE_ROWS if self._pace.gentle else COMPARE_ROWS))
+            parts += [(Part(table, _SLICE), bounds) for bounds in slices]
         meter = await self._enter("compare", "slices", 0, len(parts))
         found: list[Difference] = []
         count = 0
@@ -462,12 +472,12 @@ _SLICED: Final = ("customer", "membership", "customer_summary")
 _SLICE: Final = "customer_id BETWEEN $1::uuid AND $2::uuid"
 
 
-def _slices(number: int) -> list[tuple[str, str]]:
-    """Cut the space of UUIDs into ranges, inclusive on both ends."""
+def _slices(wanted: int) -> list[tuple[str, str]]:
+    """Cut the space of UUIDs into about so many ranges, inclusive on both ends."""
+    number = 2 ** max(0, min(wanted, COMPARE_SLICES_MAX)).bit_length()
     size = 2**16 // number
-    starts = range(0, 2**16, size)
-    rest = "-0000-0000-000000000000", "-ffff-ffff-ffffffffffff"
-    return [(f"{at:04x}0000-0000{rest[0]}", f"{at + size - 1:04x}ffff-ffff{rest[1]}") for at in starts]
+    first, last = "0000-0000-0000-0000-000000000000", "ffff-ffff-ffff-ffff-ffffffffffff"
+    return [(f"{at:04x}{first}", f"{at + size - 1:04x}{last}") for at in range(0, 2**16, size)]
 
 
 def _newly_parked(findings: Findings) -> list[str]:

@@ -44,6 +44,13 @@ async def create(connection: asyncpg.Connection) -> Generation:
     return name
 
 
+async def create_indexed(connection: asyncpg.Connection) -> Generation:
+    """Make the next generation with all its indexes, for events to go in as the projector's do; no step is left."""
+    name = await generations.next_name(connection)
+    await generations.create(connection, name, "filling")
+    return name
+
+
 async def fill(
     connection: asyncpg.Connection, held: Checkpoint, messages: Sequence[Message], stream_created: str
 ) -> Checkpoint:
@@ -82,8 +89,20 @@ async def steps_left(connection: asyncpg.Connection, name: Generation) -> list[S
     if "fill_customer" in there:
         steps.append(Step("resolve", 2, statements["resolve_customers"]))
     missing = [block for block, index in generations.INDEXES.items() if index not in there]
-    steps += [Step("index", 3 + number, tables[block]) for number, block in enumerate(missing)]
-    return [*steps, Step("index", 3 + len(missing), tables["statistics"])] if steps else []
+    return steps + [Step("index", 3 + number, tables[block]) for number, block in enumerate(missing)]
+
+
+async def take_statistics(connection: asyncpg.Connection, name: Generation) -> None:
+    """Let the planner look at the tables as they are now; nothing else would before readers come."""
+    await connection.execute(generations.definition(name)["statistics"])
+
+
+async def row_estimate(connection: asyncpg.Connection, name: Generation, table: str) -> int:
+    """Return about how many rows a table has, as its statistics say."""
+    found = await connection.fetchval(
+        "SELECT reltuples::bigint FROM pg_class WHERE oid = $1::regclass", f"{name}.{table}"
+    )
+    return max(0, int(found))
 
 
 async def forget_discarded(connection: asyncpg.Connection, name: Generation) -> None:
