@@ -12,6 +12,8 @@ from benchmarks.rows import show
 from benchmarks.stack import running
 from ops.dev.demo import demo_events
 
+SMALL: Final = 0.05
+"""The share of the standard data set that a quick run, or a slow job, makes do with."""
 QUICK: Final = bool(os.environ.get("QUICK"))
 
 
@@ -28,7 +30,12 @@ async def main() -> None:
         console.print("Measuring catch-up …")
         rows.append(await intake.measure(stack, 50_000 if QUICK else 250_000))
     async with running() as stack:
-        data = DataSet(STANDARD.of(0.05) if QUICK else STANDARD)
+        data = DataSet(STANDARD.of(SMALL))
+        await stack.wait_for(await stack.publish(data.events()))
+        console.print("Measuring a throttled rebuild …")
+        rows.append(await operations.measure_throttled(stack, data, quick=QUICK))
+    async with running() as stack:
+        data = DataSet(STANDARD.of(SMALL) if QUICK else STANDARD)
         console.print("Loading the standard data set …")
         await stack.wait_for(await stack.publish(data.events()))
         console.print("Measuring an operator's work …")

@@ -12,7 +12,6 @@ pull) the reading is over, raises `Interrupted`, and a new one starts from the c
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -65,16 +64,16 @@ def read_reply(reply: bytes) -> Delivery:
 
 
 class Reading:
-    """One uninterrupted reading of the stream after a position, of all subjects or some. An async context manager."""
+    """One uninterrupted reading of the stream after a position, of all subjects or one. An async context manager."""
 
-    def __init__(self, client: TolerantClient, after: Position, subjects: Sequence[str] = ()) -> None:
+    def __init__(self, client: TolerantClient, after: Position, subject: str = "") -> None:
         self.position = after
         """The last position handed out."""
         self.pending = 0
         """Messages that the broker still had to deliver when the last one came."""
         self._client = client
         self._after = after
-        self._subjects = list(subjects)
+        self._subject = subject
         self._inbox = client.new_inbox()
         self._consumer = self._inbox.rsplit(".", 1)[-1]
         self._buffer: deque[Message] = deque()
@@ -192,7 +191,7 @@ class Reading:
                 "mem_storage": True,
                 "num_replicas": 1,
                 "inactive_threshold": INACTIVE_CONSUMER_S * 10**9,
-                **({"filter_subjects": self._subjects} if self._subjects else {}),
+                **({"filter_subject": self._subject} if self._subject else {}),
             },
         }
         subject = f"$JS.API.CONSUMER.CREATE.{STREAM}.{self._consumer}"

@@ -83,10 +83,11 @@ async def _repair(
 async def _offer(
     connection: asyncpg.Connection, client: TolerantClient, entity: Entity, after: Position, to: Position
 ) -> None:
-    stretch = replay(client, after, to, events_max=CHUNK_EVENTS, subjects=entity.subjects)
-    async with aclosing(stretch):
-        async for messages in stretch:
-            await repairs.offer(connection, messages)
+    # Subject by subject: no register hears of two, so the order between them means nothing.
+    for subject in entity.subjects:
+        async with aclosing(replay(client, after, to, events_max=CHUNK_EVENTS, subject=subject)) as stretch:
+            async for messages in stretch:
+                await repairs.offer(connection, messages)
 
 
 def _show(found: list[Difference], *, as_json: bool) -> None:

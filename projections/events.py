@@ -423,7 +423,8 @@ def _read(decoder: msgspec.json.Decoder[Any], body: bytes, family: str) -> Event
         return Unreadable("invalid_field", f"A date-time is outside the years 1 to 9999 in UTC: {problem}.")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         return Unreadable("invalid_json", f"The body is not a JSON object in UTF-8: {problem}.")
-    if rb"\u0000" in body and _holds_nul(envelope):
+    # A single byte is found several times as fast as six, and few bodies hold one.
+    if b"\\" in body and rb"\u0000" in body and _holds_nul(envelope):
         return Unreadable("invalid_field", "A string holds NUL (\\u0000), which no store of text can keep.")
     event: Event = envelope.data
     return event

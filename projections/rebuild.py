@@ -68,6 +68,13 @@ async def fill(
     return reached
 
 
+INDEX_STAGES: Final = (
+    ("membership_by_enrolled_at", "membership_by_campaign", "key_of_customer_summary", "key_of_campaign"),
+    ("key_of_membership", "key_of_customer"),
+)
+"""Those of one stage may be made at once, and while the customers are resolved; a primary key locks its table."""
+
+
 class Step(NamedTuple):
     """A script to be run as one transaction. Steps of one `stage` do not wait for each other."""
 
@@ -87,9 +94,11 @@ async def steps_left(connection: asyncpg.Connection, name: Generation) -> list[S
     resolve_slice = statements["resolve_targets"]
     steps += [Step("resolve", 1, resolve_slice.replace("{slice}", str(number))) for number in slices]
     if "fill_customer" in there:
-        steps.append(Step("resolve", 2, statements["resolve_customers"]))
-    missing = [block for block, index in generations.INDEXES.items() if index not in there]
-    return steps + [Step("index", 3 + number, tables[block]) for number, block in enumerate(missing)]
+        steps.append(Step("index", 2, statements["resolve_customers"]))
+    for stage, blocks_ in enumerate(INDEX_STAGES, start=2):
+        missing = [block for block in blocks_ if generations.INDEXES[block] not in there]
+        steps += [Step("index", stage, tables[block]) for block in missing]
+    return steps
 
 
 async def take_statistics(connection: asyncpg.Connection, name: Generation) -> None:
