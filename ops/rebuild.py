@@ -3,12 +3,13 @@
 import asyncio
 import json
 import sys
-from typing import Any
 
 import asyncpg
 
 from ops.account import actor
-from ops.generation_job import ROWS_READ_MAX, Findings, GenerationJob, Result
+from ops.comparing import ROWS_READ_MAX, Findings
+from ops.gate import Approve
+from ops.generation_job import GenerationJob, Kind, Result
 from ops.progress import JsonScreen, Screen
 from ops.row_diff import described
 from ops.throttle import Pace, Throttle
@@ -89,7 +90,7 @@ def show(findings: Findings) -> None:
     print(f"{rows} from the stream, at position {findings.position}.")
 
 
-async def _run(settings: Settings, kind: Any, pace: Pace, approve: Any, *, as_json: bool) -> Result:  # noqa: ANN401
+async def _run(settings: Settings, kind: Kind, pace: Pace, approve: Approve, *, as_json: bool) -> Result:
     screen = JsonScreen(pace) if as_json else Screen(pace)
     async with pace:
         with screen:

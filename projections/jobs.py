@@ -21,6 +21,7 @@ End = Literal["done", "failed", "cancelled"]
 
 LOCK_CLASS: Final = 0x4D454D42  # "MEMB"
 LOCK_ID: Final = 0x4A4F4253  # "JOBS"
+HELPERS_LOCK_ID: Final = 0x48454C50  # "HELP"
 
 
 class Job(Struct, frozen=True):
@@ -53,6 +54,11 @@ async def take_lock(connection: asyncpg.Connection) -> None:
         f"{what}; one job runs at a time. `membership jobs list` shows how far it is; wait for it, "
         "or end it with `membership jobs cancel`."
     )
+
+
+async def take_helpers_lock(connection: asyncpg.Connection) -> None:
+    """Wait until the second worker of a job that died has come to its end, and stand in its place."""
+    await connection.execute("SELECT pg_advisory_lock($1, $2)", LOCK_CLASS, HELPERS_LOCK_ID)
 
 
 async def is_running(connection: asyncpg.Connection) -> bool:

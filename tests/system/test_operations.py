@@ -12,9 +12,10 @@ import pytest
 
 from consumers import stream
 from consumers.client import connect_briefly
-from ops import generation_job
+from ops import gate
 from ops.account import actor
-from ops.generation_job import Findings, GenerationJob
+from ops.comparing import Findings
+from ops.generation_job import GenerationJob
 from ops.progress import Screen
 from ops.throttle import Pace
 from projections.errors import GateRefused
@@ -279,11 +280,11 @@ async def test_lag_and_emptiness_stop_the_switch(
     assert town.customers
     own_system.kill("project")
     await own_system.publish([published("customer.upserted.v1", 99, customer=1)])
-    monkeypatch.setattr(generation_job, "GATE_LAG_MAX_S", 0.0)
+    monkeypatch.setattr(gate, "LAG_MAX_S", 0.0)
     with pytest.raises(GateRefused, match="behind the stream"):
         await in_process(own_system)
     assert await live(own_system) == "g1"
-    monkeypatch.setattr(generation_job, "GATE_LAG_MAX_S", 3600.0)
+    monkeypatch.setattr(gate, "LAG_MAX_S", 3600.0)
     own_system.launch("project")
     assert (await in_process(own_system)).switched_to == "g2"
 

@@ -1,0 +1,104 @@
+"""Compares a new generation with the live one, both at one position in one snapshot.
+
+The transaction that compares applies the last messages up to the live generation's position itself, so that neither
+side has to stand still for it: the live one goes on beside its own snapshot.
+"""
+
+import time
+from contextlib import aclosing
+from typing import Final
+
+from msgspec import Struct
+
+from consumers.replay import replay
+from ops.workplace import Workplace
+from projections import checkpoint as checkpoints
+from projections import rebuild
+from projections.checkpoint import Checkpoint
+from projections.differences import KEYS, Comparison, Difference, Part
+from projections.projector import park, read_batch, write_registers
+from projections.queries import writes
+
+MAKE_UP_EVENTS: Final = 2_000
+COMPARE_ROWS: Final = 20_000
+GENTLE_COMPARE_ROWS: Final = 250
+"""Rows that are compared in one statement, so that it can pause between them."""
+SLICES_MAX: Final = 2**14
+ROWS_READ_MAX: Final = 1_000
+"""Differences that are read whole; beyond they are only counted."""
+
+_SLICED: Final = ("customer", "membership", "customer_summary")
+_SLICE: Final = "customer_id BETWEEN $1::uuid AND $2::uuid"
+
+
+class Findings(Struct, frozen=True):
+    """What a comparison at one position found."""
+
+    position: int
+    differences: list[Difference]
+    """The first of them, in the order of their tables and keys."""
+    count: int
+    newly_parked: list[int]
+    """Positions that the new generation parked and the live one did not."""
+
+
+NOTHING: Final = Findings(0, [], 0, [])
+
+
+async def compare(place: Workplace, held: Checkpoint) -> Findings:
+    """Return what differs; what was caught up for it is committed."""
+    await rebuild.take_statistics(place.work, place.new)
+    async with place.work.transaction(isolation="repeatable_read"):
+        live = await checkpoints.read(place.work, place.live)  # the snapshot is taken here
+        await _make_up(place, held, live)
+        await rebuild.forget_discarded(place.work, place.new)
+        return await _differences(place, live.position)
+
+
+async def _make_up(place: Workplace, held: Checkpoint, live: Checkpoint) -> None:
+    statements = writes(place.new)
+    async with aclosing(replay(place.client, held.position, live.position, events_max=MAKE_UP_EVENTS)) as stretch:
+        async for messages in stretch:
+            batch = read_batch(messages)
+            await write_registers(place.work, statements, batch.registers)
+            await park(place.work, statements, batch.parked)
+    if live.position > held.position and live.message_time_ns is not None and live.stream_created is not None:
+        to = Checkpoint(held.generation, live.position, live.message_time_ns, live.stream_created, held.epoch)
+        await checkpoints.advance(place.work, held, to)
+
+
+async def _differences(place: Workplace, position: int) -> Findings:
+    comparison = Comparison(place.work, place.live, place.new)
+    parts = await _parts(place)
+    meter = await place.enter("compare", "slices", 0, len(parts))
+    found: list[Difference] = []
+    count = 0
+    for number, (part, bounds) in enumerate(parts, start=1):
+        began = time.perf_counter()
+        differing = await comparison.count(part, *bounds)
+        if differing and len(found) < ROWS_READ_MAX:
+            found += await comparison.find(part, *bounds, rows_max=ROWS_READ_MAX - len(found))
+        count += differing
+        await place.tell(meter, number, meter.total)
+        await place.pace.worked(time.perf_counter() - began)
+    place.screen.end(meter)
+    # The parked events are the first part, so the limit of what is read whole leaves none of them out.
+    newly = [each.key["position"] for each in found if each.table == "parked_event" and not each.held_json]
+    return Findings(position, found, count, newly)
+
+
+async def _parts(place: Workplace) -> list[tuple[Part, tuple[str, ...]]]:
+    parts: list[tuple[Part, tuple[str, ...]]] = [(Part(table), ()) for table in KEYS if table not in _SLICED]
+    for table in _SLICED:
+        rows = await rebuild.row_estimate(place.work, place.new, table)
+        slices = _slices(rows // (GENTLE_COMPARE_ROWS if place.pace.gentle else COMPARE_ROWS))
+        parts += [(Part(table, _SLICE), bounds) for bounds in slices]
+    return parts
+
+
+def _slices(wanted: int) -> list[tuple[str, str]]:
+    """Cut the space of UUIDs into about so many ranges, inclusive on both ends."""
+    number = 2 ** min(wanted, SLICES_MAX).bit_length()
+    size = 2**16 // number
+    first, last = "0000-0000-0000-0000-000000000000", "ffff-ffff-ffff-ffff-ffffffffffff"
+    return [(f"{at:04x}{first}", f"{at + size - 1:04x}{last}") for at in range(0, 2**16, size)]
