@@ -9,7 +9,7 @@ from typing import Final
 
 import asyncpg
 
-from projections import generations
+from projections import generations, notices
 from projections.events import SUBJECT_ROOT
 from projections.jobs import Job
 from projections.queries import Generation, for_generation, generation
@@ -53,6 +53,7 @@ async def conclude(connection: asyncpg.Connection, job: Job, missing: int) -> in
 async def remove_rows(connection: asyncpg.Connection, customer_id: str) -> int:
     """Delete everything of the customer, in the caller's transaction; return how many rows the live one held."""
     await generations.summon(connection)
+    await notices.tell_flush(connection)
     removed = 0
     for each in await generations.standings(connection):
         rows = await _remove_from(connection, generation(each.generation), customer_id)

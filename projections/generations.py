@@ -12,9 +12,9 @@ from functools import cache
 from typing import Final, Literal
 
 import asyncpg
-import msgspec
 from msgspec import Struct
 
+from projections import notices
 from projections.errors import GenerationNotReady, NothingToRollBackTo
 from projections.queries import Generation, blocks, for_generation, generation
 
@@ -147,8 +147,7 @@ async def switch(connection: asyncpg.Connection, to: Generation, *, old_follows_
             to,
             old.generation,
         )
-    news = msgspec.json.encode({"generation": to, "position": new.position}).decode()
-    await connection.execute("SELECT pg_notify('membership_applied', $1)", news)
+    await notices.tell_flush(connection)
 
 
 async def previous(connection: asyncpg.Connection) -> Generation:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import asyncpg
 from msgspec import Struct
 
-from projections import generations, jobs
+from projections import generations, jobs, notices
 from projections.errors import MembershipError
 from projections.events import Event, Position, Unreadable, decode
 from projections.membership import fold
@@ -87,6 +87,7 @@ async def retry(connection: asyncpg.Connection, wanted: Sequence[int], actor: st
             found = await _retry_in(connection, name, wanted)
             retried.applied.extend(sorted(set(found.applied) - set(retried.applied)))
             retried.still_parked.update(found.still_parked)
+        await notices.tell_flush(connection)
         for position in retried.applied:
             await jobs.audit(connection, actor, "parked.retry", "applied", position)
         for position, why in retried.still_parked.items():

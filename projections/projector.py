@@ -6,13 +6,14 @@ Fails: `Fenced` when another projector took over, nothing written; `database.UNA
 nothing written either, so that the same batch may be applied again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import asyncpg
 from msgspec import Struct
 
 from projections import checkpoint as checkpoints
+from projections import notices
 from projections.checkpoint import Checkpoint
 from projections.errors import Fenced
 from projections.events import Event, Message, Position, Unreadable, decode
@@ -121,13 +122,28 @@ async def _write(connection: asyncpg.Connection, held: Checkpoint, batch: Batch,
     reached = Checkpoint(held.generation, batch.position, batch.time_ns, stream_created, held.epoch)
     if not await checkpoints.advance(connection, held, reached):
         raise Fenced(held.generation, held.position, held.epoch)
-    await write_registers(connection, writes(held.generation), batch.registers)
-    await park(connection, writes(held.generation), batch.parked)
+    statements = writes(held.generation)
+    fanned_out = await write_registers(connection, statements, batch.registers)
+    await park(connection, statements, batch.parked)
+    told = notices.told(held.generation, reached.position, _touched(batch.registers, fanned_out))
+    await connection.execute(statements["tell_readers"], held.generation, told)
     return reached
 
 
-async def write_registers(connection: asyncpg.Connection, statements: Mapping[str, str], registers: Registers) -> None:
-    """Offer folded registers to a generation's rows, in the caller's transaction."""
+def _touched(registers: Registers, fanned_out: Iterable[str]) -> Iterator[str]:
+    """Name what an answer may depend on that this batch changed, customers that only share a campaign included."""
+    customers = {*registers.customers, *(key.customer_id for key in registers.presences), *fanned_out}
+    yield from map(notices.customer_tag, customers)
+    yield from map(notices.campaign_tag, registers.campaign_ids())
+
+
+async def write_registers(
+    connection: asyncpg.Connection, statements: Mapping[str, str], registers: Registers
+) -> list[str]:
+    """Offer folded registers to a generation's rows, in the caller's transaction.
+
+    Returns the customers that a changed key of a campaign has reached through their memberships.
+    """
     if registers.customers:
         await connection.execute(
             statements["write_customers"], *columns(map(customer_row, registers.customers.values()))
@@ -138,14 +154,16 @@ async def write_registers(connection: asyncpg.Connection, statements: Mapping[st
     if campaign_ids := sorted(registers.campaign_ids()):
         rows = (campaign_row(campaign_id, registers) for campaign_id in campaign_ids)
         moved = await connection.fetch(statements["write_campaigns"], *columns(rows))
-    emptied = []
+    counted = []
     if registers.presences:
         rows = (target_row(key, registers) for key in sorted(registers.presences))
-        emptied += await connection.fetch(statements["write_targets"], *columns(rows))
+        counted += await connection.fetch(statements["write_targets"], *columns(rows))
+    reached = []
     if moved:
-        emptied += await connection.fetch(statements["refresh_keys"], [row["campaign_id"] for row in moved])
-    if emptied:
-        await connection.execute(statements["forget_empty_counts"], [row["customer_id"] for row in emptied])
+        reached = await connection.fetch(statements["refresh_keys"], [row["campaign_id"] for row in moved])
+    if emptied := [row["customer_id"] for row in (*counted, *reached) if row["emptied"]]:
+        await connection.execute(statements["forget_empty_counts"], emptied)
+    return [row["customer_id"] for row in reached]
 
 
 async def park(connection: asyncpg.Connection, statements: Mapping[str, str], parked: Sequence[Parked]) -> None:

@@ -13,6 +13,7 @@ from typing import Final, Literal, NamedTuple
 
 import asyncpg
 
+from projections import notices
 from projections.differences import Comparison, Difference, Part
 from projections.events import SUBJECT_ROOT, Message
 from projections.projector import read_batch, write_registers
@@ -61,6 +62,7 @@ async def find(connection: asyncpg.Connection, held: Generation, entity: Entity)
 async def apply(connection: asyncpg.Connection, held: Generation, differences: Sequence[Difference]) -> None:
     """Write the rows as `find` has shown them, in the same transaction."""
     await Comparison(connection, held, EXPECTED).write(differences)
+    await notices.tell_flush(connection)
 
 
 async def has_rows(connection: asyncpg.Connection, name: Generation, entity: Entity) -> bool:

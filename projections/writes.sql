@@ -7,19 +7,18 @@
 
 -- name: advance_checkpoint
 -- The compare-and-set that fences: no row comes back when another projector took over or went further.
--- First in its transaction, so that a fenced batch costs one statement. The notification leaves at commit; only the
--- live generation's progress is news to readers.
-WITH advanced AS (
-    UPDATE control.checkpoint
-    SET position = $4, message_time_ns = $5, stream_created = $6, applied_at = now()
-    WHERE generation = $1 AND position = $2 AND epoch = $3
-    RETURNING generation, position
-)
-SELECT CASE
-    WHEN EXISTS (SELECT FROM control.live WHERE live.generation = advanced.generation)
-        THEN pg_notify('membership_applied', json_build_object('generation', generation, 'position', position)::text)
-END
-FROM advanced;
+-- First in its transaction, so that a fenced batch costs one statement.
+UPDATE control.checkpoint
+SET position = $4, message_time_ns = $5, stream_created = $6, applied_at = now()
+WHERE generation = $1 AND position = $2 AND epoch = $3
+RETURNING generation;
+
+
+-- name: tell_readers
+-- Leaves at commit, in order. Only the live generation's progress is news to readers.
+SELECT pg_notify('membership_applied', payload)
+FROM unnest($2::text[]) AS payload
+WHERE EXISTS (SELECT FROM control.live WHERE live.generation = $1);
 
 
 -- name: write_customers
@@ -177,7 +176,7 @@ RETURNING WITH (OLD AS o, NEW AS n)
 
 -- name: count_moves
 -- Included by what moves memberships: the summaries follow in the same statement, so they cannot disagree.
--- Returns the customers of which a count has come down to zero.
+-- Returns the customers concerned, and whether a count of theirs has come down to zero.
 , delta AS (
     SELECT customer_id, owner_id, status, deleted, sum(change) AS change
     FROM (
@@ -199,7 +198,10 @@ RETURNING WITH (OLD AS o, NEW AS n)
     SET memberships = held.memberships + excluded.memberships
     RETURNING customer_id, memberships
 )
-SELECT DISTINCT customer_id FROM counted WHERE memberships = 0;
+SELECT moved.customer_id::text, coalesce(bool_or(counted.memberships = 0), false) AS emptied
+FROM moved
+LEFT JOIN counted ON counted.customer_id = moved.customer_id
+GROUP BY moved.customer_id;
 
 
 -- name: forget_empty_counts

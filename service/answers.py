@@ -5,6 +5,7 @@ import gzip
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -54,6 +55,7 @@ def is_current(tag: str, if_none_match: str) -> bool:
     return any(candidate.strip().removeprefix("W/") == tag for candidate in if_none_match.split(","))
 
 
+@lru_cache(maxsize=1_000)
 def accepts_gzip(accept_encoding: str) -> bool:
     """Say whether gzip may be sent (RFC 9110, 12.5.3): named, or by `*`, and not with a weight of zero."""
     weights: dict[str, float] = {}

@@ -15,8 +15,10 @@ from projections.errors import DatabaseNotMigrated
 from projections.settings import Settings
 from service import reads, routes
 from service.auth import Authenticator, Unauthenticated
+from service.cache import Cache
 from service.edge import Edge
 from service.freshness import Freshness, NotReady
+from service.hot import HotPath
 from service.listing import CampaignLists
 from service.problems import refuse
 
@@ -35,6 +37,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 def create_app(settings: Settings) -> ASGIApp:
     """Return the ASGI application of one API process. It starts, and answers 503, while the database is away."""
+    cache = Cache()
 
     @asynccontextmanager
     async def rooms(app: Litestar) -> AsyncIterator[None]:
@@ -44,24 +47,29 @@ def create_app(settings: Settings) -> ASGIApp:
             statement_timeout_s=settings.read_timeout_s,
             name="membership-api",
         )
-        freshness = Freshness(settings.database_url, pool)
+        freshness = Freshness(settings.database_url, pool, cache)
         await freshness.start()
-        app.state.rooms = routes.Rooms(Authenticator(settings, pool), freshness, CampaignLists(pool, freshness))
+        lists = CampaignLists(pool, freshness)
+        app.state.rooms = routes.Rooms(Authenticator(settings, pool), freshness, lists, cache)
         try:
             yield
         finally:
             await freshness.stop()
             await pool.close()
 
-    return Edge(
-        Litestar(
-            route_handlers=list(routes.HANDLERS),
-            lifespan=[rooms],
-            openapi_config=None,  # the contract is served as it was written, not as a framework would generate it
-            cors_config=_cors(settings),
-            exception_handlers=_EXCEPTIONS,
-        )
+    app = Litestar(
+        route_handlers=list(routes.HANDLERS),
+        lifespan=[rooms],
+        openapi_config=None,  # the contract is served as it was written, not as a framework would generate it
+        cors_config=_cors(settings),
+        exception_handlers=_EXCEPTIONS,
     )
+
+    def authenticator() -> Authenticator | None:
+        found: routes.Rooms | None = getattr(app.state, "rooms", None)
+        return None if found is None else found.authenticator
+
+    return Edge(HotPath(app, cache, authenticator))
 
 
 def _cors(settings: Settings) -> CORSConfig | None:

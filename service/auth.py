@@ -4,6 +4,7 @@ Fails: `Unauthenticated` for anything but valid credentials; `database.UNAVAILAB
 which is no verdict on the key.
 """
 
+import hashlib
 import math
 import time
 import uuid
@@ -24,6 +25,9 @@ ALGORITHMS: Final = ("HS256",)
 API_KEY_TRUSTED_S: Final = 2.0
 """How long a key that was valid is believed without asking again; revocation must reach everywhere within 5 s."""
 API_KEYS_REMEMBERED_MAX: Final = 10_000
+TOKEN_TRUSTED_S: Final = 60.0
+"""How long a token that was verified is believed without verifying it again, and never beyond its `exp`."""
+TOKENS_REMEMBERED_MAX: Final = 10_000
 
 
 class Principal(Struct, frozen=True):
@@ -43,13 +47,14 @@ class Unauthenticated(Exception):
 
 
 class Authenticator:
-    """Reads credentials; remembers valid API keys for a moment."""
+    """Reads credentials; remembers valid ones for a moment, tokens by their hash."""
 
     def __init__(self, settings: Settings, pool: ReadPool) -> None:
         self._key = OctKey.import_key(settings.jwt_secret)
         self._claims = JWTClaimsRegistry(leeway=0, **_options(settings))
         self._pool = pool
         self._remembered: dict[str, tuple[Principal, float]] = {}
+        self._verified: dict[bytes, tuple[Principal, float]] = {}
 
     async def principal(self, authorization: list[str], api_key: list[str]) -> Principal:
         """Return who these header values speak for; when both kinds come, both must be valid and agree."""
@@ -62,7 +67,23 @@ class Authenticator:
             raise Unauthenticated
         return found.pop()
 
+    def remembered(self, authorization: bytes) -> Principal | None:
+        """Return the principal of a header value that was verified a moment ago; None when it has to be read."""
+        held = self._verified.get(_digest(authorization))
+        return held[0] if held is not None and time.time() < held[1] else None
+
     def _from_token(self, authorization: str) -> Principal:
+        raw = authorization.encode("latin-1", "replace")
+        held = self.remembered(raw)
+        if held is not None:
+            return held
+        principal, expires = self._verify(authorization)
+        if len(self._verified) >= TOKENS_REMEMBERED_MAX:
+            self._verified.clear()
+        self._verified[_digest(raw)] = (principal, min(expires, time.time() + TOKEN_TRUSTED_S))
+        return principal
+
+    def _verify(self, authorization: str) -> tuple[Principal, float]:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated
@@ -70,7 +91,7 @@ class Authenticator:
             claims = jwt.decode(token.strip(), self._key, algorithms=ALGORITHMS).claims
             claims.pop("iat", None)  # says when, not whether; an issuer's clock may be ahead of ours
             self._claims.validate(claims)
-            return _principal(claims)
+            return _principal(claims), float(claims["exp"])
         except (
             JoseError,
             ValueError,
@@ -93,6 +114,10 @@ class Authenticator:
             self._remembered.clear()
         self._remembered[key] = (principal, time.monotonic() + API_KEY_TRUSTED_S)
         return principal
+
+
+def _digest(authorization: bytes) -> bytes:
+    return hashlib.blake2b(authorization, digest_size=16).digest()
 
 
 def _options(settings: Settings) -> dict[str, Any]:

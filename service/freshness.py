@@ -1,25 +1,31 @@
 """Knows which generation is live and how far it is, and lets a reader wait until it has gone far enough.
 
-Reads: the pointer and checkpoint, and the notifications that leave with every committed batch.
-Invariants: a wait ends only after the position was committed, so a read that follows sees it.
+Reads: the pointer and checkpoint, and the notices that leave with every committed batch.
+Writes: this process's memory of answers, which forgets what the notices say has changed.
+Invariants: a wait ends only after the position was committed, so a read that follows sees it. The memory hears of
+every commit, in order, or is told that it may not have.
 """
 
 import asyncio
-from typing import Any, Final
+from contextlib import suppress
+from typing import Final
 
 import asyncpg
-import msgspec
 
 from projections import database
+from projections.notices import CHANNEL, read
 from projections.queries import Generation
 from projections.trouble import Trouble
 from service import metrics, reads
+from service.cache import Cache
 from service.reads import Whereabouts, whereabouts
 
-CHANNEL: Final = "membership_applied"
 POLL_S: Final = 0.25
 """How often PostgreSQL is asked while readers wait, should a notification not come."""
 RECONNECT_S: Final = 0.5
+DOUBT_EVERY_S: Final = 2.0
+NOTICE_TAKES_MAX_S: Final = 1.0
+"""A commit that was not heard of for so long will not be: the listening connection is made anew."""
 WAITERS_MAX: Final = 1_000
 """Readers that wait for a position at once; more are answered at once that it is not there yet."""
 
@@ -31,9 +37,10 @@ class NotReady(Exception):
 class Freshness:
     """What this process knows of the read model's progress."""
 
-    def __init__(self, database_url: str, pool: database.ReadPool) -> None:
+    def __init__(self, database_url: str, pool: database.ReadPool, cache: Cache) -> None:
         self._database_url = database_url
         self._pool = pool
+        self._cache = cache
         self._generation: Generation | None = None
         self._position = 0
         self._moved = asyncio.Condition()
@@ -42,12 +49,14 @@ class Freshness:
         self._failures = 0
         self._problem: Exception | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._notices: asyncio.Queue[str | None] = asyncio.Queue()
 
     async def start(self) -> None:
         """Begin listening, in the background: the database may be away."""
         self._tasks = [
             asyncio.create_task(self._listen_for_ever(), name="listen"),
             asyncio.create_task(self._poll_for_ever(), name="poll"),
+            asyncio.create_task(self._doubt_for_ever(), name="doubt"),
         ]
 
     async def stop(self) -> None:
@@ -111,6 +120,16 @@ class Freshness:
                 except (NotReady, *database.UNAVAILABLE) as problem:
                     await self._fail(problem)
 
+    async def _doubt_for_ever(self) -> None:
+        """See that notices come: a connection may be cut off so that neither end hears of it."""
+        while True:
+            await asyncio.sleep(DOUBT_EVERY_S)
+            with suppress(NotReady, *database.UNAVAILABLE):
+                committed = (await self.refresh()).position
+                await asyncio.sleep(NOTICE_TAKES_MAX_S)
+                if self._cache.heard < committed:
+                    self._notices.put_nowait(None)
+
     async def _fail(self, problem: Exception) -> None:
         async with self._moved:
             self._problem = problem
@@ -140,20 +159,31 @@ class Freshness:
 
     async def _listen(self) -> None:
         connection = await database.connect(self._database_url, "membership-api-listener")
-        notices: asyncio.Queue[str | None] = asyncio.Queue()
+        notices = self._notices = asyncio.Queue()
         try:
             connection.add_termination_listener(lambda _: notices.put_nowait(None))
             with database.closed_is_unavailable(connection):
                 await connection.add_listener(CHANNEL, lambda *notice: notices.put_nowait(notice[3]))
-            await self.refresh()
+            # Asked after LISTEN: a commit is in this answer, or a notice of it comes.
+            self._cache.listen_from((await self.refresh()).position)
             self._trouble.over()
             while (payload := await notices.get()) is not None:
                 await self._hear(payload)
             self._trouble.tell("listening_lost", "PostgreSQL ended the connection")
         finally:
+            self._cache.deaf()
             connection.terminate()
 
     async def _hear(self, payload: str) -> None:
-        notice: dict[str, Any] = msgspec.json.decode(payload)
-        if notice["generation"] == self._generation and notice["position"] > self._position:
-            await self._learn(Generation(notice["generation"]), notice["position"])
+        notice = read(payload)
+        if notice.generation != self._generation:
+            await self.refresh()
+            self._cache.listen_from(notice.position)
+            return
+        if notice.flush:
+            self._cache.flush()
+        self._cache.touched(notice.tags, notice.position)
+        if not notice.more:
+            self._cache.reached(notice.position)
+            if notice.position > self._position:
+                await self._learn(Generation(notice.generation), notice.position)

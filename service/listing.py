@@ -11,6 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from projections.database import ReadPool
+from projections.notices import campaign_tag, customer_tag
 from projections.queries import Generation
 from service import answers, paging, reads
 from service.auth import Principal
@@ -50,6 +51,24 @@ class NoCustomer(Struct, frozen=True):
 
 class NotReached(Struct, frozen=True):
     """The position asked for was not applied within the wait."""
+
+
+SORTED_BY_THE_MEMBERSHIP: Final = frozenset({"enrolled_at", "status"})
+_ID: Final = re.compile(rb'"id":"([0-9a-f-]{36})"')
+
+
+def depends_on_its_page_only(request: ListRequest) -> bool:
+    """Say whether an answer changes only with its customer's memberships and the campaigns it shows.
+
+    Sorting by or searching in what campaigns say depends on all campaigns of the customer, shown or not.
+    """
+    return request.sort_field in SORTED_BY_THE_MEMBERSHIP and request.q is None
+
+
+def tags(request: ListRequest, found: Listing) -> frozenset[str]:
+    """Return what an answer depends on. Ids that are no campaign's, of stages, do no harm."""
+    shown = _ID.findall(found.body)
+    return frozenset({customer_tag(request.customer_id), *(campaign_tag(each.decode()) for each in shown)})
 
 
 Outcome = Listing | NoCustomer | NotReached | Violation

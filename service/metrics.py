@@ -18,6 +18,10 @@ DURATION: Final = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     registry=REGISTRY,
 )
+CACHE: Final = Counter(
+    "membership_cache_requests_total", "Listings answered from this process's memory.", ("outcome",), registry=REGISTRY
+)
+CACHE_BYTES: Final = Gauge("membership_cache_bytes", "What the remembered answers take.", registry=REGISTRY)
 POSITION: Final = Gauge(
     "membership_position", "Stream position applied by the live generation, as last heard of.", registry=REGISTRY
 )

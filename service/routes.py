@@ -10,8 +10,9 @@ from litestar.params import FromPath
 from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service import answers, metrics, openapi, paging
+from service import answers, listing, metrics, openapi, paging
 from service.auth import Authenticator
+from service.cache import Answer, Cache, Key
 from service.freshness import Freshness
 from service.listing import CampaignLists, Listing, NoCustomer, NotReached
 from service.paging import Cursor
@@ -25,6 +26,7 @@ class Rooms(Struct, frozen=True):
     authenticator: Authenticator
     freshness: Freshness
     lists: CampaignLists
+    cache: Cache
 
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -54,11 +56,16 @@ async def list_customer_campaigns(request: AnyRequest, customer_id: FromPath[str
     parsed, cursor = await _parsed(rooms, customer_id, pairs, headers.get("membership-min-position"))
     if not isinstance(parsed, ListRequest):
         return unprocessable(parsed)
+    before = rooms.cache.before_reading()
     outcome = await rooms.lists.answer(parsed, principal, cursor, headers.getall("prefer", []))
     match outcome:
         case Listing():
             links = paging.links(pairs, parsed, outcome.total, outcome.next_cursor)
-            return await _represented(request, outcome, links)
+            answer = await _represented(request, outcome, links)
+            if listing.depends_on_its_page_only(parsed):
+                key = Key(principal.scope, request.scope["path"], request.scope["query_string"], _accepts_gzip(request))
+                rooms.cache.remember(key, answer, listing.tags(parsed, outcome), before)
+            return _response(request, answer)
         case NoCustomer(position):
             return refuse("customer_not_found", {POSITION: str(position)})
         case NotReached():
@@ -84,20 +91,27 @@ async def _parsed(
     return parsed, cursor
 
 
-async def _represented(request: AnyRequest, listing: Listing, links: str) -> Response[bytes]:
-    """Choose the representation, and send it only if the caller does not hold it already."""
-    compressed = len(listing.body) >= answers.COMPRESS_BYTES_MIN and answers.accepts_gzip(
-        ",".join(request.headers.getall("accept-encoding", []))
-    )
-    tag = answers.entity_tag(listing.body, compressed=compressed)
-    headers = {"ETag": tag, POSITION: str(listing.position)} | ({"Link": links} if links else {})
+def _accepts_gzip(request: AnyRequest) -> bool:
+    return answers.accepts_gzip(",".join(request.headers.getall("accept-encoding", [])))
+
+
+async def _represented(request: AnyRequest, found: Listing, link: str) -> Answer:
+    """Choose the representation."""
+    gzip = len(found.body) >= answers.COMPRESS_BYTES_MIN and _accepts_gzip(request)
+    tag = answers.entity_tag(found.body, compressed=gzip)
+    body = await answers.compress(found.body) if gzip else found.body
+    return Answer(body, tag, gzip, link, found.position)
+
+
+def _response(request: AnyRequest, answer: Answer) -> Response[bytes]:
+    """Send an answer, unless the caller holds it already."""
+    headers = {"ETag": answer.tag, POSITION: str(answer.position)} | ({"Link": answer.link} if answer.link else {})
     held = ",".join(request.headers.getall("if-none-match", []))
-    if held and answers.is_current(tag, held):
+    if held and answers.is_current(answer.tag, held):
         return Response(b"", status_code=304, headers=headers, media_type="application/json")
-    body = await answers.compress(listing.body) if compressed else listing.body
-    if compressed:
+    if answer.gzip:
         headers["Content-Encoding"] = "gzip"
-    return Response(body, headers=headers, media_type="application/json")
+    return Response(answer.body, headers=headers, media_type="application/json")
 
 
 @get("/health/live")

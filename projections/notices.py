@@ -1,0 +1,83 @@
+"""What the projector tells API processes with every commit: how far the live generation is, and what a batch touched.
+
+A notice leaves in the transaction that it speaks of, so notices come in the order of the commits, and none comes for a
+batch that was rolled back. PostgreSQL bounds a payload, so a large batch is told in several; the last one completes it.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import asyncpg
+import msgspec
+from msgspec import Struct
+
+from projections.queries import Generation
+
+CHANNEL: Final = "membership_applied"
+TAGS_A_NOTICE: Final = 500
+"""Of 13 characters each: below PostgreSQL's 8,000 bytes."""
+NOTICES_MAX: Final = 8
+"""A batch that touched more is told as a flush: hearing it out would cost readers more than forgetting does."""
+_TAG_CHARS: Final = 13
+
+
+class Notice(Struct, frozen=True, omit_defaults=True):
+    """One notice."""
+
+    generation: str
+    position: int
+    touched: str = ""
+    """The tags of what changed, one behind the other."""
+    more: bool = False
+    """Whether another notice of the same batch follows."""
+    flush: bool = False
+    """Whether anything may have changed."""
+
+    @property
+    def tags(self) -> Iterator[str]:
+        """What changed."""
+        return (self.touched[at : at + _TAG_CHARS] for at in range(0, len(self.touched), _TAG_CHARS))
+
+
+def customer_tag(customer_id: str) -> str:
+    """Return what stands for a customer: the end of its id. Two that share one are forgotten together, no more."""
+    return "c" + customer_id[-12:]
+
+
+def campaign_tag(campaign_id: str) -> str:
+    """Return what stands for a campaign."""
+    return "g" + campaign_id[-12:]
+
+
+def told(name: Generation, position: int, tags: Iterable[str]) -> list[str]:
+    """Return the payloads that tell of a batch."""
+    found = sorted(set(tags))
+    if len(found) > NOTICES_MAX * TAGS_A_NOTICE:
+        return [_encode(Notice(name, position, flush=True))]
+    parts = [found[at : at + TAGS_A_NOTICE] for at in range(0, len(found), TAGS_A_NOTICE)] or [[]]
+    return [
+        _encode(Notice(name, position, "".join(part), more=number < len(parts)))
+        for number, part in enumerate(parts, start=1)
+    ]
+
+
+async def tell_flush(connection: asyncpg.Connection) -> None:
+    """Tell, in the caller's transaction, that rows were changed by other than a batch: mended, erased, switched."""
+    row = await connection.fetchrow(
+        "SELECT generation, position FROM control.live JOIN control.checkpoint USING (generation)"
+    )
+    if row is not None:
+        payload = _encode(Notice(row["generation"], row["position"], flush=True))
+        await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, payload)
+
+
+def read(payload: str) -> Notice:
+    """Read a payload."""
+    return _DECODER.decode(payload)
+
+
+def _encode(notice: Notice) -> str:
+    return msgspec.json.encode(notice).decode()
+
+
+_DECODER: Final = msgspec.json.Decoder(Notice)

@@ -1,0 +1,162 @@
+"""A bounded memory of answers in one API process, emptied of exactly what a commit of the projector has changed.
+
+What an answer depends on is a set of tags: its customer, and the campaigns on its page. The projector's notices carry
+the tags a batch has touched, and arrive in the order of the commits; so an answer that is still held after the notice
+of position N is exact at N, whatever position it was read at.
+
+Invariants: an answer read from a snapshot is remembered only if no notice that was heard since says otherwise; while
+the listening connection is down nothing is held and nothing is answered.
+Source of the two queues: a newcomer has to be asked for twice before it can push out what is asked for often, so a
+flood of distinct requests passes through the small queue only.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+
+BYTES_MAX: Final = 96 * 1024 * 1024
+"""What answers, both queues together, may take; a share of the 300 MB a process may have."""
+PROBATION_SHARE: Final = 0.2
+ENTRY_OVERHEAD_BYTES: Final = 1_500
+"""What Python keeps around an answer: its key, tags and places in four dictionaries. Measured, rounded up."""
+TAG_BYTES: Final = 150
+"""What a tag of an answer takes, in its own set and in the index."""
+TOUCHED_MAX: Final = 100_000
+"""Tags whose last change is remembered; beyond, all that is older than now counts as changed."""
+
+
+class Key(NamedTuple):
+    """What makes two requests the same: who may see what, and the very bytes of the request."""
+
+    scope: str | None
+    path: str
+    query: bytes
+    gzip: bool
+
+
+class Answer(Struct, frozen=True):
+    """A listing as it goes out, in one representation."""
+
+    body: bytes
+    tag: str
+    gzip: bool
+    """Whether the body is compressed."""
+    link: str
+    position: int
+    """The position of the snapshot it was read from."""
+
+
+class _Held(Struct):
+    answer: Answer
+    tags: frozenset[str]
+    size: int
+
+
+class Cache:
+    """Remembers answers. Not thread-safe: one event loop, and no method waits."""
+
+    def __init__(self, bytes_max: int = BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._probation: OrderedDict[Key, _Held] = OrderedDict()
+        self._proven: OrderedDict[Key, _Held] = OrderedDict()
+        self._by_tag: dict[str, set[Key]] = {}
+        self._touched: dict[str, int] = {}
+        self._floor = 0
+        self._heard = 0
+        self._listening = False
+        self._flushes = 0
+        self.bytes_held = 0
+        """What is held now, overhead included."""
+
+    # --- What the listener tells -------------------------------------------------------------------------------------
+
+    def listen_from(self, position: int) -> None:
+        """Begin: every commit after `position` will be told of."""
+        self.flush()
+        self._listening = True
+        self._heard = self._floor = position
+
+    def deaf(self) -> None:
+        """Stop: commits may pass unheard from now on."""
+        self.flush()
+        self._listening = False
+
+    def flush(self) -> None:
+        """Forget everything, answers that are being read at this moment included."""
+        self._flushes += 1
+        for held in (self._probation, self._proven, self._by_tag, self._touched):
+            held.clear()
+        self._floor = self._heard
+        self.bytes_held = 0
+
+    def touched(self, tags: Iterable[str], position: int) -> None:
+        """Forget the answers that depend on any of `tags`, which the batch that ends at `position` changed."""
+        for tag in tags:
+            self._touched[tag] = position
+            for key in list(self._by_tag.get(tag, ())):
+                self._forget(key)
+        if len(self._touched) > TOUCHED_MAX:
+            self._touched.clear()
+            self._floor = position
+
+    def reached(self, position: int) -> None:
+        """Say that all changes up to `position` have been told."""
+        self._heard = max(self._heard, position)
+
+    @property
+    def heard(self) -> int:
+        """The position up to which changes have been told."""
+        return self._heard
+
+    # --- What requests ask -------------------------------------------------------------------------------------------
+
+    def find(self, key: Key) -> tuple[Answer, int] | None:
+        """Return an answer and the position it is exact at."""
+        held = self._proven.get(key)
+        if held is not None:
+            self._proven.move_to_end(key)
+        else:
+            held = self._probation.pop(key, None)
+            if held is None:
+                return None
+            self._proven[key] = held
+        return held.answer, max(self._heard, held.answer.position)
+
+    def before_reading(self) -> int | None:
+        """Return what `remember` wants to know; None while nothing may be remembered."""
+        return self._flushes if self._listening else None
+
+    def remember(self, key: Key, answer: Answer, tags: frozenset[str], before: int | None) -> None:
+        """Hold an answer, unless something it depends on has changed since its snapshot."""
+        changed = any(self._touched.get(tag, 0) > answer.position for tag in tags)
+        if before != self._flushes or not self._listening or answer.position < self._floor or changed:
+            return
+        size = len(answer.body) + len(key.query) + ENTRY_OVERHEAD_BYTES + TAG_BYTES * len(tags)
+        if size > self._bytes_max * PROBATION_SHARE:
+            return
+        self._forget(key)
+        self._probation[key] = _Held(answer, tags, size)
+        self.bytes_held += size
+        for tag in tags:
+            self._by_tag.setdefault(tag, set()).add(key)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        while self.bytes_held > self._bytes_max:
+            # The small queue gives way first, until it is small; then the answer that was not asked for longest.
+            few = len(self._probation) <= PROBATION_SHARE * (len(self._probation) + len(self._proven))
+            queue = self._proven if few and self._proven else self._probation
+            self._forget(next(iter(queue)))
+
+    def _forget(self, key: Key) -> None:
+        held = self._probation.pop(key, None) or self._proven.pop(key, None)
+        if held is None:
+            return
+        self.bytes_held -= held.size
+        for tag in held.tags:
+            keys = self._by_tag[tag]
+            keys.discard(key)
+            if not keys:
+                del self._by_tag[tag]

@@ -1,0 +1,120 @@
+"""What is remembered is exact at the position it is given out for, bounded, and does not give way to a flood."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.cache import Answer, Cache, Key
+
+TAGS = ("c1", "c2", "g1", "g2", "g3")
+
+
+def key(number: int) -> Key:
+    return Key(None, f"/customers/{number}/campaigns", b"", gzip=False)
+
+
+def answer(position: int, size: int = 100) -> Answer:
+    return Answer(b"x" * size, '"tag"', gzip=False, link="", position=position)
+
+
+def listening(bytes_max: int = 10**6, position: int = 0) -> Cache:
+    cache = Cache(bytes_max)
+    cache.listen_from(position)
+    return cache
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("commit"), st.sets(st.sampled_from(TAGS))),
+        st.tuples(st.just("hear"), st.integers(1, 3)),
+        st.tuples(st.just("begin"), st.integers(0, 3), st.frozensets(st.sampled_from(TAGS), min_size=1)),
+        st.tuples(st.just("end"), st.integers(0, 3)),
+        st.tuples(st.just("find"), st.integers(0, 3)),
+        st.tuples(st.just("flush")),
+        st.tuples(st.just("relisten")),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+@settings(max_examples=1500, deadline=None)
+def test_no_answer_is_older_than_the_position_it_is_given_out_for(  # noqa: C901 - one arm a step
+    steps: list[tuple[object, ...]],
+) -> None:
+    """Commits are told late, reads take their time, answers are looked for at any moment: as in a real process."""
+    cache = listening()
+    commits: list[set[str]] = []
+    heard = 0
+    changed = dict.fromkeys(TAGS, 0)
+    reading: dict[int, tuple[Answer, frozenset[str], int | None]] = {}
+    tags_of: dict[int, frozenset[str]] = {}
+    for name, *given_ in steps:
+        match name:
+            case "commit":
+                commits.append(given_[0])  # type: ignore[arg-type]
+                changed |= dict.fromkeys(commits[-1], len(commits))
+            case "hear":
+                for _ in range(given_[0]):  # type: ignore[call-overload]
+                    if heard < len(commits):
+                        heard += 1
+                        cache.touched(commits[heard - 1], heard)
+                        cache.reached(heard)
+            case "begin":
+                reading[given_[0]] = (answer(len(commits)), given_[1], cache.before_reading())  # type: ignore[index,assignment]
+            case "end" if given_[0] in reading:
+                found, tags, before = reading.pop(given_[0])  # type: ignore[call-overload]
+                tags_of[given_[0]] = tags  # type: ignore[index]
+                cache.remember(key(given_[0]), found, tags, before)  # type: ignore[arg-type]
+            case "find":
+                held = cache.find(key(given_[0]))  # type: ignore[arg-type]
+                if held is not None:
+                    last_change = max(at for tag in tags_of[given_[0]] for at in [_last(commits, tag, held[1])])  # type: ignore[index]
+                    assert held[0].position >= last_change
+            case "flush":
+                cache.flush()
+            case "relisten":
+                cache.deaf()
+                assert cache.before_reading() is None
+                heard = len(commits)
+                cache.listen_from(heard)
+
+
+def _last(commits: list[set[str]], tag: str, through: int) -> int:
+    return max((at for at, tags in enumerate(commits[:through], start=1) if tag in tags), default=0)
+
+
+def test_a_change_of_one_campaign_forgets_the_pages_that_show_it_and_no_other() -> None:
+    cache = listening()
+    cache.remember(key(1), answer(0), frozenset({"c1", "g1"}), cache.before_reading())
+    cache.remember(key(2), answer(0), frozenset({"c2", "g2"}), cache.before_reading())
+    cache.touched(["g1"], 1)
+    cache.reached(1)
+    assert cache.find(key(1)) is None
+    assert cache.find(key(2)) == (answer(0), 1)
+
+
+def test_a_flood_of_distinct_requests_neither_grows_nor_evicts_what_is_asked_for() -> None:
+    cache = listening(bytes_max=200_000)
+    useful = range(20)
+    for number in useful:
+        cache.remember(key(number), answer(0), frozenset({"c1"}), cache.before_reading())
+        assert cache.find(key(number)) is not None
+    for number in range(1_000, 6_000):
+        cache.remember(key(number), answer(0), frozenset({"c2"}), cache.before_reading())
+        assert cache.bytes_held <= 200_000
+    assert all(cache.find(key(number)) for number in useful)
+
+
+def test_what_is_forgotten_leaves_nothing_behind() -> None:
+    cache = listening()
+    for number in range(100):
+        cache.remember(key(number), answer(0), frozenset({f"c{number}", "g"}), cache.before_reading())
+    cache.touched(["g"], 1)
+    assert cache.bytes_held == 0
+    assert cache._by_tag == {}
+
+
+def test_an_answer_too_large_for_the_small_queue_is_not_held() -> None:
+    cache = listening(bytes_max=10_000)
+    cache.remember(key(1), answer(0, size=9_000), frozenset({"c1"}), cache.before_reading())
+    assert cache.find(key(1)) is None
