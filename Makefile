@@ -44,11 +44,22 @@ lock: $(UV) ## Bring the locks up to pyproject.toml, keeping what fits (ARGS=--u
 	$(COMPILE) $(ARGS) --output-file requirements.lock pyproject.toml
 	$(COMPILE) $(ARGS) --output-file requirements-dev.lock --extra dev --group test pyproject.toml
 	$(COMPILE) $(ARGS) --output-file requirements-build.lock --group build
+	$(COMPILE) $(ARGS) --output-file requirements-bench.lock --group bench --constraint requirements-dev.lock
 
 $(SET_UP): $(BIN)/python requirements-dev.lock pyproject.toml
 	@echo 'Installing what requirements-dev.lock names into .venv; the first time takes a minute or two.'
 	@$(BIN)/$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
 	@$(BIN)/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The frameworks in benchmarks/peers, apart from .venv: they are compared with, never imported.
+bench-setup: .bench-venv/.set-up
+
+.bench-venv/.set-up: $(SET_UP) requirements-bench.lock
+	@echo 'Installing what requirements-bench.lock names into .bench-venv.'
+	@$(BIN)/python -m venv --clear --without-pip .bench-venv
+	@$(BIN)/python -m pip --python .bench-venv --disable-pip-version-check install --quiet \
+		--require-hashes -r requirements-bench.lock
 	@touch $@
 
 # PYTHON= chooses the interpreter. Where venv lacks ensurepip, as on a bare Debian, virtualenv from pip stands in.

@@ -37,6 +37,10 @@ TICK_S: Final = 1.0
 WATCH_S: Final = 5.0
 """How often an idle reading is compared with what the broker says is pending."""
 RETRY_S: Final = 0.25
+RETRY_MAX_S: Final = 2.0
+"""Between attempts while PostgreSQL stays away, or takes nothing: a full disk lets a projector lead, but not write."""
+TERM_SHORT_S: Final = 5.0
+"""A term that lasted longer was a good one; what ends it is news."""
 SWEEP_S: Final = 5.0
 """How often generations that have followed long enough are looked for."""
 
@@ -50,19 +54,26 @@ async def project(settings: Settings) -> None:
     link = BrokerLink(settings)
     client = await link.connect()
     trouble = Trouble()
+    retry_s = RETRY_S
     try:
         while True:
+            led_at = time.monotonic()
             try:
                 async with leadership(settings.database_url) as connection:
-                    trouble.over()
+                    led_at = time.monotonic()
                     await require_migrated(connection)
                     await Term(settings, connection, client, link).serve()
             except Fenced as fenced:
-                log.warning("fenced", detail=str(fenced))
+                log.info("term_over", detail=str(fenced))
             except (*UNAVAILABLE, asyncpg.LockNotAvailableError) as problem:  # the latter: an operator's transaction
                 _obey_cancellation()
+                lasted_s = time.monotonic() - led_at
+                if lasted_s > TERM_SHORT_S:
+                    trouble.over()
+                    retry_s = RETRY_S
                 trouble.tell("waiting_for_database", problem)
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, RETRY_MAX_S)
     finally:
         await client.close()
 
@@ -135,8 +146,8 @@ class Term:
 
     async def serve(self) -> None:
         """Lead until something ends the term; returns when a generation was dropped."""
-        roster = await generations.roster(self._connection)
-        self._held = [await checkpoints.take_over(self._connection, name) for name in roster]
+        async with self._connection.transaction():
+            await self._take_over()
         for held in self._held:
             log.info("following", generation=held.generation, position=held.position, epoch=held.epoch)
         while not await self._read_once():
@@ -144,6 +155,15 @@ class Term:
                 raise BrokerConnectionLost(f"The broker ended the connection for good: {self._client.last_error}.")
             await self._beat()
             await asyncio.sleep(RETRY_S)
+
+    async def _take_over(self) -> None:
+        """Become the one who moves every generation of the roster, as it is now."""
+        await generations.hold_still(self._connection)
+        roster = await generations.roster(self._connection)
+        if not roster:
+            live = await checkpoints.live_generation(self._connection)
+            raise LiveGenerationBroken(live, "it was marked broken when one could not be written")
+        self._held = [await checkpoints.take_over(self._connection, name) for name in roster]
 
     async def _read_once(self) -> bool:
         """Read and apply until the reading is interrupted (False) or the roster has changed (True)."""
@@ -211,6 +231,7 @@ class Term:
             await self._leave_behind(broken)
 
     async def _leave_behind(self, broken: Unwritable) -> None:
-        if not await generations.mark_broken(self._connection, broken.generation):
-            raise LiveGenerationBroken(broken.generation, broken.problem)
+        await generations.mark_broken(self._connection, broken.generation)
         log.error("generation_broken", generation=broken.generation, detail=broken.problem)
+        if not self._held:
+            raise LiveGenerationBroken(broken.generation, broken.problem)

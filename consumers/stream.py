@@ -80,16 +80,21 @@ async def create(client: Client, replicas: int) -> StreamState:
 
 
 async def verify(client: Client, checkpoint: Checkpoint, replicas: int) -> StreamState:
-    """Return the state of the stream the checkpoint speaks of, creating it if nothing was ever applied.
+    """Return the state of the stream the checkpoint speaks of, creating it if nothing was ever applied."""
+    return await identify(client, checkpoint) or await create(client, replicas)
 
-    Compares creation time, last position and the time of the message at the checkpoint. Sequences are reused after
-    a loss, so none of the three is enough alone.
+
+async def identify(client: Client, checkpoint: Checkpoint) -> StreamState | None:
+    """Return the state of the stream the checkpoint speaks of; None if there is none and nothing was ever applied.
+
+    Raises the kinds of `StreamRefused`. Compares creation time, last position and the time of the message at the
+    checkpoint. Sequences are reused after a loss, so none of the three is enough alone.
     """
     state = await look(client)
     if state is None:
         if checkpoint.position > 0:
             raise StreamMissing(STREAM, checkpoint.position)
-        return await create(client, replicas)
+        return None
     if checkpoint.position == 0:
         return state
     if state.created != checkpoint.stream_created:

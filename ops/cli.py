@@ -219,7 +219,8 @@ def rebuild(verify_only: bool, max_rate: int | None, unthrottled: bool, yes: boo
 def verify(max_rate: int | None, unthrottled: bool, as_json: bool) -> None:
     """Fold the stream afresh and compare the live rows with it, every column of every table.
 
-    Names each row and column that differs, and exits 1 if any does. Changes nothing, and live traffic raises no
+    Names each row and column that differs, and exits 1 if any does or the comparison was not possible, which it then
+    says on standard error. Changes nothing, and live traffic raises no
     false alarm: both sides are seen at one position. `membership repair` mends what it finds.
     """
     from ops import rebuild as job  # noqa: PLC0415
@@ -361,7 +362,10 @@ def parked_retry(  # noqa: PLR0917 - click passes them by name
 @click.argument("positions", type=click.IntRange(1), nargs=-1, required=True)
 @click.option("--reason", required=True, help="Why they are never to be applied; kept in the audit.")
 def parked_discard(positions: tuple[int, ...], reason: str) -> None:
-    """Decide that the events at these POSITIONS are never applied. The stream keeps them, the audit says why."""
+    """Take the events at these POSITIONS off the list for good. The stream keeps them, the audit says why.
+
+    A rebuild does not park them again. A release that can read them applies them when it next rebuilds.
+    """
     from ops.parked import discard  # noqa: PLC0415
 
     if not reason.strip():

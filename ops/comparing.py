@@ -52,6 +52,7 @@ async def compare(place: Workplace, held: Checkpoint) -> Findings:
         live = await checkpoints.read(place.work, place.live)  # the snapshot is taken here
         await _make_up(place, held, live)
         await rebuild.forget_discarded(place.work, place.new)
+        await rebuild.keep_first_seen(place.work, place.new, place.live)
         return await _differences(place, live.position)
 
 

@@ -12,7 +12,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from consumers import stream
 from consumers.client import BrokerSilent, connect_lasting
 from ops.account import actor
-from ops.terminal import fail
+from ops.terminal import counted, fail
 from projections import checkpoint as checkpoints
 from projections import erasure, jobs
 from projections.errors import JobRefused, StreamMissing
@@ -56,10 +56,13 @@ async def _erase(connection: asyncpg.Connection, client: Client, settings: Setti
     async with connection.transaction():
         rows = await erasure.remove_rows(connection, customer_id)
         messages = await erasure.conclude(connection, job, after.missing)
-        what = f"{messages} messages and {rows} rows of one customer"
+        what = f"{counted(messages, 'message')} and {counted(rows, 'row')} of one customer"
         await jobs.audit(connection, actor(), "erase", what)
         await jobs.finish(connection, job, "done", what)
-    print(f"Erased {messages:,} messages and {rows:,} rows. Backups and what producers publish from now on are yours.")
+    print(
+        f"Erased {counted(messages, 'message')} and {counted(rows, 'row')}. Backups were not touched; "
+        "an event published from now on makes the customer known again."
+    )
     return 0
 
 

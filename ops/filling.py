@@ -53,10 +53,13 @@ async def _replay(place: Workplace, phase: str, held: Checkpoint, add: Add, even
     through = await place.live_position()
     meter = await place.enter(phase, "events", held.position, through)
     while True:
+        behind = through - held.position
         held = await _replay_through(place, meter, held, through, add=add, events_max=events_max)
         reached, through = through, await place.live_position()
         if through - reached <= NEAR_EVENTS:
             break
+        if through - reached > behind / 2:
+            place.pace.hurry()
     place.screen.end(meter)
     return held
 

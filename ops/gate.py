@@ -4,12 +4,16 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import asyncpg
+
 from consumers import stream
+from consumers.client import TolerantClient
+from consumers.stream import StreamState
 from ops.comparing import Findings
 from ops.workplace import Workplace
-from projections import checkpoint as checkpoints
-from projections import jobs, rebuild
-from projections.errors import GateRefused, StreamMissing
+from projections import generations, jobs, rebuild
+from projections.checkpoint import Checkpoint
+from projections.errors import GateRefused, StreamIncomplete, StreamMissing
 
 LAG_MAX_S: Final = 30.0
 NEWLY_PARKED_SHOWN: Final = 10
@@ -18,20 +22,15 @@ Approve = Callable[[Findings], Awaitable[bool]]
 """Asks whether to switch although rows differ."""
 
 
-async def require_whole_stream(place: Workplace) -> None:
-    """Refuse a stream that lacks messages which no recorded erasure took out."""
-    live = await checkpoints.read(place.work, place.live)
-    if await stream.look(place.client) is None:
+async def require_whole_stream(connection: asyncpg.Connection, client: TolerantClient, live: Checkpoint) -> StreamState:
+    """Return the stream's state; refuse another one, and one that lacks messages which no recorded erasure took out."""
+    state = await stream.identify(client, live)
+    if state is None:
         raise StreamMissing(stream.STREAM, live.position)
-    state = await stream.verify(place.client, live, place.settings.stream_replicas)
-    erased = await jobs.erased_messages(place.work, state.created)
+    erased = await jobs.erased_messages(connection, state.created)
     if state.missing > erased:
-        reason = (
-            f"Stream {stream.STREAM} lacks {state.missing - erased:,} messages that no erasure took out (its first is "
-            f"{state.first_position}, its last {state.last_position}): a new generation would lack what they said. "
-            "Restore the stream from its backup; the live generation still has it all."
-        )
-        raise GateRefused([reason])
+        raise StreamIncomplete(stream.STREAM, state.missing - erased, state.first_position, state.last_position)
+    return state
 
 
 async def pass_gate(place: Workplace, findings: Findings, approve: Approve) -> None:
@@ -49,6 +48,8 @@ async def pass_gate(place: Workplace, findings: Findings, approve: Approve) -> N
 
 
 async def _lag(place: Workplace, position: int) -> list[str]:
+    if any(each.live and each.state == "broken" for each in await generations.standings(place.work)):
+        return []  # it will never catch up; that is why a new one is made
     stored_ns = await stream.next_message_time_ns(place.client, position)
     lag_s = 0.0 if stored_ns is None else time.time() - stored_ns / 1e9
     if lag_s <= LAG_MAX_S:
@@ -76,8 +77,8 @@ def _newly_parked(findings: Findings) -> list[str]:
     shown = ", ".join(map(str, findings.newly_parked[:NEWLY_PARKED_SHOWN]))
     more = " and more" if len(findings.newly_parked) > NEWLY_PARKED_SHOWN else ""
     reason = (
-        f"Events at positions {shown}{more} were applied by an earlier release and cannot be by this one: they would "
-        "be parked. Run the release that reads them, or `membership parked discard` them with a reason, then run "
-        "`membership rebuild` again."
+        f"This release cannot read the events at positions {shown}{more}, which the live generation has applied: they "
+        "would be parked. `membership parked show` prints them. Run `membership rebuild` of the release that reads "
+        "them, or `membership parked discard` them with a reason and run it again."
     )
     return [reason]

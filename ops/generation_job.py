@@ -25,6 +25,7 @@ from ops.comparing import NOTHING, Findings, compare
 from ops.filling import fill
 from ops.gate import Approve, pass_gate, require_whole_stream
 from ops.progress import Screen
+from ops.terminal import counted
 from ops.throttle import Pace
 from ops.workplace import POLL_S, Workplace
 from projections import checkpoint as checkpoints
@@ -34,6 +35,7 @@ from projections.errors import JobCancelled, JobRefused
 from projections.jobs import Job
 from projections.migrations import require_migrated
 from projections.queries import Generation, generation
+from projections.release import release
 from projections.settings import Settings
 from projections.trouble import Trouble
 
@@ -48,6 +50,8 @@ class Result(NamedTuple):
     """How a job ended."""
 
     findings: Findings
+    was: str
+    """The generation that was live when it began."""
     switched_to: str | None
 
 
@@ -64,20 +68,20 @@ class GenerationJob:
     async def run(self, actor: str, approve: Approve) -> Result:
         """Work until done; what is lost on the way is waited for, what is refused is raised."""
         client = await connect_lasting(self._settings.nats_url, "membership-job")
-        begun = False
+        known: Job | None = None
         try:
             while True:
                 try:
                     async with self._workplace(client) as place:
-                        await _open(place, self._kind, actor)
-                        begun = True
+                        await _open(place, self._kind, actor, known)
+                        known = place.job
                         return await _finish(place, actor, approve)
                 except (NatsError, NatsTimeoutError) as problem:
-                    if not begun:
+                    if known is None:
                         raise BrokerSilent(problem) from None
                     self._trouble.tell_by(self._screen.say, "Waiting for the broker", problem)
                 except UNAVAILABLE as problem:
-                    if not begun:
+                    if known is None:
                         raise
                     self._trouble.tell_by(self._screen.say, "Waiting for PostgreSQL", problem)
                 await asyncio.sleep(RETRY_S)
@@ -120,22 +124,31 @@ async def _connect_worker(url: str) -> asyncpg.Connection:
     )
 
 
-async def _open(place: Workplace, kind: Kind, actor: str) -> None:
-    """Take up the open job of this kind, or begin one; one that died when its generation was dropped begins again."""
+async def _open(place: Workplace, kind: Kind, actor: str, known: Job | None) -> None:
+    """Take up the open job of this kind, or begin one; one of another release, or without its generation, again.
+
+    `known` is the job this process worked on before it lost PostgreSQL: meanwhile another may have cancelled it.
+    """
     place.live = await checkpoints.live_generation(place.work)
-    await require_whole_stream(place)
+    await require_whole_stream(place.work, place.client, await checkpoints.read(place.work, place.live))
+    if known is not None and known.job_id not in {each.job_id for each in await jobs.unfinished(place.work)}:
+        raise JobCancelled(f"Job {known.job_id} was cancelled while PostgreSQL was away.")
+    place.job = await jobs.open_or_resume(place.work, kind, "fill", actor)
+    there = {each.generation: each for each in await generations.standings(place.work)}
+    begun = there.get(str(place.job.generation))
+    if begun is not None and (begun.state != "filling" or place.job.release == release()):
+        place.new = generation(begun.generation)
+        place.screen.say(f"Going on with job {place.job.job_id}, in phase {place.job.phase}.")
+        return
+    if begun is not None:
+        place.screen.say(f"Job {place.job.job_id} was begun by another release, which folds otherwise: from the start.")
+        await _drop(place.work, generation(begun.generation))
     async with place.work.transaction():
-        place.job = await jobs.open_or_resume(place.work, kind, "fill", actor)
-        there = {each.generation for each in await generations.standings(place.work)}
-        if place.job.generation in there:
-            place.new = generation(str(place.job.generation))
-            place.screen.say(f"Going on with job {place.job.job_id}, in phase {place.job.phase}.")
-            return
         # Indexed from the start, or filled bare and indexed in strokes that readers would feel.
         create = rebuild.create_indexed if place.pace.gentle else rebuild.create
         place.new = await create(place.work)
         await jobs.give_generation(place.work, place.job, place.new)
-        place.job = replace(place.job, generation=place.new)
+    place.job = replace(place.job, generation=place.new, phase="fill")
 
 
 async def _finish(place: Workplace, actor: str, approve: Approve) -> Result:
@@ -156,11 +169,11 @@ async def _phases(place: Workplace, actor: str, approve: Approve) -> Result:
         findings = await compare(place, held)
         if place.job.kind == "verify":
             await _end_verification(place, findings)
-            return Result(findings, None)
+            return Result(findings, place.live, None)
         await pass_gate(place, findings, approve)
     await _join(place)
     await _switch(place, actor, findings)
-    return Result(findings, place.new)
+    return Result(findings, place.live, place.new)
 
 
 async def _is_ours(place: Workplace) -> bool:
@@ -177,7 +190,7 @@ async def _join(place: Workplace) -> None:
     while True:
         found = {each.generation: each for each in await generations.standings(place.work)}
         new, live = found[place.new], next(each for each in found.values() if each.live)
-        if new.position == live.position:
+        if new.position >= live.position:
             break
         if new.position != behind:
             behind, moved_at = new.position, time.monotonic()
@@ -202,7 +215,7 @@ async def _switch(place: Workplace, actor: str, findings: Findings) -> None:
                 f"switch to {place.new} all the same, or `membership jobs cancel` to keep {was}."
             )
         await generations.switch(place.work, place.new, old_follows_s=place.settings.rollback_window_s)
-        what = f"switched from {was} to {place.new} with {findings.count} differing rows"
+        what = f"switched from {was} to {place.new} with {counted(findings.count, 'differing row')}"
         await jobs.audit(place.work, actor, "switch", what)
         await jobs.finish(place.work, place.job, "done", what)
 
@@ -211,7 +224,7 @@ async def _end_verification(place: Workplace, findings: Findings) -> None:
     await _drop(place.work, place.new)
     async with place.work.transaction():
         await place.work.execute("SET LOCAL synchronous_commit = on")
-        what = f"{findings.count} rows differ at position {findings.position}"
+        what = f"{counted(findings.count, 'difference')} at position {findings.position}"
         await jobs.finish(place.work, place.job, "done", what)
 
 

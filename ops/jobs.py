@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -10,7 +9,7 @@ from rich.table import Table
 
 from ops.account import actor
 from ops.generation_job import give_up
-from ops.terminal import console, escaped, fail
+from ops.terminal import console, escaped, fail, stamp
 from projections import jobs
 from projections.jobs import Job
 
@@ -24,18 +23,24 @@ def described(job: Job, *, running: bool) -> dict[str, Any]:
     return {
         "job_id": job.job_id,
         "kind": job.kind,
-        "state": job.state if job.state != "open" else "running" if running else "interrupted",
+        "state": _state(job, running=running),
         "phase": job.phase,
         "done": job.done,
         "total": job.total,
         "progress": share,
         "eta_s": job.eta_s if running else None,
         "generation": job.generation,
-        "started_at": _stamp(job.started_at),
-        "ended_at": _stamp(job.ended_at),
+        "started_at": stamp(job.started_at),
+        "ended_at": None if job.ended_at is None else stamp(job.ended_at),
         "started_by": job.started_by,
         "outcome": job.outcome,
     }
+
+
+def _state(job: Job, *, running: bool) -> str:
+    if job.state != "open":
+        return job.state
+    return "running" if running else "refused" if job.phase == "gate" and job.outcome else "interrupted"
 
 
 async def list_jobs(connection: asyncpg.Connection, rows_max: int, *, as_json: bool) -> int:
@@ -48,10 +53,10 @@ async def list_jobs(connection: asyncpg.Connection, rows_max: int, *, as_json: b
     if not found:
         print("No jobs yet. `membership rebuild` and `membership verify` are jobs.")
         return 0
-    table = Table("job", "kind", "state", "phase", "progress", "started", "by", "outcome", box=None)
+    table = Table("job", "kind", "state", "phase", "progress", "started", "ended", "by", "outcome", box=None)
     for job in found:
         row = (job["job_id"], job["kind"], job["state"], job["phase"], job["progress"], job["started_at"])
-        table.add_row(*map(str, row), job["started_by"], escaped(job["outcome"] or ""))
+        table.add_row(*map(str, row), job["ended_at"] or "", job["started_by"], escaped(job["outcome"] or ""))
     console().print(table)
     return 0
 
@@ -81,7 +86,7 @@ async def list_deeds(connection: asyncpg.Connection, rows_max: int) -> int:
     table = Table("at", "by", "what", "position", "detail", box=None)
     for row in await jobs.deeds(connection, rows_max):
         position = "" if row["position"] is None else str(row["position"])
-        table.add_row(_stamp(row["at"]), row["actor"], row["action"], position, escaped(row["detail"]))
+        table.add_row(stamp(row["at"]), row["actor"], row["action"], position, escaped(row["detail"]))
     console().print(table if table.row_count else "Nothing yet: no switch, repair, retry, discard or erasure.")
     return 0
 
@@ -100,7 +105,3 @@ async def _until_cancelled(connection: asyncpg.Connection, job: Job) -> int:
         )
     print(f"Job {job.job_id} has ended.")
     return 0
-
-
-def _stamp(instant: datetime | None) -> str | None:
-    return None if instant is None else instant.astimezone(UTC).isoformat(timespec="seconds")

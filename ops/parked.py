@@ -6,13 +6,14 @@ import time
 from collections.abc import Sequence
 
 import asyncpg
-from rich.table import Table
+from rich.table import Column, Table
 
 from ops.account import actor
-from ops.terminal import console, escaped, fail, progress
+from ops.terminal import console, counted, escaped, fail, progress, stamp
 from projections import checkpoint as checkpoints
-from projections import parking
+from projections import generations, parking
 from projections.parking import Filter
+from projections.queries import generation
 
 CHUNK_EVENTS = 100
 """Events that are retried in one transaction; the projector waits for no more."""
@@ -27,9 +28,9 @@ async def list_parked(connection: asyncpg.Connection, wanted: Filter, rows_max: 
         return 0
     out = console()
     out.print(_counted(reasons))
-    table = Table("position", "reason", "first seen", "subject", "detail", box=None)
+    table = Table("position", "reason", "first seen", Column("subject", overflow="fold"), "detail", box=None)
     for row in await parking.newest(connection, name, wanted, rows_max):
-        seen = row["first_seen_at"].isoformat(timespec="seconds")
+        seen = stamp(row["first_seen_at"])
         table.add_row(str(row["position"]), row["reason"], seen, escaped(row["subject"]), escaped(row["detail"]))
     out.print(table)
     return 0
@@ -39,6 +40,10 @@ async def show_parked(connection: asyncpg.Connection, position: int) -> int:
     """Print one parked event whole; return 1 when nothing is parked at that position."""
     name = await checkpoints.live_generation(connection)
     row = await parking.whole(connection, name, position)
+    if row is None:
+        # Perhaps in one that is being made: that is what its gate complains of.
+        for each in await generations.standings(connection):
+            row = row or await parking.whole(connection, generation(each.generation), position)
     if row is None:
         return fail(f"No event is parked at position {position}. `membership parked list` shows those that are.")
     body = bytes(row["body"])
@@ -57,7 +62,8 @@ async def retry_all(connection: asyncpg.Connection, wanted: Filter, max_rate: in
     if not reasons:
         print("No parked events." if wanted == Filter() else "No parked events of that kind.")
         return 0
-    print(f"{sum(reasons.values()):,} events are parked: {_counted(reasons)}.", flush=True)
+    total = sum(reasons.values())
+    print(f"{counted(total, 'event')} {'is' if total == 1 else 'are'} parked: {_counted(reasons)}.", flush=True)
     if not yes:
         if not sys.stdin.isatty():
             return fail("Add --yes to retry them without being asked; nothing was changed.", 2)
@@ -88,8 +94,8 @@ async def retry(connection: asyncpg.Connection, positions: Sequence[int], max_ra
 async def discard(connection: asyncpg.Connection, positions: Sequence[int], reason: str) -> int:
     """Take parked events out for good, with a reason that is kept."""
     await parking.discard(connection, positions, reason, actor())
-    events = "1 event" if len(positions) == 1 else f"{len(positions):,} events"
-    print(f"Discarded {events}: a rebuild will not park them again. The stream still holds them, the audit says why.")
+    events = counted(len(positions), "event")
+    print(f"Discarded {events}: not listed, nor parked by a rebuild. The stream keeps them, the audit says why.")
     return 0
 
 

@@ -17,6 +17,7 @@ from projections import checkpoint as checkpoints
 from projections import generations, jobs
 from projections.settings import Settings
 
+REPAIRS_ADVISED_MAX = 10
 SHOWN = 20
 """Differing rows that are printed; `--json` prints all that were read."""
 
@@ -39,16 +40,12 @@ async def rebuild(settings: Settings, pace: Pace, *, yes: bool, as_json: bool) -
         return await asyncio.to_thread(_asked, findings.count)
 
     result = await _run(settings, "rebuild", pace, approve, as_json=as_json)
-    what = (
-        f"{result.switched_to} is live"
-        if result.findings.count
-        else f"{result.switched_to} is live, row for row as before"
-    )
     if as_json:
         _print_json(result)
     else:
         hours = settings.rollback_window_s / 3600
-        print(f"{what}. The old generation follows for {hours:g} hours: `membership rollback` goes back to it.")
+        same = "" if result.findings.count else ", row for row as before"
+        print(f"{result.switched_to} is live{same}. {result.was} follows for {hours:g} hours: `membership rollback`.")
     return 0
 
 
@@ -63,6 +60,7 @@ async def verify(settings: Settings, pace: Pace, *, as_json: bool) -> int:
         _print_json(result)
     elif result.findings.count:
         show(result.findings)
+        advise(result.findings)
     else:
         print(f"No row differs from the stream, at position {result.findings.position}.")
     return 1 if result.findings.count else 0
@@ -86,8 +84,18 @@ def show(findings: Findings) -> None:
         print(described(each))
     if findings.count > SHOWN:
         print(f"… and {findings.count - SHOWN:,} more rows; --json has up to {ROWS_READ_MAX:,}.")
-    rows = "1 row differs" if findings.count == 1 else f"{findings.count:,} rows differ"
-    print(f"{rows} from the stream, at position {findings.position}.")
+    differ = "1 row differs" if findings.count == 1 else f"{findings.count:,} rows differ"
+    print(f"{differ} from what this release reads in the stream, at position {findings.position}.")
+
+
+def advise(findings: Findings) -> None:
+    """Print the commands that mend what differs: few customers one by one, many by a rebuild."""
+    named = {("customer", each.key["customer_id"]) for each in findings.differences if "customer_id" in each.key}
+    named |= {("campaign", each.key["campaign_id"]) for each in findings.differences if each.table == "campaign"}
+    if len(named) > REPAIRS_ADVISED_MAX or findings.count > len(findings.differences):
+        print("`membership rebuild` makes all of it anew.")
+    for kind, entity_id in sorted(named if len(named) <= REPAIRS_ADVISED_MAX else ()):
+        print(f"  membership repair --{kind} {entity_id} --dry-run")
 
 
 async def _run(settings: Settings, kind: Kind, pace: Pace, approve: Approve, *, as_json: bool) -> Result:

@@ -9,12 +9,12 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from rich.console import Console
 
-from consumers import stream
 from consumers.client import BrokerSilent, TolerantClient, connect_lasting
 from consumers.replay import replay
 from ops.account import actor
+from ops.gate import require_whole_stream
 from ops.row_diff import described
-from ops.terminal import fail
+from ops.terminal import counted, fail
 from projections import checkpoint as checkpoints
 from projections import generations, jobs
 from projections import repair as repairs
@@ -33,7 +33,7 @@ async def repair(
     try:
         client = await connect_lasting(settings.nats_url, "membership-repair")
         try:
-            return await _repair(connection, client, settings, entity, dry_run=dry_run, as_json=as_json)
+            return await _repair(connection, client, entity, dry_run=dry_run, as_json=as_json)
         finally:
             await client.close()
     except (NatsError, NatsTimeoutError) as problem:
@@ -43,7 +43,6 @@ async def repair(
 async def _repair(
     connection: asyncpg.Connection,
     client: TolerantClient,
-    settings: Settings,
     entity: Entity,
     *,
     dry_run: bool,
@@ -55,7 +54,7 @@ async def _repair(
     try:
         held = await checkpoints.live_generation(connection)
         before = await checkpoints.read(connection, held)
-        await stream.verify(client, before, settings.stream_replicas)
+        await require_whole_stream(connection, client, before)
         await repairs.prepare(connection, held)
         await _offer(connection, client, entity, Position(0), before.position)
         await generations.hold_still(connection)
@@ -64,18 +63,23 @@ async def _repair(
         if not any([await repairs.has_rows(connection, each, entity) for each in (held, repairs.EXPECTED)]):
             return fail(f"There is no {entity.kind} {entity.id}: neither an event nor a row speaks of it.")
         found = await repairs.find(connection, held, entity)
-        _show(found, as_json=as_json)
+        if not as_json:
+            _show(found)
         if found and not dry_run:
             await repairs.apply(connection, held, found)
             tables = sorted({each.table for each in found})
-            what = f"{len(found)} rows of one {entity.kind} in {', '.join(tables)}, generation {held}"
+            # A campaign is named; a customer is nobody's to read of here, least of all after an erasure.
+            whose = f"campaign {entity.id}" if entity.kind == "campaign" else "one customer"
+            what = f"{counted(len(found), 'row')} of {whose} in {', '.join(tables)}, generation {held}"
             await jobs.audit(connection, actor(), "repair", what)
             await transaction.commit()
             transaction = None
     finally:
         if transaction is not None:
             await transaction.rollback()
-    if not as_json:
+    if as_json:
+        _print_json(found, now.position, written=bool(found) and not dry_run)
+    else:
         print(_summary(entity, found, now.position, dry_run=dry_run))
     return 0
 
@@ -90,12 +94,13 @@ async def _offer(
                 await repairs.offer(connection, messages)
 
 
-def _show(found: list[Difference], *, as_json: bool) -> None:
+def _print_json(found: list[Difference], position: int, *, written: bool) -> None:
+    rows = [{"table": each.table, "held": each.held or None, "wanted": each.wanted or None} for each in found]
+    print(json.dumps({"position": position, "written": written, "differences": len(found), "rows": rows}))
+
+
+def _show(found: list[Difference]) -> None:
     """Print the rows as they are and as they are written: the same JSON that PostgreSQL is given."""
-    if as_json:
-        rows = [{"table": each.table, "held": each.held or None, "wanted": each.wanted or None} for each in found]
-        print(json.dumps({"differences": len(found), "rows": rows}))
-        return
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for each in found:
         console.print(described(each))
@@ -108,6 +113,6 @@ def _show(found: list[Difference], *, as_json: bool) -> None:
 def _summary(entity: Entity, found: list[Difference], position: int, *, dry_run: bool) -> str:
     if not found:
         return f"Every row of {entity.kind} {entity.id} is as the stream has it, at position {position}."
-    rows = "1 row" if len(found) == 1 else f"{len(found):,} rows"
+    rows = counted(len(found), "row")
     done = "would change; run it without --dry-run to write them" if dry_run else "written"
     return f"{rows} {done}, as of position {position}."

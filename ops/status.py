@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -12,10 +13,11 @@ from rich.table import Table
 from consumers import stream
 from consumers.client import connect_briefly
 from ops.jobs import described
-from ops.terminal import console, fail
+from ops.terminal import console, fail, stamp
 from projections import checkpoint as checkpoints
 from projections import database, generations, jobs
-from projections.errors import MembershipError
+from projections.checkpoint import Checkpoint
+from projections.errors import MembershipError, StreamRefused
 from projections.migrations import require_migrated
 from projections.queries import for_generation
 from projections.settings import Settings
@@ -52,7 +54,7 @@ async def show(settings: Settings, *, as_json: bool) -> int:
         print(json.dumps(msgspec.to_builtins(status)))
     else:
         _print_table(status)
-    return 0 if trouble is None else fail(f"The broker cannot be asked: {trouble}.")
+    return 0 if trouble is None else fail(trouble)
 
 
 async def gather(settings: Settings) -> tuple[Status, str | None]:
@@ -64,29 +66,34 @@ async def gather(settings: Settings) -> tuple[Status, str | None]:
     try:
         await require_migrated(connection)
         name = await checkpoints.live_generation(connection)
-        position = await connection.fetchval("SELECT position FROM control.checkpoint WHERE generation = $1", name)
+        checkpoint = await checkpoints.read(connection, name)
         parked = await connection.fetchval(for_generation("SELECT count(*) FROM {generation}.parked_event", name))
         running = await jobs.is_running(connection)
         under_way = [described(job, running=running) for job in await jobs.unfinished(connection)]
-        standings = [msgspec.to_builtins(each) for each in await generations.standings(connection)]
+        standings = [
+            msgspec.structs.asdict(each) | {"follows_until": each.follows_until and stamp(each.follows_until)}
+            for each in await generations.standings(connection)
+        ]
     finally:
         await connection.close()
-    known = Status(name, position, None, None, None, parked, under_way, standings)
-    return await _with_stream(settings, known)
+    known = Status(name, checkpoint.position, None, None, None, parked, under_way, standings)
+    return await _with_stream(settings, known, checkpoint)
 
 
-async def _with_stream(settings: Settings, known: Status) -> tuple[Status, str | None]:
+async def _with_stream(settings: Settings, known: Status, checkpoint: Checkpoint) -> tuple[Status, str | None]:
     try:
         client = await connect_briefly(settings.nats_url, "membership-status")
         try:
-            state = await stream.look(client)
+            state = await stream.identify(client, checkpoint)
             last = 0 if state is None else state.last_position
             lag_events = max(0, last - known.position)
             lag_s = await _lag_s(client, known.position) if lag_events else 0.0
         finally:
             await client.close()
+    except StreamRefused as refused:
+        return known, str(refused)
     except (NatsError, OSError, MembershipError) as problem:  # nats-py's timeout is an OSError too
-        return known, str(problem).rstrip(".") or "no answer"
+        return known, f"The broker cannot be asked: {str(problem).rstrip('.') or 'no answer'}."
     return msgspec.structs.replace(known, stream_position=last, lag_events=lag_events, lag_s=lag_s), None
 
 
@@ -108,11 +115,14 @@ def _print_table(status: Status) -> None:
 
 def _job_line(job: dict[str, Any]) -> str:
     left = f", {job['eta_s']:,.0f} s left" if job["eta_s"] is not None else ""
-    state = "" if job["state"] == "running" else f", {job['state']}: the same command goes on with it"
-    return f"{job['job_id']} {job['kind']}: {job['phase']} {job['progress']}{left}{state}"
+    further = {"running": "", "refused": f", refused: {job['outcome']}"}
+    state = further.get(job["state"], ", interrupted: the same command goes on with it")
+    return f"{job['job_id']} {job['kind']}: {' '.join(filter(None, (job['phase'], job['progress'])))}{left}{state}"
 
 
 def _generation_line(standing: dict[str, Any]) -> str:
-    until = f" until {standing['follows_until']}" if standing["follows_until"] else ""
-    state = "live" if standing["live"] else f"{standing['state']}{until}"
+    until = standing["follows_until"]
+    ends = "" if until is None else f" until {until}" if until > stamp(datetime.now(UTC)) else ", being dropped"
+    broken = ", broken" if standing["state"] == "broken" else ""
+    state = f"live{broken}" if standing["live"] else f"{standing['state']}{ends}"
     return f"{standing['generation']}: {state}, at position {standing['position']}"

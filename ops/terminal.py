@@ -1,6 +1,7 @@
 """How commands speak at a terminal: answers on standard output, troubles and progress on standard error."""
 
 import sys
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.progress import Progress
@@ -23,6 +24,16 @@ def console() -> Console:
 def progress() -> Progress:
     """Return a progress bar that leaves nothing behind."""
     return Progress(console=Console(stderr=True), transient=True)
+
+
+def stamp(instant: datetime) -> str:
+    """Return a time as all commands print it: UTC, to the second."""
+    return instant.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def counted(number: int, what: str) -> str:
+    """Return `1 row`, `2 rows`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def escaped(text: str) -> str:

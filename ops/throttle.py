@@ -27,7 +27,7 @@ RISE: Final = FALL ** (-SLOWED_SHARE / (1 - SLOWED_SHARE))
 """What a slowed read and any other one do to the share of time that is worked; they balance at `SLOWED_SHARE`."""
 SHARE_FIRST: Final = 0.05
 SHARE_MIN: Final = 0.005
-"""A job always goes on, however slowly."""
+"""A job always goes on, however slowly; it is told to hurry if events come faster than it replays them."""
 SHOWN_READS: Final = 300
 """Probes of the last half minute: what the displayed percentile is taken of."""
 NICENESS: Final = 19
@@ -57,6 +57,9 @@ class Pace:
         """Return how many events a unit of work may have: no more than a fraction of a second's worth."""
         return events if self._max_rate is None else max(1, min(events, int(self._max_rate * UNIT_S)))
 
+    def hurry(self) -> None:
+        """Be told that the work is not gaining on what it follows."""
+
     @property
     def gentle(self) -> bool:
         """Whether units of work should be short."""
@@ -75,6 +78,7 @@ class Throttle(Pace):
         super().__init__(max_rate)
         self._database_url = database_url
         self._share = SHARE_FIRST
+        self._share_min = SHARE_MIN
         self._busy = True
         self._limit_ms: float | None = None
         self._seen: deque[float] = deque(maxlen=SHOWN_READS)
@@ -115,6 +119,11 @@ class Throttle(Pace):
         await asyncio.sleep(rest_s)
         await super().worked(took_s + rest_s, events)
 
+    def hurry(self) -> None:
+        """Rest less from now on, whatever readers feel: a job that never ends spares nobody."""
+        self._share_min = min(1.0, max(self._share_min, self._share) * 2)
+        self._share = max(self._share, self._share_min)
+
     @property
     def gentle(self) -> bool:
         return self._busy
@@ -134,7 +143,7 @@ class Throttle(Pace):
         self._seen.append(took_ms)
         if self._limit_ms is not None:
             slowed = took_ms > self._limit_ms
-            self._share = max(SHARE_MIN, self._share * FALL) if slowed else min(1.0, self._share * RISE)
+            self._share = max(self._share_min, self._share * FALL) if slowed else min(1.0, self._share * RISE)
         elif len(self._seen) == AT_REST_READS:
             self._limit_ms = SLOWER_MAX * _percentile(self._seen, 0.95)
             self._ready.set()

@@ -52,8 +52,8 @@ class Difference(Struct, frozen=True):
     def columns(self) -> Iterator[tuple[str, Any, Any]]:
         """Yield (column, held, wanted) for each column that differs, of a row that both sides have."""
         held, wanted = self.held, self.wanted
-        for name in held.keys() & wanted.keys():
-            if held[name] != wanted[name]:
+        for name in wanted:
+            if name in held and held[name] != wanted[name]:
                 yield name, held[name], wanted[name]
 
 

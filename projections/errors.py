@@ -16,6 +16,7 @@ MembershipError
     ├── StreamMissing          stream_missing
     ├── StreamRecreated        stream_recreated
     ├── StreamWentBack         stream_went_back
+    ├── StreamIncomplete       stream_incomplete
     └── StreamUnsafe           stream_unsafe
 
 The docstring of a class says when it is raised; the message of an instance says what an operator can do.
@@ -98,8 +99,8 @@ class LiveGenerationBroken(MembershipError):
     def __init__(self, generation: str, problem: str) -> None:
         self.generation = generation
         super().__init__(
-            f"The tables of the live generation {generation} refuse an event: {problem}. "
-            "Roll back (`membership rollback`) or make a new generation (`membership rebuild`)."
+            f"The tables of the live generation {generation} refuse an event: {problem}. Readers are answered from "
+            "what was applied before. Make a new generation with `membership rebuild`, or mend the tables by hand."
         )
 
 
@@ -194,6 +195,21 @@ class StreamWentBack(StreamRefused):
             f"Stream {stream} went back: the read model has applied position {position}, but {found}. "
             "The broker lost acknowledged messages (see sync_interval). Restore the stream from its backup, or start "
             "with an empty database to read what is left from its beginning."
+        )
+
+
+class StreamIncomplete(StreamRefused):
+    """The stream lacks messages that no recorded erasure took out: rows derived from it would lack what they said."""
+
+    code = "stream_incomplete"
+
+    def __init__(self, stream: str, missing: int, first: int, last: int) -> None:
+        self.stream = stream
+        self.missing = missing
+        super().__init__(
+            f"Stream {stream} lacks {missing:,} messages that no erasure took out (its first is {first}, its last "
+            f"{last}), so what is derived from it would lack what they said. Nothing was changed. "
+            "Restore the stream from its backup; the live generation still has it all."
         )
 
 

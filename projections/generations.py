@@ -103,28 +103,39 @@ async def summon(connection: asyncpg.Connection) -> None:
     In the caller's transaction; from here to its end no projector commits.
     """
     await hold_still(connection)
-    await connection.execute("UPDATE control.checkpoint SET epoch = epoch + 1")
+    await connection.execute(
+        "UPDATE control.checkpoint SET epoch = epoch + 1 FROM control.generation "
+        "WHERE generation.generation = checkpoint.generation AND state <> 'filling'"
+    )
 
 
 async def hold_still(connection: asyncpg.Connection) -> None:
     """Keep every projector from committing until the caller's transaction has ended.
 
-    All who lock several checkpoints lock them in this order, so none waits for another in a circle.
+    All who lock several checkpoints lock them in this order, so none waits for another in a circle. One that is being
+    filled is left out: its job holds it for as long as a comparison takes, and nobody else moves it.
     """
-    await connection.execute('SELECT FROM control.checkpoint ORDER BY generation COLLATE "C" FOR UPDATE')
+    await connection.execute(
+        "SELECT FROM control.checkpoint INNER JOIN control.generation USING (generation) "
+        "WHERE state <> 'filling' ORDER BY generation COLLATE \"C\" FOR UPDATE OF checkpoint"
+    )
 
 
 async def switch(connection: asyncpg.Connection, to: Generation, *, old_follows_s: float | None) -> None:
     """Point readers at `to`, in the caller's transaction; the old generation follows for `old_follows_s`.
 
-    Raises `GenerationNotReady` unless both stand at the same position and `to` follows. `old_follows_s` of None
+    Raises `GenerationNotReady` unless `to` follows and stands where the live one stands, or beyond a broken one.
+    `old_follows_s` of None
     leaves the old generation's time as it is.
     """
     await hold_still(connection)
     found = {each.generation: each for each in await standings(connection)}
     old = next(each for each in found.values() if each.live)
     new = found.get(to)
-    if new is None or new.state != "following" or new.position != old.position:
+    level = new is not None and (
+        new.position == old.position or (old.state == "broken" and new.position > old.position)
+    )
+    if new is None or new.state != "following" or not level:
         where = "it is gone" if new is None else f"it is {new.state} at position {new.position}"
         raise GenerationNotReady(to, f"{where}, while {old.generation} is live at position {old.position}")
     await connection.execute(
@@ -198,12 +209,6 @@ async def drop(connection: asyncpg.Connection, name: Generation) -> bool:
     return True
 
 
-async def mark_broken(connection: asyncpg.Connection, name: Generation) -> bool:
-    """Take a generation out of the roster, for an event could not be written to it; False if it is the live one."""
-    return bool(
-        await connection.fetchval(
-            "UPDATE control.generation SET state = 'broken' WHERE generation = $1 "
-            "AND NOT EXISTS (SELECT FROM control.live WHERE generation = $1) RETURNING true",
-            name,
-        )
-    )
+async def mark_broken(connection: asyncpg.Connection, name: Generation) -> None:
+    """Take a generation out of the roster, for an event could not be written to it."""
+    await connection.execute("UPDATE control.generation SET state = 'broken' WHERE generation = $1", name)

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from projections.errors import JobCancelled, JobRefused
 from projections.queries import Generation
+from projections.release import release
 
 Kind = Literal["rebuild", "verify", "erase"]
 End = Literal["done", "failed", "cancelled"]
@@ -35,6 +36,7 @@ class Job(Struct, frozen=True):
     total: int
     eta_s: float | None
     generation: str | None
+    release: str
     erased_customer: UUID | None
     cancel_requested: bool
     started_by: str
@@ -78,10 +80,11 @@ async def open_or_resume(connection: asyncpg.Connection, kind: Kind, phase: str,
     row = await connection.fetchrow("SELECT * FROM control.job WHERE kind = $1 AND state = 'open'", kind)
     if row is None:
         row = await connection.fetchrow(
-            "INSERT INTO control.job (kind, phase, started_by) VALUES ($1, $2, $3) RETURNING *",
+            "INSERT INTO control.job (kind, phase, started_by, release) VALUES ($1, $2, $3, $4) RETURNING *",
             kind,
             phase,
             actor,
+            release(),
         )
     assert row is not None  # noqa: S101 - RETURNING
     return Job(**row)
@@ -123,14 +126,20 @@ async def report(connection: asyncpg.Connection, job: Job, done: int, total: int
 
 
 async def give_generation(connection: asyncpg.Connection, job: Job, name: Generation) -> None:
-    """Record the generation that a job fills, in the transaction that makes it."""
-    await connection.execute("UPDATE control.job SET generation = $2 WHERE job_id = $1", job.job_id, name)
+    """Record the generation that a job fills, and by which fold, in the transaction that makes it."""
+    await connection.execute(
+        "UPDATE control.job SET generation = $2, release = $3, phase = 'fill', outcome = NULL WHERE job_id = $1",
+        job.job_id,
+        name,
+        release(),
+    )
 
 
 async def finish(connection: asyncpg.Connection, job: Job, end: End, outcome: str) -> None:
     """End a job, in the caller's transaction."""
     await connection.execute(
-        "UPDATE control.job SET state = $2, outcome = $3, ended_at = now(), updated_at = now(), eta_s = NULL, "
+        "UPDATE control.job SET state = $2, outcome = concat_ws('; ', $3::text, outcome), "
+        "ended_at = now(), updated_at = now(), eta_s = NULL, "
         "erased_customer = NULL WHERE job_id = $1",
         job.job_id,
         end,

@@ -104,8 +104,12 @@ async def discard(connection: asyncpg.Connection, wanted: Sequence[int], reason:
         await generations.hold_still(connection)
         missing = set(wanted)
         for each in await generations.standings(connection):
-            rows = await connection.fetch(_statements(generation(each.generation))["take_out"], list(wanted))
-            missing -= {row["position"] for row in rows}
+            name = generation(each.generation)
+            # One that is being filled is only asked: its job takes the discarded out when it compares.
+            found = await positions(connection, name, Filter())
+            missing -= set(found)
+            if each.state != "filling":
+                await connection.execute(_statements(name)["take_out"], list(wanted))
         if missing:
             raise NotParked(sorted(missing), await _live_position(connection))
         await connection.execute(

@@ -101,21 +101,29 @@ async def apply_to_all(
     batches = {after: read_batch([each for each in messages if each.position > after]) for after in behind}
     reached: list[Checkpoint] = []
     unwritable: list[Unwritable] = []
-    async with connection.transaction():
-        for each in held:
-            batch = batches.get(each.position)
-            if batch is None:
-                reached.append(each)
-            elif len(held) == 1:
-                reached.append(await _write(connection, each, batch, stream_created))
-            else:
-                try:
-                    async with connection.transaction():
-                        reached.append(await _write(connection, each, batch, stream_created))
-                except _ROWS_REFUSED as problem:
-                    unwritable.append(Unwritable(each.generation, str(problem)))
+    try:
+        async with connection.transaction():
+            for each in held:
+                batch = batches.get(each.position)
+                if batch is None:
+                    reached.append(each)
+                elif len(held) == 1:
+                    reached.append(await _write(connection, each, batch, stream_created))
+                else:
+                    try:
+                        async with connection.transaction():
+                            reached.append(await _write(connection, each, batch, stream_created))
+                    except _ROWS_REFUSED as problem:
+                        unwritable.append(_unwritable(each, problem))
+    except _ROWS_REFUSED as problem:
+        return Applied([], [_unwritable(held[0], problem)], ())
     parked = max((batch.parked for batch in batches.values()), key=len, default=())
     return Applied(reached, unwritable, parked)
+
+
+def _unwritable(held: Checkpoint, problem: asyncpg.PostgresError) -> Unwritable:
+    """Say what was refused without the row, which is a customer's."""
+    return Unwritable(held.generation, str(problem.args[0]).rstrip(".") if problem.args else type(problem).__name__)
 
 
 async def _write(connection: asyncpg.Connection, held: Checkpoint, batch: Batch, stream_created: str) -> Checkpoint:

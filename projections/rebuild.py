@@ -119,6 +119,11 @@ async def forget_discarded(connection: asyncpg.Connection, name: Generation) -> 
     await connection.execute(_statements(name)["forget_discarded"])
 
 
+async def keep_first_seen(connection: asyncpg.Connection, name: Generation, live: Generation) -> None:
+    """Let parked events keep the time at which they were first seen."""
+    await connection.execute(_statements(name)["keep_first_seen"].replace("{live}", live))
+
+
 async def is_empty(connection: asyncpg.Connection, name: Generation) -> bool:
     """Say whether a generation holds neither a customer nor a membership."""
     row = await connection.fetchrow(_statements(name)["size"])

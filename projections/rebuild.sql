@@ -185,6 +185,14 @@ DELETE FROM {generation}.parked_event
 WHERE EXISTS (SELECT FROM control.discarded_event WHERE discarded_event.position = parked_event.position);
 
 
+-- name: keep_first_seen
+-- An event that is parked again was first seen when it was first parked.
+UPDATE {generation}.parked_event AS again
+SET first_seen_at = before.first_seen_at
+FROM {live}.parked_event AS before
+WHERE before.position = again.position;
+
+
 -- name: size
 SELECT
     (SELECT count(*) FROM {generation}.customer) AS customers,

@@ -13,7 +13,7 @@ from litestar.types import ASGIApp
 from projections.database import UNAVAILABLE, open_pool
 from projections.errors import DatabaseNotMigrated
 from projections.settings import Settings
-from service import reads, routes
+from service import metrics, reads, routes
 from service.auth import Authenticator, Unauthenticated
 from service.cache import Cache
 from service.edge import Edge
@@ -38,6 +38,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 def create_app(settings: Settings) -> ASGIApp:
     """Return the ASGI application of one API process. It starts, and answers 503, while the database is away."""
     cache = Cache()
+    metrics.CACHE_BYTES.set_function(lambda: cache.bytes_held)
 
     @asynccontextmanager
     async def rooms(app: Litestar) -> AsyncIterator[None]:

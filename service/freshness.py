@@ -7,7 +7,6 @@ every commit, in order, or is told that it may not have.
 """
 
 import asyncio
-from contextlib import suppress
 from typing import Final
 
 import asyncpg
@@ -26,6 +25,7 @@ RECONNECT_S: Final = 0.5
 DOUBT_EVERY_S: Final = 2.0
 NOTICE_TAKES_MAX_S: Final = 1.0
 """A commit that was not heard of for so long will not be: the listening connection is made anew."""
+LIVE_POSITION: Final = "SELECT position FROM control.live INNER JOIN control.checkpoint USING (generation)"
 WAITERS_MAX: Final = 1_000
 """Readers that wait for a position at once; more are answered at once that it is not there yet."""
 
@@ -56,7 +56,6 @@ class Freshness:
         self._tasks = [
             asyncio.create_task(self._listen_for_ever(), name="listen"),
             asyncio.create_task(self._poll_for_ever(), name="poll"),
-            asyncio.create_task(self._doubt_for_ever(), name="doubt"),
         ]
 
     async def stop(self) -> None:
@@ -120,16 +119,6 @@ class Freshness:
                 except (NotReady, *database.UNAVAILABLE) as problem:
                     await self._fail(problem)
 
-    async def _doubt_for_ever(self) -> None:
-        """See that notices come: a connection may be cut off so that neither end hears of it."""
-        while True:
-            await asyncio.sleep(DOUBT_EVERY_S)
-            with suppress(NotReady, *database.UNAVAILABLE):
-                committed = (await self.refresh()).position
-                await asyncio.sleep(NOTICE_TAKES_MAX_S)
-                if self._cache.heard < committed:
-                    self._notices.put_nowait(None)
-
     async def _fail(self, problem: Exception) -> None:
         async with self._moved:
             self._problem = problem
@@ -167,12 +156,31 @@ class Freshness:
             # Asked after LISTEN: a commit is in this answer, or a notice of it comes.
             self._cache.listen_from((await self.refresh()).position)
             self._trouble.over()
-            while (payload := await notices.get()) is not None:
-                await self._hear(payload)
+            async with asyncio.TaskGroup() as doubting:
+                doubt = doubting.create_task(self._doubt_for_ever(connection))
+                while (payload := await notices.get()) is not None:
+                    await self._hear(payload)
+                doubt.cancel()
             self._trouble.tell("listening_lost", "PostgreSQL ended the connection")
         finally:
             self._cache.deaf()
             connection.terminate()
+
+    async def _doubt_for_ever(self, connection: asyncpg.Connection) -> None:
+        """See that notices come: a connection may be cut off so that neither end hears of it.
+
+        Asked on the very connection that listens, so that a dead one shows, and no read is pretended.
+        """
+        while True:
+            await asyncio.sleep(DOUBT_EVERY_S)
+            try:
+                with database.closed_is_unavailable(connection):
+                    committed = await connection.fetchval(LIVE_POSITION, timeout=NOTICE_TAKES_MAX_S)
+            except database.UNAVAILABLE:
+                committed = None
+            await asyncio.sleep(NOTICE_TAKES_MAX_S)
+            if committed is None or self._cache.heard < committed:
+                self._notices.put_nowait(None)
 
     async def _hear(self, payload: str) -> None:
         notice = read(payload)

@@ -33,6 +33,8 @@ class HotPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = self._find(scope)
         if found is None:
+            if _is_listing(scope):
+                metrics.CACHE.labels("miss").inc()
             await self._app(scope, receive, send)
             return
         metrics.CACHE.labels("hit").inc()

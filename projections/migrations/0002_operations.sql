@@ -23,6 +23,7 @@ CREATE TABLE control.job (
     total bigint NOT NULL DEFAULT 0,
     eta_s double precision,
     generation text REFERENCES control.generation,
+    release text NOT NULL,
     erased_customer uuid,
     cancel_requested boolean NOT NULL DEFAULT false,
     started_by text NOT NULL,
@@ -36,6 +37,8 @@ CREATE TABLE control.job (
 CREATE UNIQUE INDEX job_one_open_of_a_kind ON control.job (kind) WHERE state = 'open';
 COMMENT ON TABLE control.job IS
 'Long work, one row each, kept as history. An open job whose process died is resumed by the same command.';
+COMMENT ON COLUMN control.job.release IS
+'What the rows were derived by: a digest of the fold. A job is not finished by another fold than it was begun with.';
 COMMENT ON COLUMN control.job.erased_customer IS
 'Whom an erasure concerns, known only while it is under way.';
 

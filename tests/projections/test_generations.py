@@ -54,8 +54,7 @@ async def test_a_generation_that_cannot_be_written_to_does_not_stop_the_live_one
     applied = await apply_to_all(connection, await held_by_all(connection), enrolments(1, 2), CREATED)
     assert [each.generation for each in applied.held] == [G1]
     (broken,) = applied.unwritable
-    assert await generations.mark_broken(connection, broken.generation)
-    assert not await generations.mark_broken(connection, G1)
+    await generations.mark_broken(connection, broken.generation)
     assert await generations.roster(connection) == [G1]
     assert len((await rows(connection))["membership"]) == 2
 
@@ -105,3 +104,41 @@ async def test_a_drop_waits_for_readers_and_then_leaves_it_for_later(
         assert not await generations.drop(connection, G2)
     await reader.close()
     assert await generations.drop(connection, G2)
+
+
+async def test_when_the_live_one_breaks_the_others_go_on_and_a_rollback_leads_out(
+    connection: asyncpg.Connection,
+) -> None:
+    await beside(connection)
+    await switch(connection, G2)
+    await apply_to_all(connection, await held_by_all(connection), enrolments(1, 2), CREATED)
+    await connection.execute("ALTER TABLE g2.membership ADD CHECK (enrolment_version < 3)")
+    applied = await apply_to_all(connection, await held_by_all(connection), enrolments(3, 4), CREATED)
+    (broken,) = applied.unwritable
+    assert (broken.generation, "Failing row" in broken.problem) == (G2, False)
+    await generations.mark_broken(connection, G2)
+    assert [(each.generation, each.position) for each in applied.held] == [(G1, 4)]
+    await switch(connection, await generations.previous(connection))
+    assert len((await rows(connection, G1))["membership"]) == 4
+
+
+async def test_a_lone_generation_that_breaks_is_said_to_be(connection: asyncpg.Connection) -> None:
+    await connection.execute("ALTER TABLE g1.membership ADD CHECK (enrolment_version < 1)")
+    applied = await apply_to_all(connection, await held_by_all(connection), enrolments(1, 1), CREATED)
+    assert [each.generation for each in applied.unwritable] == [G1]
+    assert (await rows(connection))["customer"] == []
+
+
+async def test_a_comparison_that_holds_its_generation_stops_nobody(
+    connection: asyncpg.Connection, database_url: str
+) -> None:
+    async with connection.transaction():
+        await generations.create(connection, G2, "filling")
+    comparing = await asyncpg.connect(database_url)
+    async with comparing.transaction(isolation="repeatable_read"):
+        await comparing.execute("UPDATE control.checkpoint SET epoch = epoch + 1 WHERE generation = 'g2'")
+        async with connection.transaction():
+            await connection.execute("SET LOCAL lock_timeout = '500ms'")
+            await generations.hold_still(connection)
+            await generations.summon(connection)
+    await comparing.close()

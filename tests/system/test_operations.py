@@ -80,6 +80,7 @@ async def test_damage_is_found_named_shown_mended_and_gone(own_system: System, t
     assert f"customer_id={customer_id(1)}" in verified.out
     assert "the stream says" in verified.out
     assert "6 rows differ" in verified.out
+    assert f"membership repair --customer {customer_id(1)} --dry-run" in verified.out
 
     shown = await operate(own_system, "repair", "--customer", customer_id(1), "--dry-run")
     again = await operate(own_system, "repair", "--customer", customer_id(1), "--dry-run")
@@ -143,6 +144,7 @@ async def test_twenty_corruptions_are_found_and_live_traffic_raises_no_alarm(own
         while not over.is_set():
             version += 1
             elsewhere = [("customer.upserted.v1", n, 1) for n in range(500, 520)]
+            await asyncio.sleep(0.02)
             elsewhere += [("campaign.upserted.v1", 1, 50), ("target.enrolled.v1", 500 + version % 20, 50)]
             await own_system.publish(
                 [published(kind, version, customer=at, campaign=campaign) for kind, at, campaign in elsewhere]
@@ -211,7 +213,7 @@ async def test_differences_need_approval_and_the_same_command_gives_it(own_syste
     assert "6 rows differ from g1 and nobody approved that" in refused.err
     assert "is missing; the stream has it" in refused.out
     (job,) = json.loads((await operate(own_system, "status", "--json")).out)["jobs"]
-    assert (job["kind"], job["state"], job["phase"]) == ("rebuild", "interrupted", "gate")
+    assert (job["kind"], job["state"], job["phase"]) == ("rebuild", "refused", "gate")
     approved = await operate(own_system, "rebuild", "--yes")
     assert (approved.code, await live(own_system)) == (0, "g2")
     assert "Going on with job" in approved.err
@@ -227,7 +229,8 @@ async def test_newly_parked_events_stop_the_switch_until_they_are_discarded(own_
     await connection.close()
     refused = await operate(own_system, "rebuild", "--yes")
     assert (refused.code, await live(own_system)) == (1, "g1")
-    assert f"positions {position} were applied by an earlier release" in refused.err
+    assert f"cannot read the events at positions {position}, which the live generation has applied" in refused.err
+    assert "membership.customer.nobody" in (await operate(own_system, "parked", "show", str(position))).out
     assert (await operate(own_system, "parked", "discard", str(position), "--reason", "a test")).code == 0
     assert (await operate(own_system, "rebuild", "--yes")).code == 0
     assert await live(own_system) == "g2"
@@ -258,6 +261,9 @@ async def test_a_stream_that_lost_its_beginning_is_refused_and_one_that_was_eras
     refused = await operate(own_system, "rebuild", "--yes")
     assert (refused.code, await live(own_system)) == (1, "g2")
     assert f"lacks {lost} messages that no erasure took out" in refused.err
+    for command in (("verify",), ("repair", "--customer", customer_id(4))):
+        ended = await operate(own_system, *command)
+        assert (ended.code, f"lacks {lost} messages" in ended.err) == (1, True), ended
     assert len(town.customers) == 30
 
 
@@ -388,7 +394,7 @@ async def test_a_parked_event_is_retried_in_every_generation_that_follows(own_sy
         await connection.execute(f"UPDATE {name}.parked_event SET subject = $1, body = $2", subject, body)  # noqa: S608
     await connection.close()
     listed = await operate(own_system, "parked", "retry", "--all")
-    assert (listed.code, "1 events are parked: 1 invalid_subject" in listed.out) == (2, True), listed
+    assert (listed.code, "1 event is parked: 1 invalid_subject" in listed.out) == (2, True), listed
     retried = await operate(own_system, "parked", "retry", "--all", "--yes")
     assert (retried.code, "Applied 1, still parked 0" in retried.out) == (0, True), retried
     for name in ("g1", "g2"):
@@ -404,3 +410,28 @@ async def test_positions_do_not_go_back_at_a_switch(own_system: System, town: To
     assert (await operate(own_system, "rebuild", "--yes")).code == 0
     reply = await listing(own_system)
     assert Position(int(reply.headers["Membership-Position"])) >= position
+
+
+async def test_a_job_of_another_fold_is_not_finished_by_this_one(own_system: System, town: Town) -> None:
+    connection = await asyncpg.connect(own_system.database_url)
+    await connection.execute("DELETE FROM g1.membership WHERE customer_id = $1", customer_id(2))
+    assert (await operate(own_system, "rebuild")).code == 1
+    await connection.execute("UPDATE control.job SET release = 'another'")
+    await connection.execute("DELETE FROM g2.customer")  # what another fold may have made of it
+    await connection.close()
+    ended = await operate(own_system, "rebuild", "--yes")
+    assert (ended.code, await live(own_system)) == (0, "g3"), ended
+    assert "begun by another release" in ended.err
+    await demand_the_towns_rows(own_system, town)
+
+
+async def test_status_says_when_the_stream_is_not_the_one_that_was_applied(own_system: System, town: Town) -> None:
+    assert town.customers
+    client = await connect_briefly(own_system.nats_url, "test")
+    await client.jetstream().delete_stream(stream.STREAM)
+    for said in ("does not exist", "another stream under the same name"):
+        ended = await operate(own_system, "status", "--json")
+        found = json.loads(ended.out)
+        assert (ended.code, found["lag_events"], said in ended.err) == (1, None, True), ended
+        await stream.create(client, replicas=1)
+    await client.close()
