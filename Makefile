@@ -55,7 +55,7 @@ $(SET_UP): $(BIN)/python requirements-dev.lock pyproject.toml
 # The frameworks in benchmarks/peers, apart from .venv: they are compared with, never imported.
 bench-setup: .bench-venv/.set-up
 
-.bench-venv/.set-up: $(SET_UP) requirements-bench.lock
+.bench-venv/.set-up: $(BIN)/python requirements-bench.lock
 	@echo 'Installing what requirements-bench.lock names into .bench-venv.'
 	@$(BIN)/python -m venv --clear --without-pip .bench-venv
 	@$(BIN)/python -m pip --python .bench-venv --disable-pip-version-check install --quiet \

@@ -156,10 +156,11 @@ class Freshness:
             # Asked after LISTEN: a commit is in this answer, or a notice of it comes.
             self._cache.listen_from((await self.refresh()).position)
             self._trouble.over()
-            async with asyncio.TaskGroup() as doubting:
-                doubt = doubting.create_task(self._doubt_for_ever(connection))
+            doubt = asyncio.create_task(self._doubt_for_ever(connection), name="doubt")
+            try:
                 while (payload := await notices.get()) is not None:
                     await self._hear(payload)
+            finally:
                 doubt.cancel()
             self._trouble.tell("listening_lost", "PostgreSQL ended the connection")
         finally:
@@ -176,7 +177,7 @@ class Freshness:
             try:
                 with database.closed_is_unavailable(connection):
                     committed = await connection.fetchval(LIVE_POSITION, timeout=NOTICE_TAKES_MAX_S)
-            except database.UNAVAILABLE:
+            except (*database.UNAVAILABLE, asyncpg.PostgresError):
                 committed = None
             await asyncio.sleep(NOTICE_TAKES_MAX_S)
             if committed is None or self._cache.heard < committed:
