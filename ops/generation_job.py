@@ -73,7 +73,8 @@ class GenerationJob:
             while True:
                 try:
                     async with self._workplace(client) as place:
-                        await _open(place, self._kind, actor, known)
+                        with database.closed_is_unavailable(place.work):
+                            await _open(place, self._kind, actor, known)
                         known = place.job
                         return await _finish(place, actor, approve)
                 except (NatsError, NatsTimeoutError) as problem:

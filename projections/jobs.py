@@ -128,7 +128,7 @@ async def report(connection: asyncpg.Connection, job: Job, done: int, total: int
 async def give_generation(connection: asyncpg.Connection, job: Job, name: Generation) -> None:
     """Record the generation that a job fills, and by which fold, in the transaction that makes it."""
     await connection.execute(
-        "UPDATE control.job SET generation = $2, release = $3, phase = 'fill', outcome = NULL WHERE job_id = $1",
+        "UPDATE control.job SET generation = $2, release = $3, outcome = NULL WHERE job_id = $1",
         job.job_id,
         name,
         release(),

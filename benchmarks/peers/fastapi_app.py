@@ -34,14 +34,13 @@ from sqlalchemy import (
     true,
 )
 
+from benchmarks.peers.shapes import CampaignCallWindow, CampaignGoalSpec, CampaignStageOut, Channel, Status
 from benchmarks.peers.tables import COUNTERS, STATUS_ORDER, campaign, campaign_target, counters, customer, engine
 from projections.search_key import search_key
 
 CONNECTIONS: Final = 10
 INT64_MAX: Final = 2**63 - 1
 
-Status = Literal["draft", "running", "paused", "done"]
-Channel = Literal["call", "whatsapp"]
 Direction = Literal["asc", "desc"]
 SortField = Literal[
     "enrolled_at",
@@ -59,61 +58,6 @@ SortField = Literal[
 
 
 # --- What is answered ------------------------------------------------------------------------------------------------
-
-
-class ContactObjective(BaseModel):
-    """A goal reached by being in contact."""
-
-    type: Literal["contact"] = "contact"
-    channels: list[Channel] | None = None
-    min_count: int = 1
-
-
-class EmailObjective(BaseModel):
-    """A goal reached by e-mail."""
-
-    type: Literal["email"] = "email"
-    min_count: int = 1
-
-
-class AiObjective(BaseModel):
-    """A goal reached when the conversation was judged so."""
-
-    type: Literal["ai"] = "ai"
-    label_in: list[Literal["positive", "negative", "neutral"]] | None = None
-    min_score: float = 0.0
-
-
-Objective = Annotated[ContactObjective | EmailObjective | AiObjective, Field(discriminator="type")]
-
-
-class CampaignGoalSpec(BaseModel):
-    """What counts as reaching the goal."""
-
-    objectives: list[Objective] | None = None
-
-
-class CampaignCallWindow(BaseModel):
-    """When calls may be made."""
-
-    start: time = time(9)
-    end: time = time(19)
-    weekdays: list[int] | None = None
-
-
-class CampaignStageOut(BaseModel):
-    """One column of the campaign's board."""
-
-    id: UUID
-    campaign_id: UUID
-    key: str
-    name: str
-    position: int
-    semantic_type: Literal["new", "active", "won", "lost"]
-    color: str | None = None
-    is_system: bool = False
-    created_at: datetime
-    updated_at: datetime
 
 
 class CampaignListItemOut(BaseModel):
