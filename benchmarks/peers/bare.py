@@ -16,6 +16,10 @@ from granian.log import LogLevels
 from granian.server.embed import Server
 
 BACKLOG: Final = 1024
+LINK: Final = b", ".join(
+    b'</customers/b1600000-0000-4000-8000-00000000b5b5/campaigns?limit=10&offset=%d>; rel="%b"' % (offset, relation)
+    for relation, offset in {b"first": 0, b"last": 99_990, b"next": 10}.items()
+)
 
 
 def answering(body: bytes) -> Any:  # noqa: ANN401 - an ASGI application
@@ -23,7 +27,7 @@ def answering(body: bytes) -> Any:  # noqa: ANN401 - an ASGI application
     headers = [
         (b"etag", b'"9ca064fbf01ca574a37867cfdfc78910"'),
         (b"membership-position", b"1000000"),
-        (b"link", b'</customers/b1600000-0000-4000-8000-00000000b5b5/campaigns?offset=0>; rel="first"'),
+        (b"link", LINK),
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
         (b"cache-control", b"private, no-cache"),

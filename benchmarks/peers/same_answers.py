@@ -27,7 +27,7 @@ SORT_FIELDS: Final = (
     "contacts_failed",
     "contacts_succeeded",
 )
-OTHERS: Final = (
+OTHERS: Final[tuple[dict[str, str], ...]] = (
     {},
     {"include_aggregations": "true"},
     {"include_deleted": "true"},

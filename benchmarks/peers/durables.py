@@ -1,0 +1,72 @@
+"""The durable consumers of the FastStream peer, known without FastStream: whoever measures it asks what is left.
+
+Started as `python -m benchmarks.peers.durables --nats-url URL [--forget]`: prints how many events are left.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from typing import Final
+
+import nats
+from nats.js.errors import NotFoundError
+
+STREAM: Final = "MEMBERSHIP"
+DURABLES: Final = {
+    "customer": ("peer-customer", "membership.customer.*"),
+    "campaign": ("peer-campaign", "membership.campaign.*"),
+    "counters": ("peer-counters", "membership.counters.*"),
+    "target": ("peer-target", "membership.target.*.*"),
+}
+"""By family of subjects: the consumer's name and what it reads."""
+ACK_PENDING_MAX: Final = 5_000
+_EVERY_S: Final = 0.05
+
+
+async def left(nats_url: str) -> int | None:
+    """Return how many events are not applied yet, under way or waiting; None before all consumers were made."""
+    client = await nats.connect(nats_url)
+    try:
+        found = [await client.jetstream().consumer_info(STREAM, durable) for durable, _ in DURABLES.values()]
+    except NotFoundError:
+        return None
+    finally:
+        await client.close()
+    return sum((each.num_pending or 0) + (each.num_ack_pending or 0) for each in found)
+
+
+async def wait_until_applied(nats_url: str, deadline_s: float) -> None:
+    """Return once nothing is left; raises TimeoutError."""
+    async with asyncio.timeout(deadline_s):
+        while await left(nats_url) != 0:  # noqa: ASYNC110 - the broker tells nobody
+            await asyncio.sleep(_EVERY_S)
+
+
+async def forget(nats_url: str) -> None:
+    """Take the consumers away, so that the next start of the peer reads from the beginning."""
+    client = await nats.connect(nats_url)
+    for durable, _ in DURABLES.values():
+        try:
+            await client.jetstream().delete_consumer(STREAM, durable)
+        except NotFoundError:
+            continue
+    await client.close()
+
+
+def main() -> None:
+    """Tell or forget, from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.durables", description=__doc__)
+    parser.add_argument("--nats-url", default=os.environ.get("PEER_NATS_URL"), help="or PEER_NATS_URL")
+    parser.add_argument("--forget", action="store_true", help="take the consumers away")
+    given = parser.parse_args()
+    if not given.nats_url:
+        parser.error("--nats-url is needed")
+    if given.forget:
+        asyncio.run(forget(given.nats_url))
+        return
+    sys.stdout.write(f"{asyncio.run(left(given.nats_url))}\n")
+
+
+if __name__ == "__main__":
+    main()
