@@ -295,12 +295,15 @@ def page_statement(shape: Shape) -> Select[Any]:
     A customer whose page is empty is one row without an item.
     """
     counts = _counts(shape).subquery("counts")
-    page = _items(shape).subquery("page")
+    page = _page(shape).subquery("page")
+    shown = page.join(campaign, campaign.c.campaign_id == page.c.campaign_id).outerjoin(
+        counters, counters.c.campaign_id == page.c.campaign_id
+    )
     return (
-        select(customer.c.deleted.label("customer_deleted"), *counts.c, *(page.c[name] for name in _ITEM_FIELDS))
-        .select_from(customer.join(counts, true()).outerjoin(page, true()))
+        select(customer.c.deleted.label("customer_deleted"), *counts.c, *_ITEM)
+        .select_from(customer.join(counts, true()).outerjoin(shown, true()))
         .where(customer.c.customer_id == bindparam("customer_id"))
-        .order_by(*_order(shape, page.c.sort_key, page.c.id))
+        .order_by(*_order(shape, page.c.sort_key, page.c.campaign_id))
     )
 
 
@@ -317,11 +320,14 @@ def _counts(shape: Shape) -> Select[Any]:
     ).where(*_matching(shape))
 
 
-def _items(shape: Shape) -> Select[Any]:
+def _page(shape: Shape) -> Select[Any]:
+    """Return which campaigns are on the page: however far it is, what is skipped is read from indexes alone."""
     key = _SORT_KEYS[shape.sort_field]
+    by_counters = shape.sort_field == "progress" or shape.sort_field in COUNTERS
+    joined = _TARGETS.outerjoin(counters, counters.c.campaign_id == campaign.c.campaign_id) if by_counters else _TARGETS
     return (
-        select(*_ITEM, key.label("sort_key"))
-        .select_from(_TARGETS.outerjoin(counters, counters.c.campaign_id == campaign.c.campaign_id))
+        select(campaign_target.c.campaign_id, key.label("sort_key"))
+        .select_from(joined)
         .where(*_matching(shape), *_wanted(shape))
         .order_by(*_order(shape, key, campaign_target.c.campaign_id))
         .limit(bindparam("page_limit", type_=BigInteger))
