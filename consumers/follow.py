@@ -27,8 +27,9 @@ from projections.checkpoint import Checkpoint
 from projections.database import LEADER_SILENCE_MAX_S, UNAVAILABLE
 from projections.errors import Fenced, LiveGenerationBroken, MembershipError
 from projections.events import Message
+from projections.fan_out import MEMBERS_MAX
 from projections.migrations import require_migrated
-from projections.projector import Unwritable, apply_to_all
+from projections.projector import Applied, Unwritable, apply_to_all, fan_out_in_all
 from projections.settings import Settings
 from projections.trouble import Trouble
 
@@ -41,6 +42,8 @@ RETRY_MAX_S: Final = 2.0
 """Between attempts while PostgreSQL stays away, or takes nothing: a full disk lets a projector lead, but not write."""
 TERM_SHORT_S: Final = 5.0
 """A term that lasted longer was a good one; what ends it is news."""
+FAN_OUT_EVERY_S: Final = 0.5
+"""How often a chunk of a fan-out is done while batches come full, one after the other: it must not starve."""
 SWEEP_S: Final = 5.0
 """How often generations that have followed long enough are looked for."""
 
@@ -142,7 +145,8 @@ class Term:
         self._trouble = Trouble()
         self._held: list[Checkpoint] = []
         self._caught_up = False
-        self._swept_at = time.monotonic()
+        self._fanning_out = True  # perhaps: the term before may have left some of it
+        self._fanned_out_at = self._swept_at = time.monotonic()
 
     async def serve(self) -> None:
         """Lead until something ends the term; returns when a generation was dropped."""
@@ -187,10 +191,15 @@ class Term:
         return False
 
     async def _step(self, reading: Reading, stream_created: str) -> None:
-        messages = await reading.next_batch(self._settings.batch_events_max, TICK_S)
+        messages = await reading.next_batch(self._settings.batch_events_max, 0 if self._fanning_out else TICK_S)
+        behind = len(messages) == self._settings.batch_events_max
         if messages:
-            await self._apply(messages, stream_created)
-        else:
+            # Behind, the events come first: a fan-out in every full batch would hold up all that follow.
+            await self._apply(messages, stream_created, 0 if behind else MEMBERS_MAX)
+        if self._fanning_out and (not behind or time.monotonic() - self._fanned_out_at > FAN_OUT_EVERY_S):
+            await self._settle(await fan_out_in_all(self._connection, self._held))
+            self._fanned_out_at = time.monotonic()
+        elif not messages:
             await self._beat()
             await reading.watch(WATCH_S)
         if not self._caught_up and reading.caught_up:
@@ -220,14 +229,21 @@ class Term:
             log.info("generation_dropped", generation=name)
         return bool(dropped)
 
-    async def _apply(self, messages: Sequence[Message], stream_created: str) -> None:
+    async def _apply(self, messages: Sequence[Message], stream_created: str, members_max: int) -> None:
         began = time.perf_counter()
-        self._held, unwritable, parked = await apply_to_all(self._connection, self._held, messages, stream_created)
+        fanning_out = self._fanning_out
+        applied = await apply_to_all(self._connection, self._held, messages, stream_created, members_max)
+        await self._settle(applied)
+        self._fanning_out |= fanning_out
         took_ms = round((time.perf_counter() - began) * 1000, 1)
         log.debug("applied", position=messages[-1].position, events=len(messages), took_ms=took_ms)
-        for each in parked:
+        for each in applied.parked:
             log.warning("parked", position=each.message.position, reason=each.why.reason, detail=each.why.detail)
-        for broken in unwritable:
+
+    async def _settle(self, applied: Applied) -> None:
+        self._held = applied.held
+        self._fanning_out = applied.fanning_out
+        for broken in applied.unwritable:
             await self._leave_behind(broken)
 
     async def _leave_behind(self, broken: Unwritable) -> None:
