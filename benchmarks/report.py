@@ -1,0 +1,7 @@
+"""Writes docs/benchmarks.md."""
+
+from benchmarks.findings import Findings
+
+
+def write(findings: Findings) -> None:
+    """Write."""
