@@ -20,7 +20,7 @@ from benchmarks import (
 from benchmarks.dataset import BUSY_CUSTOMER, LESS_BUSY, STANDARD, DataSet
 from benchmarks.effort import FULL, QUICK, Effort, chosen
 from benchmarks.findings import Findings
-from benchmarks.peer_processes import fastapi
+from benchmarks.peer_processes import ROOT, fastapi
 from benchmarks.peers.load import load
 from benchmarks.rows import show
 from benchmarks.stack import Stack, running
@@ -71,7 +71,13 @@ class Run:
             cold = await cold_reads.measure(stack, peer, data, effort)
             self._say("deep pages")
             deep = await deep_pages.measure(stack, peer, data, effort)
-        findings.hot, findings.cold, findings.growth = hot.loads, cold.loads, deep.growth
+        findings.loads = {"hot": hot.loads, "cold": cold.loads}
+        findings.growth = deep.growth
+        rates = {name: {system: load.rate for system, load in loads.items()} for name, loads in findings.loads.items()}
+        findings.rates |= {
+            "Hot reads, requests a second (R1)": rates["hot"],
+            "Cold reads, requests a second (R2)": {"the page query alone": cold.bound} | rates["cold"],
+        }
         findings.rows += [*hot.rows, *cold.rows, *deep.rows]
         self._say("hot reads while events are applied")
         findings.rows += await hot_reads.measure_while_applying(stack, data, effort, hot)
@@ -86,7 +92,9 @@ class Run:
         self._say("counter events on one campaign")
         rows += await one_campaign.measure(stack, data, effort)
         self._say("catch-up, FastStream's and ours")
-        rows += await catch_up.measure(stack, data, effort)
+        caught_up = await catch_up.measure(stack, data, effort)
+        self.findings.rates["Catch-up, events a second (W1)"] = caught_up.rates
+        rows += caught_up.rows
         rows.append(memory.of_projector(stack, f"after a catch-up of {effort.live_events:,} mixed events"))
 
     def _say(self, what: str) -> None:
@@ -101,7 +109,7 @@ async def main() -> None:
     rows = run.findings.in_order()
     show(rows)
     if effort is FULL:
-        report.write(run.findings)
+        report.write(run.findings, ROOT / "docs")
 
 
 if __name__ == "__main__":

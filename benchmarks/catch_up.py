@@ -7,6 +7,7 @@ with ours once both have applied them.
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from benchmarks.bare import bare_rate
 from benchmarks.dataset import BUSY_CUSTOMER, LESS_BUSY, DataSet
@@ -24,7 +25,14 @@ COMPARED = 200
 """Customers whose answers are compared."""
 
 
-async def measure(stack: Stack, data: DataSet, effort: Effort) -> list[Row]:
+class CatchUp(NamedTuple):
+    """The rows of W1, and events a second by system."""
+
+    rows: list[Row]
+    rates: dict[str, float]
+
+
+async def measure(stack: Stack, data: DataSet, effort: Effort) -> CatchUp:
     """Let the peer apply some, then ours all of them."""
     peers = await _peer_rate(stack, data, effort)
     stack.projector.stop()
@@ -37,11 +45,12 @@ async def measure(stack: Stack, data: DataSet, effort: Effort) -> list[Row]:
     what = f"catch-up of {last - began_at:,} mixed events"
     shown = f"{rate:,.0f} events/s"
     told = f"FastStream + SQLAlchemy: {peers:,.0f} events/s, {effort.peer_events:,} of such events"
-    return [
+    rows = [
         figure("W1", what, rate, target=Target(at_least=60_000, unit="events/s")),
         judged("W1", what, shown, told, ratio=rate / peers, target=Target(at_least=40)),
         Row("W1", what, shown, f"nats-py merely reads them: {bare:,.0f} events/s", f"{rate / bare:.2f} ×"),
     ]
+    return CatchUp(rows, {"nats-py merely reads": bare, "ours": rate, "FastStream": peers})
 
 
 async def _peer_rate(stack: Stack, data: DataSet, effort: Effort) -> float:

@@ -22,10 +22,11 @@ PATHS_A_SECOND = 15_000
 
 
 class ColdReads(NamedTuple):
-    """The rows of R2 and the loads behind them by system."""
+    """The rows of R2, the loads behind them by system, and how many page queries alone are answered a second."""
 
     rows: list[Row]
     loads: dict[str, Load]
+    bound: float
 
 
 async def measure(stack: Stack, peer: Endpoint, data: DataSet, effort: Effort) -> ColdReads:
@@ -41,7 +42,7 @@ async def measure(stack: Stack, peer: Endpoint, data: DataSet, effort: Effort) -
         judged("R2", what, shown, beside, ratio=ours.rate / peers.rate, target=Target(at_least=12)),
         Row("R2", what, shown, f"the page query alone, by asyncpg: {bound:,.0f}/s", f"{ours.rate / bound:.2f} ×"),
     ]
-    return ColdReads(rows, loads)
+    return ColdReads(rows, loads, bound)
 
 
 def _paths(data: DataSet, effort: Effort, number: int) -> list[str]:
