@@ -66,17 +66,19 @@ async def measure(stack: Stack, peer: Endpoint, data: DataSet, effort: Effort) -
 
 
 async def _growth(ours: Endpoint, peer: Endpoint, busy: int, samples: int) -> list[Growth]:
-    found = {
-        what: Growth(what, {}) for what in ("page 1", "last page", "cursor", "FastAPI, page 1", "FastAPI, last page")
-    }
+    found: dict[str, Growth] = {}
     for divisor, customer in sorted((LESS_BUSY | {1: BUSY_CUSTOMER}).items(), reverse=True):
         held = busy // divisor
         pages = {"page 1": PAGE_1, "last page": f"&offset={held - LIMIT}"}
-        cursor = {"cursor": await _cursor(ours, customer, held // 2)}
-        took = await _took_ms(ours, customer, pages | cursor, samples)
-        took |= {f"FastAPI, {what}": ms for what, ms in (await _took_ms(peer, customer, pages, samples // 3)).items()}
-        for what, took_ms in took.items():
-            found[what].points[held] = statistics.median(took_ms)
+        cursor = {"by cursor": await _cursor(ours, customer, held // 2)}
+        took = {
+            "ours": await _took_ms(ours, customer, pages | cursor, samples),
+            "FastAPI": await _took_ms(peer, customer, pages, samples // 3),
+        }
+        for system, kinds in took.items():
+            for kind, took_ms in kinds.items():
+                what = f"{system}, {kind}"
+                found.setdefault(what, Growth(what, {})).points[held] = statistics.median(took_ms)
     return list(found.values())
 
 

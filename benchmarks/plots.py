@@ -10,9 +10,9 @@ from benchmarks.svg import Axis, Curve, bars, curves, decades
 
 LOOKS: Final = {"ours": "ours", "FastAPI": "peer", "FastStream": "peer"}
 GROWTH_LOOKS: Final = {
-    "page 1": "ours",
-    "last page": "ours dashed",
-    "cursor": "ours thin",
+    "ours, page 1": "ours",
+    "ours, last page": "ours dashed",
+    "ours, by cursor": "ours thin",
     "FastAPI, page 1": "peer",
     "FastAPI, last page": "peer dashed",
 }
@@ -21,7 +21,7 @@ GROWTH_LOOKS: Final = {
 def plots(findings: Findings) -> dict[str, str]:
     """Return the plots as SVG by file name."""
     return {
-        "throughput.svg": bars("A second: ours, the peer, the bound", findings.rates, LOOKS),
+        "throughput.svg": bars("What is done in a second", findings.rates, LOOKS),
         "latency.svg": _latency(findings.loads),
         "growth.svg": _growth(findings.growth),
     }

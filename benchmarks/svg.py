@@ -7,8 +7,8 @@ from xml.sax.saxutils import escape
 
 WIDTH: Final = 760
 LEFT: Final = 70
-RIGHT: Final = 30
-TOP: Final = 92
+RIGHT: Final = 42
+TOP: Final = 100
 PLOT_HEIGHT: Final = 320
 BOTTOM: Final = 56
 LABELS: Final = 190
@@ -18,6 +18,8 @@ VALUES: Final = 110
 BAR: Final = 22
 PANEL_HEAD: Final = 40
 LEGEND_STEP: Final = 22
+DOTTED: Final = 10
+"""Curves of no more points than this show them: in between nothing was measured."""
 _STYLE: Final = """\
 text { font: 13px system-ui, sans-serif; fill: #24292f }
 .title { font-size: 16px; font-weight: 600 }
@@ -30,10 +32,11 @@ text { font: 13px system-ui, sans-serif; fill: #24292f }
 .peer { stroke: #bc4c00 } .bar.peer { fill: #bc4c00; stroke: none }
 .bound { stroke: #8c959f } .bar.bound { fill: #8c959f; stroke: none }
 .thin { stroke-width: 1.5 }
+.dot { fill: #ffffff; stroke-width: 2 }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 }
   .note { fill: #9198a1 }
-  .ground { fill: #0d1117 }
+  .ground, .dot { fill: #0d1117 }
   .grid { stroke: #30363d }
   .ours { stroke: #58a6ff } .bar.ours { fill: #58a6ff }
   .peer { stroke: #f0883e } .bar.peer { fill: #f0883e }
@@ -90,7 +93,7 @@ def curves(title: str, x: Axis, y: Axis, drawn: Sequence[Curve]) -> str:
         _text(LEFT, top - 12, y.name, look="note"),
     ]
     for place, curve in enumerate(drawn):
-        at_x, at_y = LEFT + (place % 3) * 220, 50 + place // 3 * LEGEND_STEP
+        at_x, at_y = LEFT + (place % 3) * 220, 58 + place // 3 * LEGEND_STEP
         path = " ".join(
             f"{LEFT + (right - LEFT) * x.share(across):.1f},{bottom - PLOT_HEIGHT * y.share(up):.1f}"
             for across, up in curve.points
@@ -100,6 +103,10 @@ def curves(title: str, x: Axis, y: Axis, drawn: Sequence[Curve]) -> str:
             f'<polyline class="curve {curve.look}" points="{at_x},{at_y - 4} {at_x + 28},{at_y - 4}"/>',
             _text(at_x + 36, at_y, curve.name),
         ]
+        if len(curve.points) <= DOTTED:
+            colour = curve.look.split(" ")[0]
+            spots = (spot.split(",") for spot in path.split(" "))
+            parts += [f'<circle class="dot {colour}" r="4" cx="{across}" cy="{up}"/>' for across, up in spots]
     return _document(title, bottom + BOTTOM, parts)
 
 
