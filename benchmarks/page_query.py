@@ -9,22 +9,27 @@ import itertools
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import uvloop
 
-from projections.database import open_pool
+from projections.database import CAREFUL, STEADY, open_pool
 from service.parameters import ListRequest
+from service.reader import CONNECTIONS_TOGETHER, Reader
 from service.reads import read_page, whereabouts
 
-CONNECTIONS = 10
-"""As many as an API process has by default."""
+AT_ONCE = 32
+"""Requests that wait at the same moment, as many as the load generator's connections."""
 TIMEOUT_S = 5.0
 
 
 async def rate(database_url: str, customers: list[str], seconds: float) -> float:
     """Return how many first pages a second are read."""
-    pool = await open_pool(database_url, connections_max=CONNECTIONS, statement_timeout_s=TIMEOUT_S, name="bench")
+    to_postgres = partial(open_pool, database_url, statement_timeout_s=TIMEOUT_S, name="bench")
+    pool = await to_postgres(connections_max=1, planner=CAREFUL)
+    steady = await to_postgres(connections_max=CONNECTIONS_TOGETHER, planner=STEADY)
+    reader = Reader(pool, steady)
     found = await whereabouts(pool)
     if found is None:
         raise RuntimeError("there is no read model")
@@ -35,12 +40,13 @@ async def rate(database_url: str, customers: list[str], seconds: float) -> float
     async def ask_on() -> None:
         nonlocal answered
         while time.perf_counter() < began + seconds:
-            await read_page(pool, found.generation, ListRequest(next(endless)), None, None)
+            await read_page(reader, found.generation, ListRequest(next(endless)), None, None)
             answered += 1
 
-    await asyncio.gather(*(ask_on() for _ in range(CONNECTIONS)))
+    await asyncio.gather(*(ask_on() for _ in range(AT_ONCE)))
     took_s = time.perf_counter() - began
     await pool.close()
+    await steady.close()
     return answered / took_s
 
 

@@ -23,6 +23,8 @@ from ops.token import sign
 SECRET: Final = "a-secret-for-benchmarks-that-is-long-enough"  # noqa: S105 - of a stack that lives for a minute
 ADMIN: Final = "ad000000-0000-4000-8000-000000000001"
 TOKEN_S: Final = 7_200
+SHARED_BUFFERS: Final = "1GB"
+"""What PostgreSQL's manual says to begin with on a machine of 4 GB; the data set and the peers' tables fit."""
 DEADLINE_S: Final = 600.0
 
 
@@ -69,7 +71,7 @@ async def running() -> AsyncIterator[Stack]:
     """Start everything, hand it out, stop it in the opposite order."""
     with tempfile.TemporaryDirectory(prefix="membership-bench-") as name:
         folder = Path(name)
-        postgres = PostgresServer(folder / "postgres")
+        postgres = PostgresServer(folder / "postgres", settings={"shared_buffers": SHARED_BUFFERS})
         nats = NatsServer(folder / "nats")
         started: list[ChildProcess] = []
         try:

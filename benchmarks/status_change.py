@@ -98,9 +98,8 @@ async def _visible(endpoint: Endpoint, member: str, status: str) -> float:
 async def _level(connection: asyncpg.Connection, name: Generation, status: str) -> float:
     """Return when no copy of the status is another one, and no campaign is noted as one whose copies are to follow."""
     other = f"SELECT EXISTS (SELECT FROM {name}.membership WHERE campaign_id = $1 AND status IS DISTINCT FROM $2)"  # noqa: S608
-    noted = await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{name}.fan_out")
-    pending = f"SELECT EXISTS (SELECT FROM {name}.fan_out)" if noted else "SELECT false"  # noqa: S608
+    pending = "SELECT EXISTS (SELECT FROM control.fan_out WHERE generation = $1)"
     rank = STATUS_ORDER.index(status)
-    while await connection.fetchval(pending) or await connection.fetchval(other, BUSY_CAMPAIGN, rank):  # noqa: ASYNC110 - rows tell nobody
+    while await connection.fetchval(pending, name) or await connection.fetchval(other, BUSY_CAMPAIGN, rank):  # noqa: ASYNC110 - rows tell nobody
         await asyncio.sleep(LOOK_S)
     return time.perf_counter()

@@ -16,6 +16,8 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
+from service.replies import Answer
+
 BYTES_MAX: Final = 96 * 1024 * 1024
 """What answers, both queues together, may take; a share of the 300 MB a process may have."""
 PROBATION_SHARE: Final = 0.2
@@ -27,9 +29,6 @@ TOUCHED_MAX: Final = 100_000
 """Tags whose last change is remembered; beyond, all that is older than now counts as changed."""
 
 
-Header = tuple[bytes, bytes]
-
-
 class Key(NamedTuple):
     """What makes two requests the same: who may see what, and the very bytes of the request."""
 
@@ -39,23 +38,7 @@ class Key(NamedTuple):
     gzip: bool
 
 
-class Answer(Struct, frozen=True):
-    """A listing as it goes out, in one representation."""
-
-    body: bytes
-    tag: str
-    gzip: bool
-    """Whether the body is compressed."""
-    link: str
-    position: int
-    """The position of the snapshot it was read from."""
-    described: tuple[Header, ...] = ()
-    """What says which answer it is, to a caller who holds it already too; but for the position."""
-    represented: tuple[Header, ...] = ()
-    """What says what the body is."""
-
-
-class _Held(Struct):
+class _Held(Struct, gc=False):
     answer: Answer
     tags: frozenset[str]
     size: int

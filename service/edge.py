@@ -13,9 +13,9 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from service import metrics
-from service.cache import Header
-from service.hot import HotPath, Recalled
+from service.hot import HotPath
 from service.problems import PROBLEMS, problem_body, request_id
+from service.replies import Header
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 """What is echoed as a request id; anything else is replaced, so that logs cannot be written by callers."""
@@ -42,7 +42,7 @@ class Edge:
         began = time.perf_counter()
         recalled = self._hot.recall(scope)
         if recalled is not None:
-            await _send(send, recalled, _own_headers(scope, began))
+            await recalled.send(send, *_own_headers(scope, began))
             metrics.count(metrics.LISTING, recalled.status, time.perf_counter() - began)
             return
         exchange = Exchange(scope, send, began)
@@ -97,13 +97,6 @@ class Exchange:
     def count(self) -> None:
         """Record the exchange."""
         metrics.count(self._route, self._status or 499, time.perf_counter() - self._began)
-
-
-async def _send(send: Send, recalled: Recalled, own: tuple[Header, ...]) -> None:
-    start: Any = {"type": "http.response.start", "status": recalled.status, "headers": [*recalled.headers, *own]}
-    end: Any = {"type": "http.response.body", "body": recalled.body, "more_body": False}
-    await send(start)
-    await send(end)
 
 
 def _own_headers(scope: HTTPScope, began: float) -> tuple[Header, ...]:

@@ -5,13 +5,14 @@ credentials, API keys, credentials not verified a moment ago, a position that ha
 """
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from litestar.types import HTTPScope
 
 from service import answers, metrics
 from service.auth import Authenticator
-from service.cache import Cache, Header, Key
+from service.cache import Cache, Key
+from service.replies import Reply, reply
 
 _BEFORE: Final = "/customers/"
 _BEHIND: Final = "/campaigns"
@@ -21,14 +22,6 @@ _HITS: Final = metrics.CACHE.labels("hit")
 _MISSES: Final = metrics.CACHE.labels("miss")
 
 
-class Recalled(NamedTuple):
-    """A whole answer but for what differs from one exchange to the next."""
-
-    status: int
-    headers: tuple[Header, ...]
-    body: bytes
-
-
 class HotPath:
     """Knows the answers that this process remembers."""
 
@@ -36,7 +29,7 @@ class HotPath:
         self._cache = cache
         self._authenticator = authenticator
 
-    def recall(self, scope: HTTPScope) -> Recalled | None:
+    def recall(self, scope: HTTPScope) -> Reply | None:
         """Return the answer to a request; None where the application has to find it."""
         path = scope["path"]
         if scope["method"] != "GET" or not path.startswith(_BEFORE) or not path.endswith(_BEHIND):
@@ -45,7 +38,7 @@ class HotPath:
         (_MISSES if found is None else _HITS).inc()
         return found
 
-    def _recall(self, scope: HTTPScope, path: str) -> Recalled | None:
+    def _recall(self, scope: HTTPScope, path: str) -> Reply | None:
         listed = scope["headers"]
         given = dict(listed)
         authorization = given.get(b"authorization")
@@ -64,11 +57,7 @@ class HotPath:
         answer, position = found
         if not _reached(position, given.get(b"membership-min-position", b"")):
             return None
-        at = (b"membership-position", b"%d" % position)
-        held = given.get(b"if-none-match")
-        if held is not None and answers.is_current(answer.tag, held.decode("latin-1")):
-            return Recalled(304, (*answer.described, at), b"")
-        return Recalled(200, (*answer.described, *answer.represented, at), answer.body)
+        return reply(answer, position, given.get(b"if-none-match", b"").decode("latin-1"))
 
 
 def _reached(position: int, wanted: bytes) -> bool:

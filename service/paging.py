@@ -82,17 +82,14 @@ def read_cursor(text: str, signing_key: bytes) -> Cursor | None:
 def links(pairs: list[Pair], request: ListRequest, total: int, next_cursor: str | None) -> str:
     """Return the Link header's value, RFC 8288, relative to this host; empty when there is nothing to say."""
     if request.cursor is not None:
-        wanted = [("next", {"cursor": next_cursor})] if next_cursor else []
+        wanted = [("next", f"cursor={next_cursor}")] if next_cursor else []
     else:
-        wanted = [(relation, {"offset": str(offset)}) for relation, offset in _offsets(request, total)]
+        wanted = [(relation, f"offset={offset}") for relation, offset in _offsets(request, total)]
     kept = [(name, value) for name, value in pairs if name not in {"cursor", "offset"}]
+    before = urlencode(kept, encoding="latin-1") + "&" if kept else ""  # pairs are bytes, a character each
     path = f"/customers/{request.customer_id}/campaigns"
-    written = ", ".join(f'<{path}?{_query(kept, to)}>; rel="{relation}"' for relation, to in wanted)
+    written = ", ".join(f'<{path}?{before}{to}>; rel="{relation}"' for relation, to in wanted)
     return written if len(written) <= LINK_BYTES_MAX else ""
-
-
-def _query(kept: list[Pair], added: dict[str, str]) -> str:
-    return urlencode([*kept, *added.items()], encoding="latin-1")  # pairs are bytes, a character each
 
 
 def _offsets(request: ListRequest, total: int) -> list[tuple[str, int]]:

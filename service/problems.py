@@ -8,6 +8,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from litestar import Response
 
+from service.replies import Header, Reply
+
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request being answered; set at the ASGI edge, before anything can fail."""
 
@@ -79,12 +81,28 @@ def refuse(code: str, headers: Mapping[str, str] = MappingProxyType({})) -> Resp
     return Response(
         problem_body(problem),
         status_code=problem.status,
-        media_type="application/problem+json",
+        media_type=_MEDIA_TYPE,
         headers=problem_headers(problem) | dict(headers),
     )
 
 
-def unprocessable(violations: Iterable[Any]) -> Response[bytes]:
+def refusal(code: str, *headers: Header) -> Reply:
+    """Return the same as a reply."""
+    problem = PROBLEMS[code]
+    body = problem_body(problem)
+    named = ((name.lower().encode(), value.encode()) for name, value in problem_headers(problem).items())
+    return Reply(problem.status, (*_described(body, _MEDIA_TYPE), *named, *headers), body)
+
+
+def unprocessable(violations: Iterable[Any]) -> Reply:
     """Return the contract's 422: `{"detail": [{"loc", "msg", "type"}, …]}`."""
     detail = [{"loc": each.loc, "msg": each.msg, "type": each.type} for each in violations]
-    return Response(msgspec.json.encode({"detail": detail}), status_code=422, media_type="application/json")
+    body = msgspec.json.encode({"detail": detail})
+    return Reply(422, _described(body, "application/json"), body)
+
+
+def _described(body: bytes, media_type: str) -> tuple[Header, ...]:
+    return (b"content-type", media_type.encode()), (b"content-length", b"%d" % len(body))
+
+
+_MEDIA_TYPE: Final = "application/problem+json"

@@ -12,12 +12,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service import answers, listing, metrics, openapi, paging
 from service.auth import Authenticator
-from service.cache import Answer, Cache, Key
+from service.cache import Cache, Key
 from service.freshness import Freshness
 from service.listing import CampaignLists, Listing, NoCustomer, NotReached
 from service.paging import Cursor
 from service.parameters import ListRequest, Pair, Violation, parse, query_pairs
-from service.problems import refuse, unprocessable
+from service.problems import refusal, refuse, unprocessable
+from service.replies import Answer, Reply, at, reply
 
 
 class Rooms(Struct, frozen=True):
@@ -35,8 +36,6 @@ DOCS_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 }
 
-POSITION: Final = "Membership-Position"
-
 AnyRequest = Request[Any, Any, Any]
 
 TAMPERED_CURSOR: Final = Violation(
@@ -45,7 +44,7 @@ TAMPERED_CURSOR: Final = Violation(
 
 
 @get("/customers/{customer_id:str}/campaigns")
-async def list_customer_campaigns(request: AnyRequest, customer_id: FromPath[str]) -> Response[bytes]:
+async def list_customer_campaigns(request: AnyRequest, customer_id: FromPath[str]) -> Reply:
     """Answer which campaigns a customer is in."""
     rooms: Rooms = request.app.state.rooms
     headers = request.headers
@@ -65,11 +64,12 @@ async def list_customer_campaigns(request: AnyRequest, customer_id: FromPath[str
             if listing.depends_on_its_page_only(parsed):
                 key = Key(principal.scope, request.scope["path"], request.scope["query_string"], _accepts_gzip(request))
                 rooms.cache.remember(key, answer, listing.tags(parsed, outcome), before)
-            return _response(request, answer)
+            held = ",".join(request.headers.getall("if-none-match", []))
+            return reply(answer, answer.position, held)
         case NoCustomer(position):
-            return refuse("customer_not_found", {POSITION: str(position)})
+            return refusal("customer_not_found", at(position))
         case NotReached():
-            return refuse("position_not_reached")
+            return refusal("position_not_reached")
         case Violation():
             return unprocessable([outcome])
         case _:
@@ -104,18 +104,7 @@ async def _represented(request: AnyRequest, found: Listing, link: str) -> Answer
     represented = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if gzip:
         represented.append((b"content-encoding", b"gzip"))
-    return Answer(body, tag, gzip, link, found.position, tuple(described), tuple(represented))
-
-
-def _response(request: AnyRequest, answer: Answer) -> Response[bytes]:
-    """Send an answer, unless the caller holds it already."""
-    headers = {"ETag": answer.tag, POSITION: str(answer.position)} | ({"Link": answer.link} if answer.link else {})
-    held = ",".join(request.headers.getall("if-none-match", []))
-    if held and answers.is_current(answer.tag, held):
-        return Response(b"", status_code=304, headers=headers, media_type="application/json")
-    if answer.gzip:
-        headers["Content-Encoding"] = "gzip"
-    return Response(answer.body, headers=headers, media_type="application/json")
+    return Answer(body, tag, found.position, tuple(described), tuple(represented))
 
 
 @get("/health/live")

@@ -1,6 +1,7 @@
 """Runs the application under granian, in this process, until told to stop."""
 
 import asyncio
+import gc
 import signal
 import socket
 
@@ -15,6 +16,9 @@ from service.app import create_app
 
 HEADER_TIMEOUT_MS = 10_000
 BACKLOG = 1024
+GARBAGE_THRESHOLDS = (20_000, 50, 1_000)
+"""Python's cycle collector goes through all remembered answers each time it looks at everything; a request leaves
+hardly a cycle, so it may look less often."""
 
 
 class AddressTaken(MembershipError):
@@ -48,6 +52,9 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     await server.serve()
 
 

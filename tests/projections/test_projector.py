@@ -36,7 +36,7 @@ WHERE enrolled_at IS NOT NULL AND owner_id IS NOT NULL GROUP BY 1, 2, 3, 4 ORDER
 
 
 async def empty(connection: asyncpg.Connection) -> Checkpoint:
-    await connection.execute("TRUNCATE " + ", ".join(f"g1.{table}" for table in TABLES))
+    await connection.execute("TRUNCATE control.fan_out, " + ", ".join(f"g1.{table}" for table in TABLES))
     await connection.execute(
         "UPDATE control.checkpoint SET position = 0, message_time_ns = NULL, stream_created = NULL"
     )

@@ -3,7 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.cache import Answer, Cache, Key
+from service.cache import Cache, Key
+from service.replies import Answer
 
 TAGS = ("c1", "c2", "g1", "g2", "g3")
 
@@ -13,7 +14,7 @@ def key(number: int) -> Key:
 
 
 def answer(position: int, size: int = 100) -> Answer:
-    return Answer(b"x" * size, '"tag"', gzip=False, link="", position=position)
+    return Answer(b"x" * size, '"tag"', position)
 
 
 def listening(bytes_max: int = 10**6, position: int = 0) -> Cache:

@@ -1,0 +1,54 @@
+"""What goes out: an answer in one representation, and the reply to one caller that is made of it."""
+
+from typing import Any, NamedTuple
+
+from litestar.types import Receive, Scope, Send
+from msgspec import Struct
+
+from service.answers import is_current
+
+Header = tuple[bytes, bytes]
+
+
+class Answer(Struct, frozen=True, gc=False):
+    """A listing as it goes out, in one representation."""
+
+    body: bytes
+    tag: str
+    position: int
+    """The position of the snapshot it was read from."""
+    described: tuple[Header, ...] = ()
+    """What says which answer it is, to a caller who holds it already too; but for the position."""
+    represented: tuple[Header, ...] = ()
+    """What says what the body is."""
+
+
+class Reply(NamedTuple):
+    """A whole answer but for what the edge adds. An ASGI application, so that a handler may return it."""
+
+    status: int
+    headers: tuple[Header, ...]
+    body: bytes
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send it."""
+        await self.send(send)
+
+    async def send(self, send: Send, *added: Header) -> None:
+        """Send it with further headers."""
+        start: Any = {"type": "http.response.start", "status": self.status, "headers": [*self.headers, *added]}
+        end: Any = {"type": "http.response.body", "body": self.body, "more_body": False}
+        await send(start)
+        await send(end)
+
+
+def reply(answer: Answer, position: int, if_none_match: str) -> Reply:
+    """Return the reply that says the answer holds at `position`; without a body if the caller holds it already."""
+    if if_none_match and is_current(answer.tag, if_none_match):
+        return Reply(304, (*answer.described, at(position)), b"")
+    return Reply(200, (*answer.described, at(position), *answer.represented), answer.body)
+
+
+def at(position: int) -> Header:
+    """Return the header that says which position an answer is exact at."""
+    return b"membership-position", b"%d" % position

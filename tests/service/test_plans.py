@@ -1,0 +1,139 @@
+"""Pages are read by indexes, whatever the size of the customer: PostgreSQL's own plans, run, on 54,000 memberships."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+
+from projections import database
+from projections.queries import Generation
+from service.parameters import ListRequest
+from service.reader import Reader
+from service.reads import SORT_KEYS, page_statement, read_page, shape_of
+from tests.builders import customer_id, owner_id
+
+G1 = Generation("g1")
+EXPLAIN = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF)"
+MANY = 30_000
+FEW = 12
+NEVER = ("Seq Scan on membership", "Seq Scan on campaign", "Seq Scan on customer")
+
+
+@pytest.fixture
+async def large(connection: asyncpg.Connection) -> asyncpg.Connection:
+    """A customer in 30,000 campaigns among 2,000 in twelve, with statistics as autovacuum would take them."""
+    await connection.execute(
+        f"""
+        INSERT INTO g1.campaign (
+            campaign_id, definition_version, owner_id, created_at, name_key, goal_key, display_json,
+            status_version, status
+        )
+        SELECT ('ca000000-0000-4000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 1, '{owner_id(1)}',
+            timestamptz '2025-01-01' + n * interval '7 min', 'campaign ' || md5(n::text),
+            'goal ' || md5((n + 1)::text), '"name":"x"', 1, n % 4
+        FROM generate_series(1, {MANY}) AS n;
+        INSERT INTO g1.membership (
+            customer_id, campaign_id, enrolment_version, enrolled_at, presence_version, present, owner_id, status,
+            campaign_deleted
+        )
+        SELECT customer_id, ('ca000000-0000-4000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 1,
+            timestamptz '2025-01-01' + n * interval '1 min', 1, true, '{owner_id(1)}', n % 4, false
+        FROM (
+            SELECT '{customer_id(1)}'::uuid AS customer_id, n FROM generate_series(1, {MANY}) AS n
+            UNION ALL
+            SELECT ('c0000000-0000-4000-8000-' || lpad(to_hex(1 + c), 12, '0'))::uuid, 1 + (c * 17 + n * 613) % {MANY}
+            FROM generate_series(1, 2000) AS c, generate_series(1, {FEW}) AS n
+        ) AS enrolled;
+        INSERT INTO g1.customer_summary (customer_id, owner_id, status, deleted, memberships)
+        SELECT customer_id, owner_id, status, deleted, count(*) FROM g1.membership GROUP BY 1, 2, 3, 4;
+        INSERT INTO g1.customer (customer_id, version, owner_id)
+        SELECT DISTINCT customer_id, 1, '{owner_id(1)}'::uuid FROM g1.membership;
+        """  # noqa: S608
+    )
+    for table in ("campaign", "membership", "customer_summary", "customer"):
+        await connection.execute(f"VACUUM ANALYZE g1.{table}")
+    return connection
+
+
+async def plan_of(connection: asyncpg.Connection, request: ListRequest) -> str:
+    """Return the plan that a reader's connection makes for a request, run, without the costs."""
+    shape = shape_of(request, after=False)
+    planner = database.STEADY if shape.together else database.CAREFUL
+    for name, value in planner.items():
+        await connection.execute(f"SET {name} = {value}")
+    asked: list[tuple[Any, ...]] = []
+
+    class Noting(Reader):
+        def __init__(self) -> None:
+            pass
+
+        async def alone(self, _statement: str, values: tuple[Any, ...]) -> Any:
+            asked.append(values)
+            raise asyncio.CancelledError
+
+        async def together(self, _statement: str, values: tuple[Any, ...]) -> Any:
+            asked.append(tuple([value] for value in values))
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await read_page(Noting(), G1, request, None, None)
+    statement = page_statement(G1, shape)
+    prepared = await connection.prepare(statement)
+    types = ", ".join(each.name.replace("int8[]", "bigint[]") for each in prepared.get_parameters())
+    await connection.execute(f"PREPARE page ({types}) AS {statement}")
+    values = ", ".join(literal(value) for value in asked[0])
+    rows = await connection.fetch(f"{EXPLAIN} EXECUTE page ({values})")
+    await connection.execute("DEALLOCATE page")
+    return "\n".join(row[0] for row in rows)
+
+
+def literal(value: Any) -> str:
+    if isinstance(value, list):
+        return "'{" + ", ".join("NULL" if each is None else str(each) for each in value) + "}'"
+    if value is None:
+        return "NULL"
+    return str(value) if isinstance(value, bool | int) else "'" + str(value).replace("'", "''") + "'"
+
+
+PLANNED: dict[str, tuple[dict[str, Any], str]] = {
+    "the default order": ({}, "membership_by_enrolled_at"),
+    "the default order, backwards": ({"sort_dir": "asc"}, "membership_by_enrolled_at"),
+    "a large offset": ({"offset": MANY - 5}, "membership_by_enrolled_at"),
+    "an offset in the middle": ({"offset": MANY // 2}, "membership_by_enrolled_at"),
+    "by name": ({"sort_field": "name", "sort_dir": "asc"}, "campaign_by_name"),
+    "by name, backwards": ({"sort_field": "name"}, "campaign_by_name"),
+    "by creation": ({"sort_field": "created_at", "sort_dir": "asc"}, "campaign_by_created_at"),
+    "by creation, backwards": ({"sort_field": "created_at"}, "campaign_by_created_at_desc"),
+    "a search": ({"q": "0123"}, "campaign_by_text"),
+}
+
+
+async def test_a_customer_in_very_many_campaigns_is_read_by_an_index(large: asyncpg.Connection) -> None:
+    for what, (given, index) in PLANNED.items():
+        plan = await plan_of(large, ListRequest(customer_id(1), **given))
+        assert f" using {index} " in plan or f" on {index} " in plan, f"{what}\n{plan}"
+        assert not [scan for scan in NEVER if scan in plan], f"{what}\n{plan}"
+        assert max(map(int, actual_rows(plan))) <= MANY / 2 + 20, f"{what}\n{plan}"
+
+
+async def test_the_shared_statement_walks_the_index_whoever_is_asked_for(large: asyncpg.Connection) -> None:
+    for customer in (1, 2):
+        plan = await plan_of(large, ListRequest(customer_id(customer)))
+        assert max(map(int, actual_rows(plan))) <= 50, plan
+
+
+async def test_a_customer_in_a_few_campaigns_costs_a_few_rows_in_any_order(large: asyncpg.Connection) -> None:
+    for field in SORT_KEYS:
+        plan = await plan_of(large, ListRequest(customer_id(2), sort_field=field))
+        assert max(map(int, actual_rows(plan))) <= 50, plan
+
+
+def actual_rows(plan: str) -> list[str]:
+    """Return how many rows each node of a plan has handed on."""
+    return [part.split(".")[0].split()[0] for part in plan.split("(actual rows=")[1:]]
+
+
+async def test_an_absurd_offset_looks_at_no_membership(large: asyncpg.Connection) -> None:
+    plan = await plan_of(large, ListRequest(customer_id(1), offset=2**63 - 1))
+    assert max(map(int, actual_rows(plan))) <= 20, plan
