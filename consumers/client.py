@@ -37,7 +37,7 @@ WHOLE_BYTES_MAX: Final = 64 * 1024
 """A larger message is put together by nats-py, whose buffer grows in place; ours is copied with every read."""
 _LINE_END: Final = b"\r\n"
 _DELIVERY: Final = re.compile(rb"H?MSG ([^ \r\n]+) ([0-9]+) ([^ \r\n]+) (?:([0-9]+) )?([0-9]+)\r\n")
-"""A message with a reply subject, as the server writes it: subject, subscription, reply, bytes of headers, all bytes."""
+"""A message with a reply subject as the server writes it: subject, subscription, reply, size of headers, whole size."""
 
 
 class LateHeaders(Mapping[str, str]):

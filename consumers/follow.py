@@ -8,7 +8,6 @@ away is waited for; anything unforeseen crashes, and the supervisor starts afres
 
 import asyncio
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -18,6 +17,7 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers import stream
+from consumers.ahead import ReadAhead
 from consumers.client import TolerantClient
 from consumers.intake import Interrupted, Reading
 from consumers.leadership import leadership
@@ -26,9 +26,8 @@ from projections import generations
 from projections.checkpoint import Checkpoint
 from projections.database import LEADER_SILENCE_MAX_S, UNAVAILABLE
 from projections.errors import Fenced, LiveGenerationBroken, MembershipError
-from projections.events import Message
 from projections.migrations import require_migrated
-from projections.projector import Unwritable, apply_to_all
+from projections.projector import Applied, Unwritable, apply_level, apply_to_all
 from projections.settings import Settings
 from projections.trouble import Trouble
 
@@ -172,12 +171,15 @@ class Term:
                 state = await stream.verify(self._client, held, self._settings.stream_replicas)
             await self._beat()
             self._link.reading = Reading(self._client, min(held.position for held in self._held))  # before it opens
-            async with self._link.reading as reading:
+            async with (
+                self._link.reading as reading,
+                ReadAhead(reading, self._settings.batch_events_max) as ahead,
+            ):
                 await self._beat()
                 self._trouble.over()
                 with suppress(Interrupted):
                     while not await self._swept():
-                        await self._step(reading, state.created)
+                        await self._step(reading, ahead, state.created)
                     return True
                 self._trouble.tell("reading_again", Interrupted(reading.doubt))
         except (*BROKER_AWAY, Interrupted) as problem:
@@ -186,18 +188,39 @@ class Term:
             self._link.reading = None
         return False
 
-    async def _step(self, reading: Reading, stream_created: str) -> None:
-        messages = await reading.next_batch(self._settings.batch_events_max, TICK_S)
-        if messages:
-            await self._apply(messages, stream_created)
-        else:
+    async def _step(self, reading: Reading, ahead: ReadAhead, stream_created: str) -> None:
+        if not await self._apply_next(reading, ahead, stream_created):
             await self._beat()
             await reading.watch(WATCH_S)
-        if not self._caught_up and reading.caught_up:
+        # What was read ahead is handed out, but not applied.
+        if not self._caught_up and reading.caught_up and reading.position == self._held[0].position:
             for held in self._held:
                 await checkpoints.mark_caught_up(self._connection, held.generation)
             self._caught_up = True
             log.info("caught_up", position=reading.position)
+
+    async def _apply_next(self, reading: Reading, ahead: ReadAhead, stream_created: str) -> bool:
+        """Apply the next batch; False when nothing came for a while."""
+        began = time.perf_counter()
+        stands = {held.position for held in self._held}
+        if len(stands) > 1:  # one that has just joined: a batch for each, read when it is needed, until they are level
+            messages = await reading.next_batch(self._settings.batch_events_max, TICK_S)
+            if not messages:
+                return False
+            events = len(messages)
+            applied = await apply_to_all(self._connection, self._held, messages, stream_created)
+        else:
+            gathered = await ahead.next_batch(TICK_S)
+            if gathered is None:
+                return False
+            if gathered.after not in stands:
+                raise Interrupted(f"a batch after {gathered.after} was read ahead, but {stands} is applied")
+            events = gathered.events
+            applied = await apply_level(self._connection, self._held, gathered.batch(), stream_created)
+        await self._hold(applied)
+        took_ms = round((time.perf_counter() - began) * 1000, 1)
+        log.debug("applied", position=self._held[0].position, events=events, took_ms=took_ms)
+        return True
 
     async def _beat(self) -> None:
         """Show PostgreSQL that this leader lives, and see that PostgreSQL does and nobody has called a new term."""
@@ -220,14 +243,12 @@ class Term:
             log.info("generation_dropped", generation=name)
         return bool(dropped)
 
-    async def _apply(self, messages: Sequence[Message], stream_created: str) -> None:
-        began = time.perf_counter()
-        self._held, unwritable, parked = await apply_to_all(self._connection, self._held, messages, stream_created)
-        took_ms = round((time.perf_counter() - began) * 1000, 1)
-        log.debug("applied", position=messages[-1].position, events=len(messages), took_ms=took_ms)
-        for each in parked:
+    async def _hold(self, applied: Applied) -> None:
+        """Go on from where the batch has led."""
+        self._held = applied.held
+        for each in applied.parked:
             log.warning("parked", position=each.message.position, reason=each.why.reason, detail=each.why.detail)
-        for broken in unwritable:
+        for broken in applied.unwritable:
             await self._leave_behind(broken)
 
     async def _leave_behind(self, broken: Unwritable) -> None:

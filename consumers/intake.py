@@ -114,6 +114,11 @@ class Reading:
         return self.pending == 0 and not self._buffer
 
     @property
+    def at_hand(self) -> bool:
+        """Whether a message has come that was not handed out yet."""
+        return bool(self._buffer)
+
+    @property
     def doubt(self) -> str:
         """Why the reading is over; empty while it is not."""
         return self._doubt or ""
