@@ -19,7 +19,7 @@ from projections.errors import Fenced
 from projections.events import Event, Message, Position, Unreadable, decode
 from projections.membership import Registers, fold
 from projections.queries import Generation, writes
-from projections.rows import campaign_row, columns, customer_row, parked_row, target_row
+from projections.rows import campaign_columns, columns, customer_row, parked_row, target_row
 
 
 class Parked(Struct, frozen=True):
@@ -203,9 +203,8 @@ async def write_registers(
     if registers.enrolments:
         await connection.execute(statements["know_customers"], [key.customer_id for key in registers.enrolments])
     moved = []
-    if campaign_ids := sorted(registers.campaign_ids()):
-        rows = (campaign_row(campaign_id, registers) for campaign_id in campaign_ids)
-        moved = await connection.fetch(statements["write_campaigns"], *columns(rows))
+    if registers.campaign_ids():
+        moved = await connection.fetch(statements["write_campaigns"], *campaign_columns(registers))
     counted = []
     if registers.presences:
         rows = (target_row(key, registers) for key in sorted(registers.presences))
