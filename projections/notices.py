@@ -51,9 +51,10 @@ def campaign_tag(campaign_id: str) -> str:
 
 def told(name: Generation, position: int, tags: Iterable[str]) -> list[str]:
     """Return the payloads that tell of a batch."""
-    found = sorted(set(tags))
-    if len(found) > NOTICES_MAX * TAGS_A_NOTICE:
+    distinct = set(tags)
+    if len(distinct) > NOTICES_MAX * TAGS_A_NOTICE:
         return [_encode(Notice(name, position, flush=True))]
+    found = sorted(distinct)
     parts = [found[at : at + TAGS_A_NOTICE] for at in range(0, len(found), TAGS_A_NOTICE)] or [[]]
     return [
         _encode(Notice(name, position, "".join(part), more=number < len(parts)))

@@ -85,8 +85,8 @@ class Gathered:
                 self._parked.append(Parked(message, event))
             else:
                 events.append(event)
-            self.bytes += len(message.body)
         fold(events, self._registers)
+        self.bytes += sum([len(message.body) for message in messages])
         self.events += len(messages)
         self.position = messages[-1].position
         self._time_ns = messages[-1].time_ns
