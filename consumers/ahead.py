@@ -35,6 +35,7 @@ class ReadAhead:
         self._room = asyncio.Event()
         self._room.set()
         self._gathering: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -42,6 +43,7 @@ class ReadAhead:
     async def __aexit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        self._closed = True  # should a library in between swallow the cancellation, this ends it a moment later
         if self._gathering is not None:
             self._gathering.cancel()
             await asyncio.wait([self._gathering])  # raises nothing of the task's, only a cancellation of our own
@@ -81,7 +83,7 @@ class ReadAhead:
         return self._gathered.events >= self._events_max or self._gathered.bytes >= GATHERED_BYTES_MAX
 
     async def _gather(self) -> None:
-        while True:
+        while not self._closed:
             await self._room.wait()
             slice_max = min(SLICE_EVENTS, self._events_max - self._gathered.events)
             if messages := await self._reading.next_batch(slice_max, IDLE_S):
