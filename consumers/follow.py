@@ -192,8 +192,9 @@ class Term:
         if not await self._apply_next(reading, ahead, stream_created):
             await self._beat()
             await reading.watch(WATCH_S)
-        # What was read ahead is handed out, but not applied.
-        if not self._caught_up and reading.caught_up and reading.position == self._held[0].position:
+        # What was read ahead has left the reading, but was not applied.
+        applied = min(held.position for held in self._held)
+        if not self._caught_up and reading.caught_up and reading.position <= applied:
             for held in self._held:
                 await checkpoints.mark_caught_up(self._connection, held.generation)
             self._caught_up = True
@@ -201,21 +202,21 @@ class Term:
 
     async def _apply_next(self, reading: Reading, ahead: ReadAhead, stream_created: str) -> bool:
         """Apply the next batch; False when nothing came for a while."""
-        began = time.perf_counter()
         stands = {held.position for held in self._held}
         if len(stands) > 1:  # one that has just joined: a batch for each, read when it is needed, until they are level
             messages = await reading.next_batch(self._settings.batch_events_max, TICK_S)
             if not messages:
                 return False
-            events = len(messages)
+            events, began = len(messages), time.perf_counter()
             applied = await apply_to_all(self._connection, self._held, messages, stream_created)
         else:
             gathered = await ahead.next_batch(TICK_S)
             if gathered is None:
                 return False
             if gathered.after not in stands:
-                raise Interrupted(f"a batch after {gathered.after} was read ahead, but {stands} is applied")
-            events = gathered.events
+                reading.interrupt(f"a batch after {gathered.after} was read ahead, but {stands} is applied")
+                raise Interrupted(reading.doubt)
+            events, began = gathered.events, time.perf_counter()
             applied = await apply_level(self._connection, self._held, gathered.batch(), stream_created)
         await self._hold(applied)
         took_ms = round((time.perf_counter() - began) * 1000, 1)

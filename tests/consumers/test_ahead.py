@@ -164,6 +164,22 @@ async def test_what_was_certain_before_a_doubt_is_handed_out_and_then_the_doubt_
     assert taken[-1] == 25
 
 
+async def test_a_batch_in_hand_when_the_reading_has_ended_is_handed_out_before_the_doubt(
+    client: TolerantClient,
+) -> None:
+    await publish(client, history(Random(4), 3))
+    async with Reading(client, START) as reading, ReadAhead(reading, 100) as ahead:
+        assert (await gathered(ahead)).position == 3
+        await publish(client, history(Random(4), 4))
+        assert await until_it_stands_still(reading) == 7
+        reading.interrupt("as if a delivery had been lost")
+        assert ahead._gathering is not None
+        await asyncio.wait([ahead._gathering])
+        assert (await gathered(ahead)).position == 7
+        with pytest.raises(Interrupted, match="as if"):
+            await ahead.next_batch(5)
+
+
 async def test_one_batch_is_read_ahead_and_no_more(client: TolerantClient) -> None:
     await publish(client, history(Random(2), 100))
     async with Reading(client, START) as reading, ReadAhead(reading, 10) as ahead:
