@@ -37,7 +37,7 @@ fix: setup ## Correct what ruff can correct
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## Measure what users feel, each figure beside its bound (QUICK=1: less of everything)
+bench: setup bench-setup ## Measure what users feel, each figure beside its peer or bound (QUICK=1: less of everything)
 	@$(BIN)/python -m benchmarks
 
 lock: $(UV) ## Bring the locks up to pyproject.toml, keeping what fits (ARGS=--upgrade: take the newest)

@@ -6,9 +6,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from benchmarks.http import Caller
+from benchmarks.http import Caller, Endpoint
 from benchmarks.rows import percentile
-from benchmarks.stack import Stack
 
 CONNECTIONS = 16
 
@@ -37,7 +36,7 @@ class Arrivals:
 
 
 @asynccontextmanager
-async def arriving(stack: Stack, paths: Sequence[str], rate: float) -> AsyncIterator[Arrivals]:
+async def arriving(endpoint: Endpoint, paths: Sequence[str], rate: float) -> AsyncIterator[Arrivals]:
     """Keep asking at `rate` for as long as the context lasts."""
     seen = Arrivals()
     due: asyncio.Queue[float] = asyncio.Queue()
@@ -52,7 +51,7 @@ async def arriving(stack: Stack, paths: Sequence[str], rate: float) -> AsyncIter
             due.put_nowait(at)
 
     async def ask() -> None:
-        async with Caller(stack) as caller:
+        async with Caller(endpoint) as caller:
             while not over.is_set():
                 at = await due.get()
                 try:

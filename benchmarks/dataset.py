@@ -1,7 +1,7 @@
 """The standard data set: seeded, made as it is read, so that its size is bounded by disk and not by memory.
 
 A customer is in a campaign once, so a customer with 100,000 memberships needs as many campaigns: beside the ordinary
-ones there are light campaigns that only the busy customer is in.
+ones there are light campaigns that only the busy customer, and two with a share of its memberships, are in.
 """
 
 import random
@@ -18,6 +18,8 @@ SEED: Final = 20_261_101
 OWNERS: Final = tuple(f"0b0e0000-0000-4000-8000-{number:012x}" for number in range(50))
 BUSY_CUSTOMER: Final = "b1600000-0000-4000-8000-00000000b5b5"
 BUSY_CAMPAIGN: Final = "b1600000-0000-4000-8000-00000000ca3a"
+LESS_BUSY: Final = {10: "b1600000-0000-4000-8000-000000000010", 100: "b1600000-0000-4000-8000-000000000100"}
+"""Customers with a tenth and a hundredth of the busy customer's memberships, to see what growth costs."""
 STATUSES: Final = ("running", "running", "running", "paused", "draft", "done")
 BEGINNING: Final = datetime(2025, 1, 6, 8, tzinfo=UTC)
 AGENT: Final = "a9e70000-0000-4000-8000-000000000001"
@@ -28,11 +30,12 @@ WORDS: Final = (
 
 
 class Size(NamedTuple):
-    """How much of everything; memberships include those of the busy customer and of the busy campaign."""
+    """How much of everything."""
 
     customers: int
     campaigns: int
     memberships: int
+    """All of them, those of the busy customer and of the busy campaign included."""
     busy: int
     """Memberships of the busy customer, and members of the busy campaign."""
 
@@ -40,6 +43,9 @@ class Size(NamedTuple):
         """Return a size smaller by a factor."""
         return Size(*(max(20, int(each * share)) for each in self))
 
+
+MIX: Final = {"counters": 50, "enrolled": 25, "presence": 5, "customer": 10, "status": 5, "campaign": 5}
+"""Of a hundred live events, how many are of which kind; presence is a target removed or restored."""
 
 STANDARD: Final = Size(customers=100_000, campaigns=5_000, memberships=1_000_000, busy=100_000)
 
@@ -53,46 +59,98 @@ class DataSet:
         self._told = 0
         self.customers = [self._id() for _ in range(size.customers)]
         self.campaigns = [self._id() for _ in range(size.campaigns)]
+        self.light_campaigns = [self._id() for _ in range(max(0, size.busy - size.campaigns))]
 
     def events(self) -> Iterator[Publication]:
         """Yield all events once: customers, campaigns, then enrolments with counters strewn in."""
-        for customer in (*self.customers, BUSY_CUSTOMER):
-            owner = self._random.choice(OWNERS)
-            yield self._event(f"customer.{customer}", "customer.upserted.v1", customer_id=customer, owner_id=owner)
+        for customer in (*self.customers, BUSY_CUSTOMER, *LESS_BUSY.values()):
+            yield self._customer(customer, 1)
         for campaign in (*self.campaigns, BUSY_CAMPAIGN):
-            yield self._campaign(campaign)
+            yield self._campaign(campaign, 1)
             yield self._counters(campaign, 1)
+        for campaign in self.light_campaigns:
+            yield self._campaign(campaign, 1)
         yield from self._enrolments()
+
+    def live_events(self, events: int) -> Iterator[Publication]:
+        """Yield what happens after that, mixed as `MIX` says.
+
+        Every customer and campaign is as likely as every other: nothing is spared by happening to the same one again.
+        """
+        kinds = self._random.choices(list(MIX), weights=list(MIX.values()), k=events)
+        campaigns = self.campaigns + self.light_campaigns
+        for kind in kinds:
+            customer, campaign = self._random.choice(self.customers), self._random.choice(campaigns)
+            # Higher than any before, whatever register it is of.
+            version = self._told + 2
+            match kind:
+                case "counters":
+                    yield self._counters(campaign, version)
+                case "enrolled":
+                    yield self._enrolment(customer, campaign, self._told, version)
+                case "presence":
+                    yield self._presence(*self._pair(self._random.randrange(self._pairs)), version)
+                case "customer":
+                    yield self._customer(customer, version)
+                case "status":
+                    yield self.status_event(campaign, self._random.choice(STATUSES))
+                case _:
+                    yield self._campaign(campaign, version)
+
+    def status_event(self, campaign: str, status: str) -> Publication:
+        """Return a change of a campaign's status."""
+        version = self._told + 2
+        return self._event(
+            f"campaign.{campaign}", "campaign.status_changed.v1", version=version, campaign_id=campaign, status=status
+        )
 
     def _enrolments(self) -> Iterator[Publication]:
         for number, customer in enumerate(self.customers[: self.size.busy]):
             yield self._enrolment(customer, BUSY_CAMPAIGN, number)
-        for number in range(self.size.busy):
-            if number < len(self.campaigns):
-                campaign = self.campaigns[number]
-            else:
-                campaign = self._id()
-                yield self._campaign(campaign)
+        many = (self.campaigns + self.light_campaigns)[: self.size.busy]
+        for number, campaign in enumerate(many):
             yield self._enrolment(BUSY_CUSTOMER, campaign, number)
-        rest = max(0, self.size.memberships - 2 * self.size.busy)
-        for number in range(rest):
-            # Customer and campaign numbers step differently, so no pair comes twice.
-            turn, customer_number = divmod(number, len(self.customers))
-            campaign_number = (customer_number * 7 + turn * 613) % len(self.campaigns)
-            yield self._enrolment(self.customers[customer_number], self.campaigns[campaign_number], number)
+        for divisor, customer in LESS_BUSY.items():
+            for number, campaign in enumerate(many[: self.size.busy // divisor]):
+                yield self._enrolment(customer, campaign, number)
+        for number in range(self._pairs):
+            yield self._enrolment(*self._pair(number), number)
+
+    @property
+    def _pairs(self) -> int:
+        """How many memberships are neither of a busy customer nor of the busy campaign."""
+        busy = 2 * self.size.busy + sum(self.size.busy // divisor for divisor in LESS_BUSY)
+        return max(1, self.size.memberships - busy)
+
+    def _pair(self, number: int) -> tuple[str, str]:
+        # Customer and campaign numbers step differently, so no pair comes twice.
+        turn, customer_number = divmod(number, len(self.customers))
+        campaign_number = (customer_number * 7 + turn * 613) % len(self.campaigns)
+        return self.customers[customer_number], self.campaigns[campaign_number]
 
     def counter_events(self, campaign: str, events: int) -> Iterator[Publication]:
         """Yield counter events of one campaign, each with a higher version."""
-        for number in range(events):
-            yield self._counters(campaign, number + 2)
+        for _ in range(events):
+            yield self._counters(campaign, self._told + 2)
 
-    def _campaign(self, campaign: str) -> Publication:
+    def _customer(self, customer: str, version: int) -> Publication:
+        return self._event(
+            f"customer.{customer}",
+            "customer.upserted.v1",
+            version=version,
+            customer_id=customer,
+            owner_id=self._random.choice(OWNERS),
+        )
+
+    def _campaign(self, campaign: str, version: int) -> Publication:
         draw = self._random
         return self._event(
             f"campaign.{campaign}",
             "campaign.upserted.v1",
+            version=version,
             campaign_id=campaign,
-            owner_id=draw.choice(OWNERS),
+            # Edits leave a campaign with its owner.
+            owner_id=OWNERS[int(campaign[:4], 16) % len(OWNERS)],
             name=" ".join(draw.choices(WORDS, k=4)) + f" {draw.randrange(10_000)}",
             status=draw.choice(STATUSES),
             agent_id=AGENT,
@@ -123,14 +181,25 @@ class DataSet:
             progress=round(done / total, 4),
         )
 
-    def _enrolment(self, customer: str, campaign: str, number: int) -> Publication:
+    def _enrolment(self, customer: str, campaign: str, number: int, version: int = 1) -> Publication:
         return self._event(
             f"target.{customer}.{campaign}",
             "target.enrolled.v1",
+            version=version,
             target_id=self._id(),
             customer_id=customer,
             campaign_id=campaign,
             enrolled_at=self._at(number % 900_000 + self._random.random()),
+        )
+
+    def _presence(self, customer: str, campaign: str, version: int) -> Publication:
+        return self._event(
+            f"target.{customer}.{campaign}",
+            self._random.choice(("target.removed.v1", "target.restored.v1")),
+            version=version,
+            target_id=self._id(),
+            customer_id=customer,
+            campaign_id=campaign,
         )
 
     def _event(self, subject: str, event_type: str, *, version: int = 1, **data: object) -> Publication:

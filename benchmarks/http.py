@@ -1,21 +1,42 @@
 """A bare HTTP/1.1 caller on one connection: cheap enough not to be what is measured."""
 
 import asyncio
+import re
 from types import TracebackType
-from typing import Self
+from typing import Final, NamedTuple, Self
 
-from benchmarks.stack import Stack
+_LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+_POSITION: Final = re.compile(rb"(?i)\r\nmembership-position: *(\d+)")
+
+
+class Endpoint(NamedTuple):
+    """Where a system answers, and the token that it believes."""
+
+    port: int
+    token: str
+
+    @property
+    def url(self) -> str:
+        """The same as a URL."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+class Reply(NamedTuple):
+    """A 200."""
+
+    body: bytes
+    position: int
+    """What `Membership-Position` says; 0 of a system that does not."""
 
 
 class Caller:
     """Asks one thing after the other; use as an async context manager."""
 
-    def __init__(self, stack: Stack) -> None:
-        self._port = stack.port
-        self._token = stack.token
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
 
     async def __aenter__(self) -> Self:
-        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._endpoint.port)
         return self
 
     async def __aexit__(
@@ -24,12 +45,14 @@ class Caller:
         self._writer.close()
         await self._writer.wait_closed()
 
-    async def get(self, path: str, headers: str = "") -> bytes:
-        """Return the body of a 200; anything else is an error, for it would make the figure a lie."""
-        head = f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {self._token}\r\n{headers}\r\n"
-        self._writer.write(head.encode())
-        answer = await self._reader.readuntil(b"\r\n\r\n")
-        if not answer.startswith(b"HTTP/1.1 200 "):
-            raise RuntimeError(answer.decode())
-        length = int(answer.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
-        return await self._reader.readexactly(length)
+    async def get(self, path: str, headers: str = "") -> Reply:
+        """Return the answer if it is a 200; anything else is an error, for it would make the figure a lie."""
+        token = self._endpoint.token
+        asked = f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n{headers}\r\n"
+        self._writer.write(asked.encode())
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        length, position = _LENGTH.search(head), _POSITION.search(head)
+        if not head.startswith(b"HTTP/1.1 200 ") or length is None:
+            raise RuntimeError(f"{path}: {head.decode()}")
+        body = await self._reader.readexactly(int(length[1]))
+        return Reply(body, int(position[1]) if position else 0)

@@ -58,7 +58,7 @@ class ReadAhead:
             self._gathering = asyncio.create_task(self._gather())
             self._gathering.add_done_callback(self._ended)
         ends = time.monotonic() + wait_s
-        while self._more_at_hand() and (left_s := ends - time.monotonic()) > 0:
+        while self._more_at_hand() and (left_s := IDLE_S if self._gathered.events else ends - time.monotonic()) > 0:
             self._moved.clear()
             try:
                 async with asyncio.timeout(left_s):

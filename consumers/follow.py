@@ -26,8 +26,9 @@ from projections import generations
 from projections.checkpoint import Checkpoint
 from projections.database import LEADER_SILENCE_MAX_S, UNAVAILABLE
 from projections.errors import Fenced, LiveGenerationBroken, MembershipError
+from projections.fan_out import MEMBERS_MAX
 from projections.migrations import require_migrated
-from projections.projector import Applied, Unwritable, apply_level, apply_to_all
+from projections.projector import Applied, Unwritable, apply_level, apply_to_all, fan_out_in_all
 from projections.settings import Settings
 from projections.trouble import Trouble
 
@@ -40,6 +41,8 @@ RETRY_MAX_S: Final = 2.0
 """Between attempts while PostgreSQL stays away, or takes nothing: a full disk lets a projector lead, but not write."""
 TERM_SHORT_S: Final = 5.0
 """A term that lasted longer was a good one; what ends it is news."""
+FAN_OUT_EVERY_S: Final = 0.5
+"""How often a chunk of a fan-out is done while batches come full, one after the other: it must not starve."""
 SWEEP_S: Final = 5.0
 """How often generations that have followed long enough are looked for."""
 
@@ -141,7 +144,8 @@ class Term:
         self._trouble = Trouble()
         self._held: list[Checkpoint] = []
         self._caught_up = False
-        self._swept_at = time.monotonic()
+        self._fanning_out = True  # perhaps: the term before may have left some of it
+        self._fanned_out_at = self._swept_at = time.monotonic()
 
     async def serve(self) -> None:
         """Lead until something ends the term; returns when a generation was dropped."""
@@ -189,7 +193,12 @@ class Term:
         return False
 
     async def _step(self, reading: Reading, ahead: ReadAhead, stream_created: str) -> None:
-        if not await self._apply_next(reading, ahead, stream_created):
+        events = await self._apply_next(reading, ahead, stream_created)
+        behind = events >= self._settings.batch_events_max
+        if self._fanning_out and (not behind or time.monotonic() - self._fanned_out_at > FAN_OUT_EVERY_S):
+            await self._settle(await fan_out_in_all(self._connection, self._held))
+            self._fanned_out_at = time.monotonic()
+        elif not events:
             await self._beat()
             await reading.watch(WATCH_S)
         # What was read ahead has left the reading, but was not applied.
@@ -200,28 +209,37 @@ class Term:
             self._caught_up = True
             log.info("caught_up", position=reading.position)
 
-    async def _apply_next(self, reading: Reading, ahead: ReadAhead, stream_created: str) -> bool:
-        """Apply the next batch; False when nothing came for a while."""
+    async def _apply_next(self, reading: Reading, ahead: ReadAhead, stream_created: str) -> int:
+        """Apply the next batch and return how many events it had; 0 when nothing came for a while."""
+        events_max = self._settings.batch_events_max
+        wait_s = 0 if self._fanning_out else TICK_S
         stands = {held.position for held in self._held}
         if len(stands) > 1:  # one that has just joined: a batch for each, read when it is needed, until they are level
-            messages = await reading.next_batch(self._settings.batch_events_max, TICK_S)
+            messages = await reading.next_batch(events_max, wait_s)
             if not messages:
-                return False
+                return 0
             events, began = len(messages), time.perf_counter()
-            applied = await apply_to_all(self._connection, self._held, messages, stream_created)
+            members_max = 0 if events >= events_max else MEMBERS_MAX
+            applied = await apply_to_all(self._connection, self._held, messages, stream_created, members_max)
         else:
-            gathered = await ahead.next_batch(TICK_S)
+            gathered = await ahead.next_batch(wait_s)
             if gathered is None:
-                return False
+                return 0
             if gathered.after not in stands:
                 reading.interrupt(f"a batch after {gathered.after} was read ahead, but {stands} is applied")
                 raise Interrupted(reading.doubt)
             events, began = gathered.events, time.perf_counter()
-            applied = await apply_level(self._connection, self._held, gathered.batch(), stream_created)
-        await self._hold(applied)
+            # Behind, the events come first: a fan-out in every full batch would hold up all that follow.
+            members_max = 0 if events >= events_max else MEMBERS_MAX
+            applied = await apply_level(self._connection, self._held, gathered.batch(), stream_created, members_max)
+        fanning_out = self._fanning_out
+        await self._settle(applied)
+        self._fanning_out |= fanning_out
         took_ms = round((time.perf_counter() - began) * 1000, 1)
         log.debug("applied", position=self._held[0].position, events=events, took_ms=took_ms)
-        return True
+        for each in applied.parked:
+            log.warning("parked", position=each.message.position, reason=each.why.reason, detail=each.why.detail)
+        return events
 
     async def _beat(self) -> None:
         """Show PostgreSQL that this leader lives, and see that PostgreSQL does and nobody has called a new term."""
@@ -244,11 +262,10 @@ class Term:
             log.info("generation_dropped", generation=name)
         return bool(dropped)
 
-    async def _hold(self, applied: Applied) -> None:
-        """Go on from where the batch has led."""
+    async def _settle(self, applied: Applied) -> None:
+        """Go on from where the transaction has led."""
         self._held = applied.held
-        for each in applied.parked:
-            log.warning("parked", position=each.message.position, reason=each.why.reason, detail=each.why.detail)
+        self._fanning_out = applied.fanning_out
         for broken in applied.unwritable:
             await self._leave_behind(broken)
 

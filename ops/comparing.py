@@ -4,6 +4,7 @@ The transaction that compares applies the last messages up to the live generatio
 side has to stand still for it: the live one goes on beside its own snapshot.
 """
 
+import asyncio
 import time
 from contextlib import aclosing
 from typing import Final
@@ -13,9 +14,10 @@ from msgspec import Struct
 from consumers.replay import replay
 from ops.workplace import Workplace
 from projections import checkpoint as checkpoints
-from projections import rebuild
+from projections import fan_out, rebuild
 from projections.checkpoint import Checkpoint
 from projections.differences import KEYS, Comparison, Difference, Part
+from projections.errors import JobRefused
 from projections.projector import park, read_batch, write_registers
 from projections.queries import writes
 
@@ -26,6 +28,10 @@ GENTLE_COMPARE_ROWS: Final = 250
 SLICES_MAX: Final = 2**14
 ROWS_READ_MAX: Final = 1_000
 """Differences that are read whole; beyond they are only counted."""
+
+FAN_OUT_PATIENCE_S: Final = 120.0
+"""A fan-out takes seconds; so long a one waits for a projector that does not run, or is begun again and again."""
+FAN_OUT_POLL_S: Final = 0.2
 
 _SLICED: Final = ("customer", "membership", "customer_summary")
 _SLICE: Final = "customer_id BETWEEN $1::uuid AND $2::uuid"
@@ -48,8 +54,23 @@ NOTHING: Final = Findings(0, [], 0, [])
 async def compare(place: Workplace, held: Checkpoint) -> Findings:
     """Return what differs; what was caught up for it is committed."""
     await rebuild.take_statistics(place.work, place.new)
+    began = time.monotonic()
+    while (found := await _compare(place, held)) is None:
+        if time.monotonic() - began > FAN_OUT_PATIENCE_S:
+            raise JobRefused(
+                f"A campaign's new status, owner or deletion is not copied to all its memberships in {place.live}, so "
+                "there is nothing to compare with yet. See that `membership project` runs, then run this again."
+            )
+        await asyncio.sleep(FAN_OUT_POLL_S)
+    return found
+
+
+async def _compare(place: Workplace, held: Checkpoint) -> Findings | None:
+    """Return what differs; None, having done nothing, while a fan-out is under way in the live generation."""
     async with place.work.transaction(isolation="repeatable_read"):
         live = await checkpoints.read(place.work, place.live)  # the snapshot is taken here
+        if await fan_out.is_pending(place.work, place.live):
+            return None
         await _make_up(place, held, live)
         await rebuild.forget_discarded(place.work, place.new)
         await rebuild.keep_first_seen(place.work, place.new, place.live)

@@ -44,7 +44,7 @@ async def _probe_for_ever(database_url: str) -> None:
     reads = 0
     while True:
         with suppress(*database.UNAVAILABLE, asyncpg.PostgresError):
-            connection = await database.connect(database_url, "membership-probe", plan_cache_mode="force_custom_plan")
+            connection = await database.connect(database_url, "membership-probe", planner=database.STEADY)
             try:
                 with database.closed_is_unavailable(connection):
                     async for took_ms, busy in _probe(connection):
@@ -60,13 +60,18 @@ async def _probe(connection: asyncpg.Connection) -> AsyncIterator[tuple[float, b
     asked_at, busy = 0.0, True
     while True:
         name = Generation(await connection.fetchval("SELECT generation FROM control.live"))
-        page = page_statement(name, Shape("enrolled_at", "desc", after=False, counted=False))
+        page = page_statement(name, Shape("enrolled_at", "desc"))
         for customer in await _sample(connection, name):
             if time.monotonic() - asked_at > READERS_ASKED_EVERY_S:
                 asked_at, busy = time.monotonic(), await _anyone_reads(connection)
             began = time.perf_counter()
-            await connection.fetchrow(page, customer, None, False, ListRequest(customer).limit, 0, None, None, None)
+            await connection.fetchrow(page, *([each] for each in _values(customer)))
             yield (time.perf_counter() - began) * 1000, busy
+
+
+def _values(customer: str) -> tuple[object, ...]:
+    """Return what a plain request for a first page asks."""
+    return customer, None, False, ListRequest(customer).limit, 0, None, None
 
 
 async def _anyone_reads(connection: asyncpg.Connection) -> bool:

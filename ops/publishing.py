@@ -86,7 +86,7 @@ async def publish_events(nats_url: str, publications: Iterable[Publication]) -> 
     try:
         remaining = iter(publications)
         while batch := list(itertools.islice(remaining, BATCH_EVENTS_MAX)):
-            for receipt in await _persist(client, nats_url, batch):
+            for receipt in await persist(client, nats_url, batch):
                 yield receipt
     finally:
         await client.close()
@@ -99,7 +99,7 @@ async def _connect(nats_url: str) -> Client:
         raise BrokerUnavailable(nats_url, problem.problem) from None
 
 
-async def _persist(client: Client, nats_url: str, batch: Sequence[Publication]) -> list[Receipt]:
+async def persist(client: Client, nats_url: str, batch: Sequence[Publication]) -> list[Receipt]:
     """Publish a batch until the broker has answered for all of it; the same ids each time, so nothing doubles."""
     gives_up_at = time.monotonic() + GIVE_UP_S
     while True:

@@ -56,6 +56,17 @@ async def advance(connection: asyncpg.Connection, held: Checkpoint, to: Checkpoi
     return row is not None
 
 
+async def hold(connection: asyncpg.Connection, held: Checkpoint) -> bool:
+    """Keep the checkpoint where it is to the end of the caller's transaction; False when another took over."""
+    row = await connection.fetchrow(
+        "SELECT FROM control.checkpoint WHERE generation = $1 AND position = $2 AND epoch = $3 FOR UPDATE",
+        held.generation,
+        held.position,
+        held.epoch,
+    )
+    return row is not None
+
+
 async def still_held(connection: asyncpg.Connection, held: Checkpoint) -> bool:
     """Say whether the term under which `held` was read goes on; a question that also shows that its holder lives."""
     epoch = await connection.fetchval("SELECT epoch FROM control.checkpoint WHERE generation = $1", held.generation)

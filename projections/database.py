@@ -1,8 +1,9 @@
 """Opens PostgreSQL, the one place that does: what a connection of each role is told, and when it gives up."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, Final
 
 import asyncpg
@@ -29,6 +30,18 @@ UNAVAILABLE: Final = (
 """What an unreachable, restarting, full or overloaded database raises. It parks nothing: whoever meets it waits."""
 
 _SESSION: Final = {"timezone": "UTC", "jit": "off"}
+
+
+CAREFUL: Final[Mapping[str, str]] = {"plan_cache_mode": "force_custom_plan"}
+"""A customer with ten memberships and one with thousands want different plans; planning costs less than a bad one."""
+STEADY: Final[Mapping[str, str]] = {
+    "plan_cache_mode": "force_generic_plan",
+    **dict.fromkeys(
+        ("enable_bitmapscan", "enable_seqscan", "enable_hashjoin", "enable_mergejoin", "enable_sort"), "off"
+    ),
+}
+"""Planned once, for statements that walk an index in its order, whoever is asked for: a plan made for ten memberships
+would sort them, and take a second for a hundred thousand."""
 
 
 async def _keep_session(_connection: Any) -> None:  # noqa: ANN401 - asyncpg's proxy type is private
@@ -62,23 +75,31 @@ class ReadPool:
 
     async def fetchrow(self, query: str, *args: object) -> asyncpg.Record | None:
         """Return the first row; raises `UNAVAILABLE`, or `QueryCanceledError` for one that took too long."""
+        rows = await self.fetch(query, *args)
+        return rows[0] if rows else None
+
+    async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
+        """Return all rows; raises the same."""
         try:
-            return await self._fetchrow(query, args)
+            return await self._fetch(query, args)
         except (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, ConnectionError):
-            return await self._fetchrow(query, args)
+            return await self._fetch(query, args)
 
     async def close(self) -> None:
         """End all connections at once; a reader that is still waiting gets an error."""
         self._pool.terminate()
 
-    async def _fetchrow(self, query: str, args: tuple[object, ...]) -> asyncpg.Record | None:
+    async def _fetch(self, query: str, args: tuple[object, ...]) -> list[asyncpg.Record]:
         async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
             with closed_is_unavailable(connection):
-                return await connection.fetchrow(query, *args)
+                found: list[asyncpg.Record] = await connection.fetch(query, *args)
+                return found
 
 
-async def open_pool(url: str, *, connections_max: int, statement_timeout_s: float, name: str) -> ReadPool:
-    """Open the pool that reads are answered from; PostgreSQL may be away.
+async def open_pool(
+    url: str, *, connections_max: int, statement_timeout_s: float, name: str, planner: Mapping[str, str]
+) -> ReadPool:
+    """Open a pool that reads are answered from; PostgreSQL may be away. `planner` is CAREFUL or STEADY.
 
     A statement that outlasts `statement_timeout_s` is cancelled by the server and raises `QueryCanceledError`.
     """
@@ -89,26 +110,30 @@ async def open_pool(url: str, *, connections_max: int, statement_timeout_s: floa
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=statement_timeout_s + 1,  # the client's own limit, for a server that does not even answer
         reset=_keep_session,
-        server_settings=_SESSION
-        | {
+        server_settings={
+            **_SESSION,
+            **planner,
             "application_name": name,
             "statement_timeout": f"{int(statement_timeout_s * 1000)}ms",
-            # A customer with ten memberships and one with thousands want different plans; planning costs less.
-            "plan_cache_mode": "force_custom_plan",
         },
     )
     return ReadPool(pool)
 
 
 async def connect(
-    url: str, name: str, *, command_timeout_s: float | None = None, **settings: str
+    url: str,
+    name: str,
+    *,
+    command_timeout_s: float | None = None,
+    planner: Mapping[str, str] = MappingProxyType({}),
+    **settings: str,
 ) -> asyncpg.Connection:
     """Open one connection for a command, a listener or a migration."""
     return await asyncpg.connect(
         url,
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=command_timeout_s,
-        server_settings=_SESSION | {"application_name": name} | settings,
+        server_settings={**_SESSION, **planner, "application_name": name, **settings},
     )
 
 

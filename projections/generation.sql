@@ -121,14 +121,36 @@ ALTER TABLE {generation}.membership ADD PRIMARY KEY (customer_id, campaign_id);
 
 
 -- name: membership_by_enrolled_at
--- A page in the default order, and what a cursor bounds.
+-- A page in the default order, and what a cursor bounds; what is filtered by is included, so that rows are skipped
+-- without looking at them.
 CREATE INDEX membership_by_enrolled_at ON {generation}.membership (customer_id, enrolled_at DESC, campaign_id)
+INCLUDE (owner_id, deleted)
 WHERE enrolled_at IS NOT NULL AND owner_id IS NOT NULL;
 
 
 -- name: membership_by_campaign
--- The fan-out of a campaign's keys.
-CREATE INDEX membership_by_campaign ON {generation}.membership (campaign_id);
+-- The fan-out of a campaign's keys, which goes through the members in order.
+CREATE INDEX membership_by_campaign ON {generation}.membership (campaign_id, customer_id);
+
+
+-- name: campaign_by_text
+-- Searching. Every search goes through the list of pending entries too, so that is kept short.
+CREATE INDEX campaign_by_text ON {generation}.campaign USING gin (
+    (name_key || E'\n' || coalesce(goal_key, '') || E'\n' || coalesce(agent_name_key, '')) gin_trgm_ops
+) WITH (gin_pending_list_limit = 1024);
+
+
+-- name: campaign_by_name
+-- With the next two: a customer in many campaigns is read by walking the campaigns in order.
+CREATE INDEX campaign_by_name ON {generation}.campaign (name_key);
+
+
+-- name: campaign_by_created_at
+CREATE INDEX campaign_by_created_at ON {generation}.campaign (created_at);
+
+
+-- name: campaign_by_created_at_desc
+CREATE INDEX campaign_by_created_at_desc ON {generation}.campaign (created_at DESC NULLS LAST);
 
 
 -- name: key_of_customer_summary

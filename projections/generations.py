@@ -22,6 +22,10 @@ State = Literal["filling", "following", "broken", "dropped"]
 
 INDEXES: Final[Mapping[str, str]] = {
     "key_of_campaign": "campaign_pkey",
+    "campaign_by_name": "campaign_by_name",
+    "campaign_by_created_at": "campaign_by_created_at",
+    "campaign_by_created_at_desc": "campaign_by_created_at_desc",
+    "campaign_by_text": "campaign_by_text",
     "key_of_membership": "membership_pkey",
     "membership_by_enrolled_at": "membership_by_enrolled_at",
     "membership_by_campaign": "membership_by_campaign",
@@ -199,7 +203,8 @@ async def drop(connection: asyncpg.Connection, name: Generation) -> bool:
             await hold_still(connection)  # whoever would switch to it waits, and then finds it gone
             if await connection.fetchval("SELECT EXISTS (SELECT FROM control.live WHERE generation = $1)", name):
                 return False
-            await connection.execute("DELETE FROM control.checkpoint WHERE generation = $1", name)
+            for table in ("control.fan_out", "control.checkpoint"):
+                await connection.execute(f"DELETE FROM {table} WHERE generation = $1", name)  # noqa: S608 - both fixed
             await connection.execute(
                 "UPDATE control.generation SET state = 'dropped', follows_until = NULL WHERE generation = $1", name
             )

@@ -6,17 +6,19 @@ Fails: `Fenced` when another projector took over, nothing written; `database.UNA
 nothing written either, so that the same batch may be applied again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Final, NamedTuple
 
 import asyncpg
 from msgspec import Struct
 
 from projections import checkpoint as checkpoints
-from projections import notices
+from projections import fan_out, notices
 from projections.checkpoint import Checkpoint
 from projections.errors import Fenced
 from projections.events import Event, Message, Position, Unreadable, decode
+from projections.fan_out import FanOut
 from projections.membership import Registers, fold
 from projections.queries import Generation, writes
 from projections.rows import campaign_columns, columns, customer_row, parked_row, target_row
@@ -51,6 +53,15 @@ class Applied(NamedTuple):
     held: list[Checkpoint]
     unwritable: list[Unwritable]
     parked: Sequence[Parked]
+    fanning_out: bool
+    """Whether a campaign's changed keys are left to be copied to some of its memberships."""
+
+
+class Reached(NamedTuple):
+    """Whom changed keys of campaigns have reached through their memberships, and whom they have not yet."""
+
+    customers: list[str]
+    left: list[FanOut]
 
 
 _ROWS_REFUSED: Final = (
@@ -106,18 +117,23 @@ def read_batch(messages: Sequence[Message]) -> Batch:
 async def apply_batch(
     connection: asyncpg.Connection, held: Checkpoint, batch: Batch, stream_created: str
 ) -> Checkpoint:
-    """Write `batch` on top of `held` and return the new checkpoint. Owns the transaction.
+    """Write `batch` on top of `held`, fan-outs to their end, and return the new checkpoint. Owns the transaction.
 
     Raises `Fenced` without writing when the checkpoint in the database is not `held`.
     """
     async with connection.transaction():
-        return await _write(connection, held, batch, stream_created)
+        reached, _ = await _write(connection, held, batch, stream_created, None)
+        return reached
 
 
 async def apply_to_all(
-    connection: asyncpg.Connection, held: Sequence[Checkpoint], messages: Sequence[Message], stream_created: str
+    connection: asyncpg.Connection,
+    held: Sequence[Checkpoint],
+    messages: Sequence[Message],
+    stream_created: str,
+    members_max: int = fan_out.MEMBERS_MAX,
 ) -> Applied:
-    """Apply messages to every generation that follows, in one transaction.
+    """Apply messages to every generation that follows, in one transaction, with fan-outs to `members_max` members.
 
     A generation that stands further already is given only what lies behind its checkpoint, so those that stand
     apart come level here. One of several that cannot be written to must not stop the others: its part is rolled back,
@@ -126,14 +142,18 @@ async def apply_to_all(
     behind = sorted({each.position for each in held if each.position < messages[-1].position})
     # Read before the transaction opens, so that no lock is held while Python works.
     batches = {after: read_batch([each for each in messages if each.position > after]) for after in behind}
-    return await _apply(connection, held, batches, stream_created)
+    return await _apply(connection, held, batches, stream_created, members_max)
 
 
 async def apply_level(
-    connection: asyncpg.Connection, held: Sequence[Checkpoint], batch: Batch, stream_created: str
+    connection: asyncpg.Connection,
+    held: Sequence[Checkpoint],
+    batch: Batch,
+    stream_created: str,
+    members_max: int = fan_out.MEMBERS_MAX,
 ) -> Applied:
     """Do the same with a batch that was read already, for generations that all stand where it begins."""
-    return await _apply(connection, held, {each.position: batch for each in held}, stream_created)
+    return await _apply(connection, held, {each.position: batch for each in held}, stream_created, members_max)
 
 
 async def _apply(
@@ -141,28 +161,52 @@ async def _apply(
     held: Sequence[Checkpoint],
     batches: Mapping[Position, Batch],
     stream_created: str,
+    members_max: int,
 ) -> Applied:
     """Write to each generation the batch that begins where it stands; one that has none stays as it is."""
-    reached: list[Checkpoint] = []
-    unwritable: list[Unwritable] = []
+    parked = max((batch.parked for batch in batches.values()), key=len, default=())
+
+    async def write(each: Checkpoint) -> tuple[Checkpoint, bool]:
+        batch = batches.get(each.position)
+        return (each, False) if batch is None else await _write(connection, each, batch, stream_created, members_max)
+
+    return (await _for_all(connection, held, write))._replace(parked=parked)
+
+
+async def fan_out_in_all(connection: asyncpg.Connection, held: Sequence[Checkpoint]) -> Applied:
+    """Go on with the fan-outs of every generation that follows, a chunk of each, in one transaction."""
+
+    async def write(each: Checkpoint) -> tuple[Checkpoint, bool]:
+        if not await checkpoints.hold(connection, each):
+            raise Fenced(each.generation, each.position, each.epoch)
+        return each, await fan_out.level_recorded(connection, each.generation, fan_out.MEMBERS_MAX)
+
+    return await _for_all(connection, held, write)
+
+
+async def _for_all(
+    connection: asyncpg.Connection,
+    held: Sequence[Checkpoint],
+    write: Callable[[Checkpoint], Awaitable[tuple[Checkpoint, bool]]],
+) -> Applied:
+    applied = Applied([], [], (), fanning_out=False)
     try:
         async with connection.transaction():
             for each in held:
-                batch = batches.get(each.position)
-                if batch is None:
-                    reached.append(each)
-                elif len(held) == 1:
-                    reached.append(await _write(connection, each, batch, stream_created))
+                try:
+                    # Alone, it needs no savepoint: what rolls it back rolls all back.
+                    async with connection.transaction() if len(held) > 1 else nullcontext():
+                        reached, left = await write(each)
+                except _ROWS_REFUSED as problem:
+                    if len(held) == 1:
+                        raise
+                    applied.unwritable.append(_unwritable(each, problem))
                 else:
-                    try:
-                        async with connection.transaction():
-                            reached.append(await _write(connection, each, batch, stream_created))
-                    except _ROWS_REFUSED as problem:
-                        unwritable.append(_unwritable(each, problem))
+                    applied.held.append(reached)
+                    applied = applied._replace(fanning_out=applied.fanning_out or left)
     except _ROWS_REFUSED as problem:
-        return Applied([], [_unwritable(held[0], problem)], ())
-    parked = max((batch.parked for batch in batches.values()), key=len, default=())
-    return Applied(reached, unwritable, parked)
+        return Applied([], [_unwritable(held[0], problem)], (), fanning_out=False)
+    return applied
 
 
 def _unwritable(held: Checkpoint, problem: asyncpg.PostgresError) -> Unwritable:
@@ -170,16 +214,22 @@ def _unwritable(held: Checkpoint, problem: asyncpg.PostgresError) -> Unwritable:
     return Unwritable(held.generation, str(problem.args[0]).rstrip(".") if problem.args else type(problem).__name__)
 
 
-async def _write(connection: asyncpg.Connection, held: Checkpoint, batch: Batch, stream_created: str) -> Checkpoint:
-    reached = Checkpoint(held.generation, batch.position, batch.time_ns, stream_created, held.epoch)
-    if not await checkpoints.advance(connection, held, reached):
+async def _write(
+    connection: asyncpg.Connection, held: Checkpoint, batch: Batch, stream_created: str, members_max: int | None
+) -> tuple[Checkpoint, bool]:
+    """Return the new checkpoint, and whether fan-outs are left to do."""
+    to = Checkpoint(held.generation, batch.position, batch.time_ns, stream_created, held.epoch)
+    if not await checkpoints.advance(connection, held, to):
         raise Fenced(held.generation, held.position, held.epoch)
     statements = writes(held.generation)
-    fanned_out = await write_registers(connection, statements, batch.registers)
+    reached = await write_registers(connection, statements, batch.registers, members_max)
+    await fan_out.record(connection, held.generation, reached.left)
     await park(connection, statements, batch.parked)
-    told = notices.told(held.generation, reached.position, _touched(batch.registers, fanned_out))
+    # What a campaign's keys have not reached yet is answered otherwise from now on all the same.
+    touched = None if reached.left else _touched(batch.registers, reached.customers)
+    told = notices.told(held.generation, to.position, touched)
     await connection.execute(statements["tell_readers"], held.generation, told)
-    return reached
+    return to, bool(reached.left)
 
 
 def _touched(registers: Registers, fanned_out: Iterable[str]) -> Iterator[str]:
@@ -190,11 +240,15 @@ def _touched(registers: Registers, fanned_out: Iterable[str]) -> Iterator[str]:
 
 
 async def write_registers(
-    connection: asyncpg.Connection, statements: Mapping[str, str], registers: Registers
-) -> list[str]:
+    connection: asyncpg.Connection,
+    statements: Mapping[str, str],
+    registers: Registers,
+    members_max: int | None = None,
+) -> Reached:
     """Offer folded registers to a generation's rows, in the caller's transaction.
 
-    Returns the customers that a changed key of a campaign has reached through their memberships.
+    A changed key of a campaign is copied to about `members_max` memberships (None: to all); what is left is the
+    caller's to record.
     """
     if registers.customers:
         await connection.execute(
@@ -205,16 +259,15 @@ async def write_registers(
     moved = []
     if registers.campaign_ids():
         moved = await connection.fetch(statements["write_campaigns"], *campaign_columns(registers))
-    counted = []
     if registers.presences:
         rows = (target_row(key, registers) for key in sorted(registers.presences))
-        counted += await connection.fetch(statements["write_targets"], *columns(rows))
-    reached = []
-    if moved:
-        reached = await connection.fetch(statements["refresh_keys"], [row["campaign_id"] for row in moved])
-    if emptied := [row["customer_id"] for row in (*counted, *reached) if row["emptied"]]:
-        await connection.execute(statements["forget_empty_counts"], emptied)
-    return [row["customer_id"] for row in reached]
+        counted = await connection.fetch(statements["write_targets"], *columns(rows))
+        if emptied := [row["customer_id"] for row in counted if row["emptied"]]:
+            await connection.execute(statements["forget_empty_counts"], emptied)
+    wanted = [FanOut(row["campaign_id"]) for row in moved]
+    if members_max == 0:
+        return Reached([], wanted)
+    return Reached(*await fan_out.level(connection, statements, wanted, members_max))
 
 
 async def park(connection: asyncpg.Connection, statements: Mapping[str, str], parked: Sequence[Parked]) -> None:

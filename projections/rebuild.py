@@ -69,7 +69,16 @@ async def fill(
 
 
 INDEX_STAGES: Final = (
-    ("membership_by_enrolled_at", "membership_by_campaign", "key_of_customer_summary", "key_of_campaign"),
+    (
+        "membership_by_enrolled_at",
+        "membership_by_campaign",
+        "key_of_customer_summary",
+        "campaign_by_text",
+        "campaign_by_name",
+        "campaign_by_created_at",
+        "campaign_by_created_at_desc",
+        "key_of_campaign",
+    ),
     ("key_of_membership", "key_of_customer"),
 )
 """Those of one stage may be made at once, and while the customers are resolved; a primary key locks its table."""

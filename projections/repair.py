@@ -13,9 +13,10 @@ from typing import Final, Literal, NamedTuple
 
 import asyncpg
 
-from projections import notices
+from projections import fan_out, notices
 from projections.differences import Comparison, Difference, Part
 from projections.events import SUBJECT_ROOT, Message
+from projections.fan_out import FanOut
 from projections.projector import read_batch, write_registers
 from projections.queries import Generation, blocks, writes
 
@@ -52,7 +53,8 @@ async def offer(connection: asyncpg.Connection, messages: Sequence[Message]) -> 
 
 
 async def find(connection: asyncpg.Connection, held: Generation, entity: Entity) -> list[Difference]:
-    """Return the rows that differ; once, for it completes the expected rows."""
+    """Return the rows that differ; once, for it completes the expected rows, and fan-outs of the held ones."""
+    await fan_out.level_recorded(connection, held, None)
     complete = _complete_customer if entity.kind == "customer" else _complete_campaign
     scopes = await complete(connection, held, entity)
     comparison = Comparison(connection, held, EXPECTED)
@@ -79,7 +81,7 @@ async def _complete_customer(
     connection: asyncpg.Connection, held: Generation, _entity: Entity
 ) -> list[tuple[str, str]]:
     borrowed = await connection.fetch(_statements(held)["borrow_campaigns"])
-    await connection.fetch(writes(EXPECTED)["refresh_keys"], [row["campaign_id"] for row in borrowed])
+    await fan_out.level(connection, writes(EXPECTED), (FanOut(row["campaign_id"]) for row in borrowed), None)
     return [(table, "customer_id = $1::uuid") for table in ("customer", "membership", "customer_summary")]
 
 

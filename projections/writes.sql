@@ -163,20 +163,51 @@ WITH moved AS (
 {count_moves}
 
 
+-- name: next_members
+-- The members that a fan-out goes on with, the one it goes on at included: so many of each campaign.
+SELECT asked.campaign_id, member.customer_id
+FROM unnest($1::uuid[], $2::uuid[]) AS asked (campaign_id, resumes_at)
+CROSS JOIN LATERAL (
+    SELECT membership.customer_id
+    FROM {generation}.membership
+    WHERE membership.campaign_id = asked.campaign_id AND membership.customer_id >= asked.resumes_at
+    ORDER BY membership.customer_id
+    LIMIT $3
+) AS member;
+
+
 -- name: refresh_keys
--- The fan-out: give every membership of these campaigns the keys its campaign has now.
+-- The fan-out: give these memberships the keys their campaigns have now.
 WITH moved AS (
     UPDATE {generation}.membership AS held
     SET owner_id = campaign.owner_id, status = campaign.status, campaign_deleted = campaign.deleted
-    FROM {generation}.campaign
-    WHERE campaign.campaign_id = any($1::uuid[])
-        AND campaign.definition_version > 0
-        AND held.campaign_id = campaign.campaign_id
+    FROM unnest($1::uuid[], $2::uuid[]) AS chosen (customer_id, campaign_id)
+    INNER JOIN {generation}.campaign
+        ON campaign.campaign_id = chosen.campaign_id AND campaign.definition_version > 0
+    WHERE held.customer_id = chosen.customer_id
+        AND held.campaign_id = chosen.campaign_id
         AND (held.owner_id, held.status, held.campaign_deleted)
             IS DISTINCT FROM (campaign.owner_id, campaign.status, campaign.deleted)
     {before_and_after}
 )
 {count_moves}
+
+
+-- name: record_fan_outs
+-- What is left to copy. A campaign that waits already keeps its turn, and goes on where the newer word says.
+INSERT INTO control.fan_out AS held (generation, campaign_id, resumes_at)
+SELECT $1, * FROM unnest($2::uuid[], $3::uuid[]) AS left_over
+ON CONFLICT (generation, campaign_id) DO UPDATE
+SET resumes_at = excluded.resumes_at
+WHERE held.resumes_at <> excluded.resumes_at;
+
+
+-- name: recorded_fan_outs
+SELECT campaign_id, resumes_at FROM control.fan_out WHERE generation = $1 ORDER BY turn LIMIT $2;
+
+
+-- name: forget_fan_outs
+DELETE FROM control.fan_out WHERE generation = $1 AND campaign_id = any($2::uuid[]);
 
 
 -- name: before_and_after

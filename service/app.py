@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -10,7 +11,7 @@ from litestar.config.cors import CORSConfig
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from litestar.types import ASGIApp
 
-from projections.database import UNAVAILABLE, open_pool
+from projections.database import CAREFUL, STEADY, UNAVAILABLE, open_pool
 from projections.errors import DatabaseNotMigrated
 from projections.settings import Settings
 from service import metrics, reads, routes
@@ -21,6 +22,7 @@ from service.freshness import Freshness, NotReady
 from service.hot import HotPath
 from service.listing import CampaignLists
 from service.problems import refuse
+from service.reader import CONNECTIONS_TOGETHER, Reader
 
 EXPOSED_HEADERS: Final = ("ETag", "Link", "Membership-Position", "Retry-After", "Server-Timing", "X-Request-ID")
 REQUEST_HEADERS: Final = (
@@ -42,21 +44,21 @@ def create_app(settings: Settings) -> ASGIApp:
 
     @asynccontextmanager
     async def rooms(app: Litestar) -> AsyncIterator[None]:
-        pool = await open_pool(
-            settings.database_url,
-            connections_max=settings.database_connections_max,
-            statement_timeout_s=settings.read_timeout_s,
-            name="membership-api",
+        to_postgres = partial(
+            open_pool, settings.database_url, statement_timeout_s=settings.read_timeout_s, name="membership-api"
         )
+        pool = await to_postgres(connections_max=settings.database_connections_max, planner=CAREFUL)
+        steady = await to_postgres(connections_max=CONNECTIONS_TOGETHER, planner=STEADY)
         freshness = Freshness(settings.database_url, pool, cache)
         await freshness.start()
-        lists = CampaignLists(pool, freshness)
+        lists = CampaignLists(Reader(pool, steady), freshness)
         app.state.rooms = routes.Rooms(Authenticator(settings, pool), freshness, lists, cache)
         try:
             yield
         finally:
             await freshness.stop()
             await pool.close()
+            await steady.close()
 
     app = Litestar(
         route_handlers=list(routes.HANDLERS),
@@ -70,7 +72,7 @@ def create_app(settings: Settings) -> ASGIApp:
         found: routes.Rooms | None = getattr(app.state, "rooms", None)
         return None if found is None else found.authenticator
 
-    return Edge(HotPath(app, cache, authenticator))
+    return Edge(app, HotPath(cache, authenticator))
 
 
 def _cors(settings: Settings) -> CORSConfig | None:

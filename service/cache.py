@@ -27,6 +27,9 @@ TOUCHED_MAX: Final = 100_000
 """Tags whose last change is remembered; beyond, all that is older than now counts as changed."""
 
 
+Header = tuple[bytes, bytes]
+
+
 class Key(NamedTuple):
     """What makes two requests the same: who may see what, and the very bytes of the request."""
 
@@ -46,6 +49,10 @@ class Answer(Struct, frozen=True):
     link: str
     position: int
     """The position of the snapshot it was read from."""
+    described: tuple[Header, ...] = ()
+    """What says which answer it is, to a caller who holds it already too; but for the position."""
+    represented: tuple[Header, ...] = ()
+    """What says what the body is."""
 
 
 class _Held(Struct):

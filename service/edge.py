@@ -3,21 +3,23 @@
 Route middleware never runs for an unrouted 404 or 405, so request ids, timing and metrics belong here.
 """
 
+import os
 import re
 import time
-import uuid
 from typing import Any, Final
 
 import structlog
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from service import metrics
+from service.cache import Header
+from service.hot import HotPath, Recalled
 from service.problems import PROBLEMS, problem_body, request_id
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 """What is echoed as a request id; anything else is replaced, so that logs cannot be written by callers."""
-ALWAYS: Final[tuple[tuple[bytes, bytes], ...]] = (
+ALWAYS: Final[tuple[Header, ...]] = (
     (b"cache-control", b"private, no-cache"),
     (b"vary", b"Authorization, X-API-Key, Accept-Encoding"),
     (b"x-content-type-options", b"nosniff"),
@@ -27,16 +29,23 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class Edge:
-    """Wraps the application."""
+    """Wraps the application, and answers from memory where that is certain."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, hot: HotPath) -> None:
         self._app = app
+        self._hot = hot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(scope, send)
+        began = time.perf_counter()
+        recalled = self._hot.recall(scope)
+        if recalled is not None:
+            await _send(send, recalled, _own_headers(scope, began))
+            metrics.count(metrics.LISTING, recalled.status, time.perf_counter() - began)
+            return
+        exchange = Exchange(scope, send, began)
         token = request_id.set(exchange.request_id)
         try:
             await self._app(scope, receive, exchange.send)
@@ -51,12 +60,11 @@ class Edge:
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        self.request_id = given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    def __init__(self, scope: HTTPScope, send: Send, began: float) -> None:
+        self.request_id = _request_id(scope)
         self._route = metrics.route_of(scope["path"])
         self._send = send
-        self._began = time.perf_counter()
+        self._began = began
         self._status = 0
 
     async def send(self, message: Message) -> None:
@@ -64,12 +72,11 @@ class Exchange:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             present = {name.lower() for name, _ in message["headers"]}
-            total = f"total;dur={(time.perf_counter() - self._began) * 1000:.2f}"
             message["headers"] = [
                 *message["headers"],
                 *(header for header in ALWAYS if header[0] not in present or header[0] == b"vary"),
                 (b"x-request-id", self.request_id.encode()),
-                (b"server-timing", total.encode()),
+                (b"server-timing", _timing(self._began)),
             ]
         await self._send(message)
 
@@ -89,5 +96,27 @@ class Exchange:
 
     def count(self) -> None:
         """Record the exchange."""
-        metrics.REQUESTS.labels(self._route, str(self._status or 499)).inc()
-        metrics.DURATION.labels(self._route).observe(time.perf_counter() - self._began)
+        metrics.count(self._route, self._status or 499, time.perf_counter() - self._began)
+
+
+async def _send(send: Send, recalled: Recalled, own: tuple[Header, ...]) -> None:
+    start: Any = {"type": "http.response.start", "status": recalled.status, "headers": [*recalled.headers, *own]}
+    end: Any = {"type": "http.response.body", "body": recalled.body, "more_body": False}
+    await send(start)
+    await send(end)
+
+
+def _own_headers(scope: HTTPScope, began: float) -> tuple[Header, ...]:
+    return (*ALWAYS, (b"x-request-id", _request_id(scope).encode()), (b"server-timing", _timing(began)))
+
+
+def _request_id(scope: HTTPScope) -> str:
+    """Return the caller's name of the request, or a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return os.urandom(16).hex()
+
+
+def _timing(began: float) -> bytes:
+    return b"total;dur=%.2f" % ((time.perf_counter() - began) * 1000)

@@ -1,99 +1,75 @@
 """Answers from memory, before routing: who asks is checked first, always; then the very same request's answer is sent.
 
-What this layer cannot answer for certain it leaves to the application: other methods and paths, two kinds of
+What cannot be answered for certain here is left to the application: other methods and paths, two kinds of
 credentials, API keys, credentials not verified a moment ago, a position that has not been heard of yet.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
-from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import HTTPScope
 
 from service import answers, metrics
 from service.auth import Authenticator
-from service.cache import Answer, Cache, Key
+from service.cache import Cache, Header, Key
 
 _BEFORE: Final = "/customers/"
 _BEHIND: Final = "/campaigns"
-_SINGLE: Final = frozenset((b"authorization", b"membership-min-position"))
-_LISTS: Final = frozenset((b"accept-encoding", b"if-none-match"))
 _OWN: Final = frozenset((b"x-api-key", b"prefer", b"origin"))
 """Headers that change what has to be done; a request that has one goes the long way."""
+_HITS: Final = metrics.CACHE.labels("hit")
+_MISSES: Final = metrics.CACHE.labels("miss")
+
+
+class Recalled(NamedTuple):
+    """A whole answer but for what differs from one exchange to the next."""
+
+    status: int
+    headers: tuple[Header, ...]
+    body: bytes
 
 
 class HotPath:
-    """Wraps the application."""
+    """Knows the answers that this process remembers."""
 
-    def __init__(self, app: ASGIApp, cache: Cache, authenticator: Callable[[], Authenticator | None]) -> None:
-        self._app = app
+    def __init__(self, cache: Cache, authenticator: Callable[[], Authenticator | None]) -> None:
         self._cache = cache
         self._authenticator = authenticator
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = self._find(scope)
-        if found is None:
-            if _is_listing(scope):
-                metrics.CACHE.labels("miss").inc()
-            await self._app(scope, receive, send)
-            return
-        metrics.CACHE.labels("hit").inc()
-        await _send(send, *found)
+    def recall(self, scope: HTTPScope) -> Recalled | None:
+        """Return the answer to a request; None where the application has to find it."""
+        path = scope["path"]
+        if scope["method"] != "GET" or not path.startswith(_BEFORE) or not path.endswith(_BEHIND):
+            return None
+        found = self._recall(scope, path)
+        (_MISSES if found is None else _HITS).inc()
+        return found
 
-    def _find(self, scope: Scope) -> tuple[Answer, int, str] | None:
+    def _recall(self, scope: HTTPScope, path: str) -> Recalled | None:
+        listed = scope["headers"]
+        given = dict(listed)
+        authorization = given.get(b"authorization")
         authenticator = self._authenticator()
-        if authenticator is None or not _is_listing(scope):
+        # A header that comes twice means more than this layer knows.
+        if authorization is None or authenticator is None or len(given) != len(list(listed)) or _OWN & given.keys():
             return None
-        given = _headers(scope["headers"])
-        if given is None:
-            return None
-        principal = authenticator.remembered(given[b"authorization"])
+        principal = authenticator.remembered(authorization)
         if principal is None:
             return None
-        gzip = answers.accepts_gzip(given.get(b"accept-encoding", b"").decode("latin-1"))
-        found = self._cache.find(Key(principal.scope, scope["path"], scope["query_string"], gzip))
-        if found is None or not _reached(found[1], given.get(b"membership-min-position", b"")):
+        accepted = given.get(b"accept-encoding")
+        gzip = accepted is not None and answers.accepts_gzip(accepted.decode("latin-1"))
+        found = self._cache.find(Key(principal.scope, path, scope["query_string"], gzip))
+        if found is None:
             return None
-        return *found, given.get(b"if-none-match", b"").decode("latin-1")
-
-
-def _is_listing(scope: Scope) -> bool:
-    if scope["type"] != ScopeType.HTTP or scope["method"] != "GET":
-        return False
-    path = scope["path"]
-    return path.startswith(_BEFORE) and path.endswith(_BEHIND)
-
-
-def _headers(given: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes] | None:
-    """Return the headers that matter here, lists joined; None if one of them, or the lack of one, asks for more."""
-    found: dict[bytes, bytes] = {}
-    for name, value in given:
-        if name in _OWN or (name in _SINGLE and name in found):
+        answer, position = found
+        if not _reached(position, given.get(b"membership-min-position", b"")):
             return None
-        if name in _SINGLE or name in _LISTS:
-            found[name] = found[name] + b"," + value if name in found else value
-    return found if b"authorization" in found else None
+        at = (b"membership-position", b"%d" % position)
+        held = given.get(b"if-none-match")
+        if held is not None and answers.is_current(answer.tag, held.decode("latin-1")):
+            return Recalled(304, (*answer.described, at), b"")
+        return Recalled(200, (*answer.described, *answer.represented, at), answer.body)
 
 
 def _reached(position: int, wanted: bytes) -> bool:
     return not wanted or (wanted.isdigit() and len(wanted) < 19 and int(wanted) <= position)  # noqa: PLR2004 - int64
-
-
-async def _send(send: Send, answer: Answer, position: int, held: str) -> None:
-    headers: list[tuple[bytes, bytes]] = [
-        (b"etag", answer.tag.encode()),
-        (b"membership-position", b"%d" % position),
-    ]
-    if answer.link:
-        headers.append((b"link", answer.link.encode()))
-    status, body = 200, answer.body
-    if held and answers.is_current(answer.tag, held):
-        status, body = 304, b""
-    else:
-        headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        if answer.gzip:
-            headers.append((b"content-encoding", b"gzip"))
-    start: Any = {"type": "http.response.start", "status": status, "headers": headers}
-    end: Any = {"type": "http.response.body", "body": body, "more_body": False}
-    await send(start)
-    await send(end)

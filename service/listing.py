@@ -10,7 +10,6 @@ from typing import Final
 
 from msgspec import Struct
 
-from projections.database import ReadPool
 from projections.notices import campaign_tag, customer_tag
 from projections.queries import Generation
 from service import answers, paging, reads
@@ -18,6 +17,7 @@ from service.auth import Principal
 from service.freshness import Freshness, NotReady
 from service.paging import FORM, KEY_CHARS_MAX, Cursor
 from service.parameters import ListRequest, Violation
+from service.reader import Reader
 from service.reads import After, Page
 
 SWITCHES_MAX: Final = 3
@@ -84,8 +84,8 @@ def wait_s(prefer: Sequence[str]) -> float:
 class CampaignLists:
     """Answers requests from the live generation."""
 
-    def __init__(self, pool: ReadPool, freshness: Freshness) -> None:
-        self._pool = pool
+    def __init__(self, reader: Reader, freshness: Freshness) -> None:
+        self._reader = reader
         self._freshness = freshness
         self._signing_key = b""
 
@@ -119,7 +119,7 @@ class CampaignLists:
         for _ in range(SWITCHES_MAX):
             with suppress(*reads.GENERATION_GONE):
                 after = None if cursor is None else await self._after(name, request, cursor)
-                page = await reads.read_page(self._pool, name, request, scope, after)
+                page = await reads.read_page(self._reader, name, request, scope, after)
                 if page.live_generation == name:
                     return page
             name = (await self._freshness.refresh()).generation
@@ -128,7 +128,7 @@ class CampaignLists:
     async def _after(self, name: Generation, request: ListRequest, cursor: Cursor) -> After:
         key = cursor.key
         if request.sort_field == "name" and key is not None and len(key) == KEY_CHARS_MAX:
-            key = await reads.name_key_of(self._pool, name, cursor.campaign_id, key)
+            key = await reads.name_key_of(self._reader, name, cursor.campaign_id, key)
         return After(key, cursor.campaign_id)
 
     async def _next_cursor(self, page: Page, bound_to: bytes) -> str | None:
@@ -138,7 +138,7 @@ class CampaignLists:
         return paging.write_cursor(Cursor(FORM, bound_to, key, page.last_campaign_id), await self._key())
 
     async def _key(self) -> bytes:
-        self._signing_key = self._signing_key or await reads.cursor_key(self._pool)
+        self._signing_key = self._signing_key or await reads.cursor_key(self._reader)
         return self._signing_key
 
 

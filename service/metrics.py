@@ -1,5 +1,6 @@
 """What Prometheus may ask of an API process; docs/operations.md lists the same names."""
 
+from functools import cache
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
@@ -26,6 +27,7 @@ POSITION: Final = Gauge(
     "membership_position", "Stream position applied by the live generation, as last heard of.", registry=REGISTRY
 )
 
+LISTING: Final = "/customers/{customer_id}/campaigns"
 _FIXED: Final = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"})
 
 
@@ -34,5 +36,18 @@ def route_of(path: str) -> str:
     if path in _FIXED:
         return path
     if path.startswith("/customers/") and path.endswith("/campaigns"):
-        return "/customers/{customer_id}/campaigns"
+        return LISTING
     return "other"
+
+
+def count(route: str, status: int, took_s: float) -> None:
+    """Record an exchange."""
+    answered, duration = _of(route, status)
+    answered.inc()
+    duration.observe(took_s)
+
+
+@cache
+def _of(route: str, status: int) -> tuple[Counter, Histogram]:
+    """Return the metrics of one kind of exchange, which would take longer to look up than to count."""
+    return REQUESTS.labels(route, str(status)), DURATION.labels(route)

@@ -18,6 +18,7 @@ from projections.membership import STATUS_ORDER
 from projections.queries import Generation, blocks, for_generation, generation
 from projections.search_key import search_key
 from service.parameters import ListRequest, SortDirection, SortField
+from service.reader import Reader
 
 
 class SortKey(NamedTuple):
@@ -26,6 +27,11 @@ class SortKey(NamedTuple):
     expression: str
     type: str
     nullable: bool = False
+
+    @property
+    def of_the_membership(self) -> bool:
+        """Whether a page in this order can be found without looking at campaigns."""
+        return self.expression.startswith("membership.")
 
 
 SORT_KEYS: Final[Mapping[SortField, SortKey]] = {
@@ -42,18 +48,51 @@ SORT_KEYS: Final[Mapping[SortField, SortKey]] = {
     "contacts_succeeded": SortKey("campaign.contacts_succeeded", "bigint"),
 }
 
+_COPIED: Final[Mapping[str, str]] = {
+    "{known}": "membership.owner_id IS NOT NULL",
+    "{owner_id}": "membership.owner_id",
+    "{status}": "membership.status",
+    "{deleted}": "membership.deleted",
+}
+"""A campaign's keys as its memberships carry them."""
+
+_EXACT: Final[Mapping[str, str]] = {
+    "{known}": "campaign.definition_version > 0",
+    "{owner_id}": "campaign.owner_id",
+    "{status}": "campaign.status",
+    "{deleted}": "(NOT membership.present OR campaign.deleted)",
+}
+"""The same keys where a change of them is still on its way to the memberships: from the campaign itself."""
+
 _BEYOND: Final[Mapping[SortDirection, str]] = {"asc": ">", "desc": "<"}
+_OPPOSITE: Final[Mapping[SortDirection, SortDirection]] = {"asc": "desc", "desc": "asc"}
+
+NEAR_ROWS: Final = 1_000
+"""An offset up to here is skipped; a larger one is counted from the nearer end, for which the total must be known."""
+OFFSET_BEYOND: Final = 10**15
+"""More than any customer has: a larger offset means no more than this one."""
 
 
 class Shape(NamedTuple):
-    """What decides the text of the page statement; there are a few dozen of them."""
+    """What decides the text of the page statement; there are some dozens of them."""
 
     sort_field: SortField
     direction: SortDirection
-    after: bool
+    after: bool = False
     """Whether the page stands after a cursor."""
-    counted: bool
-    """Whether totals are counted among matching rows, or taken from the summaries."""
+    dated: bool = False
+    """Whether dates narrow the list: totals are then counted among matching rows, not taken from the summaries."""
+    searched: bool = False
+    """Whether a search does."""
+    far: bool = False
+    """Whether the offset is large."""
+    exact: bool = False
+    """Whether a campaign's keys are taken from the campaign, for not all its memberships carry them yet."""
+
+    @property
+    def together(self) -> bool:
+        """Whether one plan is right for every customer, so that many requests can share a statement."""
+        return self.sort_field == "enrolled_at" and not (self.dated or self.searched or self.far or self.exact)
 
 
 class After(NamedTuple):
@@ -66,14 +105,17 @@ class After(NamedTuple):
 class Page(Struct, frozen=True):
     """What one snapshot of the read model says about a request."""
 
+    number: int
     live_generation: str
     position: int
     known: bool
     """Whether the customer exists at all."""
     owner_id: str | None
     deleted: bool | None
-    counts: list[int]
-    """Visible matching memberships at 2 * status + deleted."""
+    stale: bool
+    """Whether only the exact shape can answer."""
+    counts: list[int] | None
+    """Visible matching memberships: 8 * how many + 2 * status + deleted."""
     has_next: bool
     items: bytes
     """The items' JSON objects, separated by commas, as they were encoded when they were written."""
@@ -82,10 +124,11 @@ class Page(Struct, frozen=True):
 
     def matching(self, *, deleted: bool | None) -> dict[str, int]:
         """Return the counts by status, of the deleted, the others, or (None) both."""
-        wanted = (False, True) if deleted is None else (deleted,)
-        return {
-            status: sum(self.counts[2 * rank + state] for state in wanted) for rank, status in enumerate(STATUS_ORDER)
-        }
+        found: dict[str, int] = dict.fromkeys(STATUS_ORDER, 0)
+        for packed in self.counts or ():
+            if deleted is None or (packed & 1) == deleted:
+                found[STATUS_ORDER[packed >> 1 & 3]] += packed >> 3
+        return found
 
 
 GENERATION_GONE: Final = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError)
@@ -105,26 +148,58 @@ def deletion_wanted(request: ListRequest) -> bool | None:
     return True if request.only_deleted else None if request.include_deleted else False
 
 
+def shape_of(request: ListRequest, *, after: bool, exact: bool = False) -> Shape:
+    """Return the shape of the statement that answers a request."""
+    dated = request.date_from is not None or request.date_to is not None
+    far = request.offset > NEAR_ROWS
+    return Shape(request.sort_field, request.sort_dir, after, dated, request.q is not None, far, exact)
+
+
 async def read_page(
-    pool: ReadPool, name: Generation, request: ListRequest, scope: str | None, after: After | None
+    reader: Reader, name: Generation, request: ListRequest, scope: str | None, after: After | None
 ) -> Page:
     """Return the page of `request` in generation `name`, seen by `scope` (an owner; None: everything).
 
     `live_generation` of the answer may name another one: then the pointer moved, and the caller asks again.
     """
-    narrowed = (request.q, request.date_from, request.date_to)
-    counted = any(bound is not None for bound in narrowed)
-    shape = Shape(request.sort_field, request.sort_dir, after is not None, counted)
-    row = await pool.fetchrow(page_statement(name, shape), *_arguments(request, scope), *(after or ()))
+    shape = shape_of(request, after=after is not None)
+    values = (
+        request.customer_id,
+        scope,
+        deletion_wanted(request),
+        request.limit,
+        min(request.offset, OFFSET_BEYOND),
+        *(after or (None, None)),
+    )
+    if shape.together:
+        page = Page(*await reader.together(page_statement(name, shape), values))
+    else:
+        page = await _alone(reader, name, shape, (*values, *_narrowing(request)))
+    if page.stale:
+        page = await _alone(reader, name, shape._replace(exact=True), (*values, *_narrowing(request)))
+    return page
+
+
+async def _alone(reader: Reader, name: Generation, shape: Shape, values: tuple[Any, ...]) -> Page:
+    row = await reader.alone(page_statement(name, shape), values)
     if row is None:
         raise asyncpg.UndefinedTableError(f"generation {name} has no checkpoint any more")
-    return Page(*row.values())
+    return Page(*row)
 
 
-async def name_key_of(pool: ReadPool, name: Generation, campaign_id: str, beginning: str) -> str:
+def _narrowing(request: ListRequest) -> tuple[str | datetime | None, ...]:
+    """Return what is searched for, as a key and as a pattern of LIKE, and the dates."""
+    if request.q is None:
+        return None, None, request.date_from, request.date_to
+    wanted = search_key(request.q)
+    literal = wanted.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return wanted, f"%{literal}%", request.date_from, request.date_to
+
+
+async def name_key_of(reader: Reader, name: Generation, campaign_id: str, beginning: str) -> str:
     """Return the whole sort key that a cursor holds the beginning of; the beginning itself if it changed since."""
     statement = for_generation(_BLOCKS["name_key_of"], name)
-    row = await pool.fetchrow(statement, campaign_id, beginning)
+    row = await reader.alone(statement, (campaign_id, beginning))
     return beginning if row is None else str(row["name_key"])
 
 
@@ -134,9 +209,9 @@ async def whereabouts(pool: ReadPool) -> Whereabouts | None:
     return None if row is None else Whereabouts(generation(row["generation"]), row["position"], row["caught_up"])
 
 
-async def cursor_key(pool: ReadPool) -> bytes:
+async def cursor_key(reader: Reader) -> bytes:
     """Return the key that cursors are signed with, the same in every process."""
-    row = await pool.fetchrow(_BLOCKS["cursor_key"])
+    row = await reader.alone(_BLOCKS["cursor_key"], ())
     if row is None:
         raise DatabaseNotMigrated(["the key that cursors are signed with"])
     return bytes(row["key"])
@@ -146,28 +221,59 @@ async def cursor_key(pool: ReadPool) -> bytes:
 def page_statement(name: Generation, shape: Shape) -> str:
     """Return the page statement of a shape; every token filled in comes from the tables of this module."""
     sort = SORT_KEYS[shape.sort_field]
-    beyond = _BEYOND[shape.direction]
-    after = _BLOCKS["behind_nullable" if sort.nullable else "behind"] if shape.after else ""
-    text = _BLOCKS["page"]
-    for token, filling in {
-        "{counts}": _BLOCKS["counts_matching" if shape.counted else "counts_precomputed"],
-        "{after}": after,
-        "{sort_key}": sort.expression,
-        "{sort_type}": sort.type,
-        "{direction}": shape.direction,
-        # Said only where it matters: an index that is ordered DESC does not serve DESC NULLS LAST.
-        "{nulls}": "NULLS LAST" if sort.nullable else "",
-        "{at_or_beyond}": beyond + "=",
-        "{beyond}": beyond,
-    }.items():
+    keys = _EXACT if shape.exact else _COPIED
+    expression = keys["{status}"] if shape.sort_field == "status" else sort.expression
+    # Where the columns of a page come from, and what has been asked of them already: the search, once it was made.
+    joined = shape.exact or shape.searched or not sort.of_the_membership
+    source = _BLOCKS["membership_and_campaign" if joined else "membership"]
+    asked_of_it = ("visible", *(["dated"] if shape.dated else []), *(["searched"] if shape.searched else []))
+    matching = "\n".join(_BLOCKS[each] for each in asked_of_it)
+    of_found = {"{sort_key}": expression, "{campaign_id}": "membership.campaign_id", **keys}
+    first = {
+        "{requests}": _BLOCKS["asked_together" if shape.together else "asked_alone"],
+        "{staleness}": "false" if shape.exact else _BLOCKS["stale"],
+        "{with}": "",
+        "{counting}": _BLOCKS["counts_matching" if shape.dated or shape.exact else "counts_precomputed"],
+        "{paging}": _BLOCKS["rows"],
+        "{keys}": _BLOCKS["keys_far" if shape.far else "keys_near"],
+        "{after}": _BLOCKS["behind_nullable" if sort.nullable else "behind"] if shape.after else "",
+    }
+    if shape.searched:
+        first |= {
+            "{with}": _filled(_BLOCKS["matched"], {"{source}": source, "{matching}": matching, **of_found}),
+            "{counting}": _BLOCKS["counts_matching"],
+        }
+        source, matching = "matched", "true"
+        of_found = {
+            token: f"matched.{token[1:-1]}" for token in ("{sort_key}", "{campaign_id}", "{status}", "{deleted}")
+        }
+    backward = _OPPOSITE[shape.direction]
+    return for_generation(
+        _filled(
+            _BLOCKS["page"],
+            first
+            | {"{source}": source, "{matching}": matching}
+            | of_found
+            | {
+                "{sort_type}": sort.type,
+                "{direction}": shape.direction,
+                "{backward}": backward,
+                # Said only where it matters: an index that is ordered DESC does not serve DESC NULLS LAST.
+                "{nulls}": "NULLS LAST" if sort.nullable else "",
+                "{nulls_backward}": "NULLS FIRST" if sort.nullable else "",
+                "{at_or_beyond}": _BEYOND[shape.direction] + "=",
+                "{beyond}": _BEYOND[shape.direction],
+            },
+        ),
+        name,
+    )
+
+
+def _filled(text: str, tokens: Mapping[str, str]) -> str:
+    """Fill in tokens in their order: what is filled in may hold tokens that come later."""
+    for token, filling in tokens.items():
         text = text.replace(token, filling)
-    return for_generation(text, name)
+    return text
 
 
 _BLOCKS: Final = {name: text.rstrip(";") for name, text in blocks("service", "reads.sql").items()}
-
-
-def _arguments(request: ListRequest, scope: str | None) -> tuple[Any, ...]:
-    wanted: str | None = None if request.q is None else search_key(request.q)
-    dates: tuple[datetime | None, ...] = (request.date_from, request.date_to)
-    return request.customer_id, scope, deletion_wanted(request), request.limit, request.offset, wanted, *dates

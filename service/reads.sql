@@ -1,106 +1,196 @@
 -- What the API asks PostgreSQL. One statement is one snapshot: items, totals and position never contradict.
 --
--- {generation} is the schema; {sort_key}, {direction} and {after} come from closed tables in reads.py.
+-- {generation} is the schema; every other token is filled in by reads.py, from blocks of this file and closed tables.
 
 
 -- name: page
--- Parameters: customer, owner scope (null: admin), deletion wanted (null: both), limit, offset, search key of q,
--- date_from, date_to; with a cursor also the key and campaign it stands after. One row beyond the limit is fetched,
--- to know whether there is a next page.
+-- One row for each request of `asked`. `stale` says that the customer is in a campaign whose changed keys have not
+-- reached all memberships yet: then the row counts for nothing, and the exact statement is asked.
 SELECT
-    (SELECT generation FROM control.live) AS live_generation,
+    asked.number,
+    live.generation AS live_generation,
     checkpoint.position,
     customer.customer_id IS NOT NULL AS known,
     customer.owner_id::text AS owner_id,
     customer.deleted,
-    counted.counts,
-    page.*
-FROM control.checkpoint
-LEFT JOIN {generation}.customer ON customer.customer_id = $1
-CROSS JOIN LATERAL ({counts}) AS counted
+    {staleness} AS stale,
+    found.*
+FROM control.live
+CROSS JOIN control.checkpoint
+CROSS JOIN {requests}
+LEFT JOIN {generation}.customer ON customer.customer_id = asked.customer_id
 CROSS JOIN LATERAL (
+    {with}
+    SELECT counted.counts, page.*
+    FROM ({counting}) AS counted
+    CROSS JOIN LATERAL ({paging}) AS page
+) AS found
+WHERE checkpoint.generation = '{generation}'
+
+
+-- name: asked_together
+-- Requests that waited at the same moment.
+unnest(
+    $1::uuid[], $2::uuid[], $3::boolean[], $4::bigint[], $5::bigint[], $6::text[], $7::uuid[]
+) WITH ORDINALITY AS asked (
+    customer_id, owner_scope, deletion, page_limit, page_offset, after_key, after_campaign_id, number
+)
+
+
+-- name: asked_alone
+-- One request. The planner sees its values, which is what a search or an unusual order needs.
+(
     SELECT
-        count(*) > $4 AS has_next,
-        convert_to(coalesce(string_agg(card, ',' ORDER BY place) FILTER (WHERE place <= $4), ''), 'UTF8') AS items,
-        max(sort_key::text) FILTER (WHERE place = $4) AS last_key,
-        max(campaign_id::text) FILTER (WHERE place = $4) AS last_campaign_id
-    FROM (
-        SELECT *, row_number() OVER (ORDER BY sort_key {direction} {nulls}, campaign_id) AS place
-        FROM (
-            SELECT campaign.card, {sort_key} AS sort_key, membership.campaign_id
-            FROM {generation}.membership
-            INNER JOIN {generation}.campaign USING (campaign_id)
-            WHERE {visible} AND ($3::boolean IS NULL OR membership.deleted = $3) AND {matching} {after}
-            -- The campaign id breaks ties, ascending in both directions.
-            ORDER BY {sort_key} {direction} {nulls}, membership.campaign_id
-            LIMIT $4::bigint + 1 OFFSET $5::bigint
-        ) AS fetched
-    ) AS numbered
-) AS page
-WHERE checkpoint.generation = '{generation}';
+        $1::uuid AS customer_id, $2::uuid AS owner_scope, $3::boolean AS deletion,
+        $4::bigint AS page_limit, $5::bigint AS page_offset, $6::text AS after_key, $7::uuid AS after_campaign_id,
+        $8::text AS search_key, $9::text AS search_pattern, $10::timestamptz AS date_from, $11::timestamptz AS date_to,
+        1 AS number
+) AS asked
+
+
+-- name: stale
+EXISTS (
+    SELECT FROM control.fan_out
+    INNER JOIN {generation}.membership USING (campaign_id)
+    WHERE fan_out.generation = '{generation}' AND membership.customer_id = asked.customer_id
+)
+
+
+-- name: counts_precomputed
+-- When neither q nor dates are given: a handful of rows, however many memberships. Every count with the status and
+-- the deletion it is of, in one number.
+SELECT
+    array_agg(8 * memberships + 2 * status + deleted::int) AS counts,
+    sum(memberships) FILTER (WHERE asked.deletion IS NULL OR deleted = asked.deletion)::bigint AS total
+FROM {generation}.customer_summary
+WHERE customer_summary.customer_id = asked.customer_id
+    AND (asked.owner_scope IS NULL OR customer_summary.owner_id = asked.owner_scope)
+
+
+-- name: counts_matching
+-- Counted among the rows that match, deleted or not.
+SELECT
+    array_agg(8 * memberships + 2 * status + deleted::int) AS counts,
+    sum(memberships) FILTER (WHERE asked.deletion IS NULL OR deleted = asked.deletion)::bigint AS total
+FROM (
+    SELECT {status} AS status, {deleted} AS deleted, count(*) AS memberships
+    FROM {source}
+    WHERE {matching}
+    GROUP BY 1, 2
+) AS summed
+
+
+-- name: rows
+-- One row beyond the limit is looked for, to know whether there is a next page. Cards are fetched for a page only,
+-- whatever was skipped before it.
+SELECT
+    count(*) > asked.page_limit AS has_next,
+    convert_to(
+        coalesce(string_agg(campaign.card, ',' ORDER BY place) FILTER (WHERE place <= asked.page_limit), ''), 'UTF8'
+    ) AS items,
+    max(sort_key::text) FILTER (WHERE place = asked.page_limit) AS last_key,
+    max(campaign_id::text) FILTER (WHERE place = asked.page_limit) AS last_campaign_id
+FROM (
+    SELECT *, row_number() OVER (ORDER BY sort_key {direction} {nulls}, campaign_id) AS place
+    FROM ({keys}) AS fetched
+) AS numbered
+INNER JOIN {generation}.campaign USING (campaign_id)
+
+
+-- name: keys_near
+-- The campaign id breaks ties, ascending in both directions.
+SELECT {sort_key} AS sort_key, {campaign_id} AS campaign_id
+FROM {source}
+WHERE {matching} AND (asked.deletion IS NULL OR {deleted} = asked.deletion) {after}
+ORDER BY {sort_key} {direction} {nulls}, {campaign_id}
+LIMIT asked.page_limit + 1 OFFSET asked.page_offset
+
+
+-- name: keys_far
+-- For a large offset: counted from the nearer end, which the total tells. Beyond the total nothing is looked for.
+SELECT *
+FROM (
+    SELECT {sort_key} AS sort_key, {campaign_id} AS campaign_id
+    FROM {source}
+    WHERE {matching} AND (asked.deletion IS NULL OR {deleted} = asked.deletion)
+        AND asked.page_offset <= counted.total / 2
+    ORDER BY {sort_key} {direction} {nulls}, {campaign_id}
+    LIMIT asked.page_limit + 1 OFFSET asked.page_offset
+) AS from_the_beginning
+UNION ALL
+SELECT *
+FROM (
+    SELECT {sort_key} AS sort_key, {campaign_id} AS campaign_id
+    FROM {source}
+    WHERE {matching} AND (asked.deletion IS NULL OR {deleted} = asked.deletion)
+        AND asked.page_offset > counted.total / 2 AND asked.page_offset < counted.total
+    ORDER BY {sort_key} {backward} {nulls_backward}, {campaign_id} DESC
+    LIMIT greatest(least(asked.page_limit + 1, counted.total - asked.page_offset), 0)
+    OFFSET greatest(counted.total - asked.page_offset - asked.page_limit - 1, 0)
+) AS from_the_end
+
+
+-- name: membership
+{generation}.membership
+
+
+-- name: membership_and_campaign
+{generation}.membership INNER JOIN {generation}.campaign USING (campaign_id)
 
 
 -- name: visible
--- Included: what the caller may see of the customer's memberships, deleted or not.
-membership.customer_id = $1
+-- What the caller may see of the customer's memberships, deleted or not.
+membership.customer_id = asked.customer_id
 AND membership.enrolled_at IS NOT NULL
-AND membership.owner_id IS NOT NULL
-AND ($2::uuid IS NULL OR membership.owner_id = $2)
+AND {known}
+AND (asked.owner_scope IS NULL OR {owner_id} = asked.owner_scope)
 
 
--- name: matching
--- Included: the search, each text by itself and every character literal, and the dates, inclusive.
-($7::timestamptz IS NULL OR membership.enrolled_at >= $7)
-AND ($8::timestamptz IS NULL OR membership.enrolled_at <= $8)
+-- name: dated
+-- Inclusive on both ends.
+AND (asked.date_from IS NULL OR membership.enrolled_at >= asked.date_from)
+AND (asked.date_to IS NULL OR membership.enrolled_at <= asked.date_to)
+
+
+-- name: searched
+-- Each text by itself, every character literal. The first condition is implied by the second, and is indexed.
+AND {searched_text} LIKE asked.search_pattern
 AND (
-    $6::text IS NULL
-    OR strpos(campaign.name_key, $6) > 0
-    OR strpos(campaign.goal_key, $6) > 0
-    OR strpos(campaign.agent_name_key, $6) > 0
+    strpos(campaign.name_key, asked.search_key) > 0
+    OR strpos(campaign.goal_key, asked.search_key) > 0
+    OR strpos(campaign.agent_name_key, asked.search_key) > 0
+)
+
+
+-- name: searched_text
+-- What the index campaign_by_text is of, to the letter.
+(campaign.name_key || E'\n' || coalesce(campaign.goal_key, '') || E'\n' || coalesce(campaign.agent_name_key, ''))
+
+
+-- name: matched
+-- A search is dear, so its result is counted and paged in one go.
+WITH matched AS MATERIALIZED (
+    SELECT {status} AS status, {deleted} AS deleted, {sort_key} AS sort_key, membership.campaign_id
+    FROM {source}
+    WHERE {matching}
 )
 
 
 -- name: behind
--- Included for a cursor: strictly behind a row. The first comparison alone bounds an index scan.
-AND {sort_key} {at_or_beyond} $9::text::{sort_type}
-AND ({sort_key} {beyond} $9::text::{sort_type} OR membership.campaign_id > $10::uuid)
+-- For a cursor: strictly behind a row. The first comparison alone bounds an index scan.
+AND {sort_key} {at_or_beyond} asked.after_key::{sort_type}
+AND ({sort_key} {beyond} asked.after_key::{sort_type} OR {campaign_id} > asked.after_campaign_id)
 
 
 -- name: behind_nullable
--- Included for a cursor over a key that may be null; nulls come last in both directions.
+-- For a cursor over a key that may be null; nulls come last in both directions.
 AND CASE
-    WHEN $9::text IS NULL THEN {sort_key} IS NULL AND membership.campaign_id > $10::uuid
+    WHEN asked.after_key IS NULL THEN {sort_key} IS NULL AND {campaign_id} > asked.after_campaign_id
     ELSE
         {sort_key} IS NULL
-        OR {sort_key} {beyond} $9::text::{sort_type}
-        OR ({sort_key} = $9::text::{sort_type} AND membership.campaign_id > $10::uuid)
+        OR {sort_key} {beyond} asked.after_key::{sort_type}
+        OR ({sort_key} = asked.after_key::{sort_type} AND {campaign_id} > asked.after_campaign_id)
 END
-
-
--- name: counts_precomputed
--- Included when neither q nor dates are given: a handful of rows, however many memberships.
--- counts[1 + 2 * status + deleted], every status and both states.
-SELECT array_agg(coalesce(summed.memberships, 0) ORDER BY slot)::bigint[] AS counts
-FROM generate_series(0, 7) AS slot
-LEFT JOIN (
-    SELECT 2 * status + deleted::int AS slot, sum(memberships) AS memberships
-    FROM {generation}.customer_summary AS membership
-    WHERE customer_id = $1 AND ($2::uuid IS NULL OR owner_id = $2)
-    GROUP BY 1
-) AS summed USING (slot)
-
-
--- name: counts_matching
--- Included when q or dates narrow the list: counted among the rows that match, deleted or not.
-SELECT array_agg(coalesce(summed.memberships, 0) ORDER BY slot)::bigint[] AS counts
-FROM generate_series(0, 7) AS slot
-LEFT JOIN (
-    SELECT 2 * membership.status + membership.deleted::int AS slot, count(*) AS memberships
-    FROM {generation}.membership
-    INNER JOIN {generation}.campaign USING (campaign_id)
-    WHERE {visible} AND {matching}
-    GROUP BY 1
-) AS summed USING (slot)
 
 
 -- name: name_key_of

@@ -100,7 +100,11 @@ async def _represented(request: AnyRequest, found: Listing, link: str) -> Answer
     gzip = len(found.body) >= answers.COMPRESS_BYTES_MIN and _accepts_gzip(request)
     tag = answers.entity_tag(found.body, compressed=gzip)
     body = await answers.compress(found.body) if gzip else found.body
-    return Answer(body, tag, gzip, link, found.position)
+    described = [(b"etag", tag.encode()), *([(b"link", link.encode())] if link else [])]
+    represented = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    if gzip:
+        represented.append((b"content-encoding", b"gzip"))
+    return Answer(body, tag, gzip, link, found.position, tuple(described), tuple(represented))
 
 
 def _response(request: AnyRequest, answer: Answer) -> Response[bytes]:

@@ -10,6 +10,7 @@ import sys
 from typing import Final
 
 import nats
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 
 STREAM: Final = "MEMBERSHIP"
@@ -41,6 +42,23 @@ async def wait_until_applied(nats_url: str, deadline_s: float) -> None:
     async with asyncio.timeout(deadline_s):
         while await left(nats_url) != 0:  # noqa: ASYNC110 - the broker tells nobody
             await asyncio.sleep(_EVERY_S)
+
+
+async def begin_after(nats_url: str, position: int) -> None:
+    """Make the consumers anew, so that the next start of the peer reads what comes after a position."""
+    await forget(nats_url)
+    client = await nats.connect(nats_url)
+    for durable, subject in DURABLES.values():
+        config = ConsumerConfig(
+            durable_name=durable,
+            filter_subject=subject,
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=position + 1,
+            ack_policy=AckPolicy.EXPLICIT,
+            max_ack_pending=ACK_PENDING_MAX,
+        )
+        await client.jetstream().add_consumer(STREAM, config)
+    await client.close()
 
 
 async def forget(nats_url: str) -> None:

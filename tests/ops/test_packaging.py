@@ -28,7 +28,7 @@ from service import openapi
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock", "requirements-bench.lock")
 ROLES = {
     "migrate": {"database_url"},
     "projector": {"database_url", "nats_url"},
@@ -336,7 +336,7 @@ def wanted(name: str) -> list[Requirement]:
         *(each for each in groups["test"] if isinstance(each, str)),
         *build,
     ]
-    asked_of = dict(zip(LOCKS, (production, development, build), strict=True))
+    asked_of = dict(zip(LOCKS, (production, development, build, groups["bench"]), strict=True))
     return [Requirement(each) for each in asked_of[name]]
 
 
@@ -362,6 +362,12 @@ def test_a_lock_satisfies_pyproject(name: str) -> None:
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-build.lock"])
 def test_tests_run_against_the_versions_that_the_image_has(name: str) -> None:
     assert locked(name).items() <= locked("requirements-dev.lock").items()
+
+
+def test_the_peers_stand_on_the_same_versions_of_what_we_use_too() -> None:
+    ours, peers = locked("requirements-dev.lock"), locked("requirements-bench.lock")
+
+    assert {name: peers[name] for name in ours.keys() & peers.keys()}.items() <= ours.items()
 
 
 # --- Makefile and CI -------------------------------------------------------------------------------------------------

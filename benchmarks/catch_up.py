@@ -1,0 +1,87 @@
+"""W1: how fast live events are applied that are there already, beside a bare reader of the same ones and the peer.
+
+The peer gets the first of them, on tables filled from ours at the position where they begin; its answers are compared
+with ours once both have applied them.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from benchmarks.bare import bare_rate
+from benchmarks.dataset import BUSY_CUSTOMER, LESS_BUSY, DataSet
+from benchmarks.effort import Effort
+from benchmarks.peer_processes import fastapi, faststream
+from benchmarks.peers import durables, load
+from benchmarks.peers.same_answers import same_answers
+from benchmarks.progress import applying_rate
+from benchmarks.rows import Row, Target, figure, judged
+from benchmarks.stack import Stack
+
+POLL_S = 0.05
+DEADLINE_S = 600.0
+COMPARED = 200
+"""Customers whose answers are compared."""
+
+
+class CatchUp(NamedTuple):
+    """The rows of W1, and events a second by system."""
+
+    rows: list[Row]
+    rates: dict[str, float]
+
+
+async def measure(stack: Stack, data: DataSet, effort: Effort) -> CatchUp:
+    """Let the peer apply some, then ours all of them."""
+    peers = await _peer_rate(stack, data, effort)
+    stack.projector.stop()
+    began_at = stack.applied()
+    last = await stack.publish(data.live_events(effort.live_events))
+    bare = await bare_rate(stack.nats_url, began_at, last)
+    stack.projector.start()
+    rate = await applying_rate(stack.database_url, began_at, last)
+    await stack.wait_for(last)
+    what = f"catch-up of {last - began_at:,} mixed events"
+    shown = f"{rate:,.0f} events/s"
+    told = f"FastStream + SQLAlchemy: {peers:,.0f} events/s, {effort.peer_events:,} of such events"
+    rows = [
+        figure("W1", what, rate, target=Target(at_least=60_000, unit="events/s")),
+        judged("W1", what, shown, told, ratio=rate / peers, target=Target(at_least=40)),
+        Row("W1", what, shown, f"nats-py merely reads them: {bare:,.0f} events/s", f"{rate / bare:.2f} ×"),
+    ]
+    return CatchUp(rows, {"nats-py merely reads": bare, "ours": rate, "FastStream": peers})
+
+
+async def _peer_rate(stack: Stack, data: DataSet, effort: Effort) -> float:
+    began_at = stack.applied()
+    await load.load(stack.database_url)
+    await durables.begin_after(stack.nats_url, began_at)
+    last = await stack.publish(data.live_events(effort.peer_events))
+    await stack.wait_for(last)
+    async with faststream(stack):
+        rate = await _rate(stack.nats_url, last - began_at)
+    await durables.forget(stack.nats_url)
+    customers = [BUSY_CUSTOMER, *LESS_BUSY.values(), *data.customers[:COMPARED]]
+    await compare(stack, customers, effort.same_answers)
+    return rate
+
+
+async def compare(stack: Stack, customers: Sequence[str], requests: int) -> None:
+    """Make sure that the peers' tables give the answers that ours give; raises `Different`."""
+    async with fastapi(stack) as peer:
+        token = stack.endpoint.token
+        await asyncio.to_thread(same_answers, stack.endpoint.url, peer.url, token, customers, requests)
+
+
+async def _rate(nats_url: str, events: int) -> float:
+    """Return events a second from the first that is seen to be applied to the last."""
+    first: tuple[float, int] | None = None
+    async with asyncio.timeout(DEADLINE_S):
+        while left := await durables.left(nats_url):
+            if first is None and left < events:
+                first = time.perf_counter(), left
+            await asyncio.sleep(POLL_S)
+    if first is None:
+        raise RuntimeError(f"the peer applied {events} events before it was looked at")
+    return first[1] / (time.perf_counter() - first[0])

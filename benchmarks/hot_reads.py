@@ -1,0 +1,135 @@
+"""R1 and R3: what most readers do most of the time, alone and while events are applied.
+
+Readers ask for customers as Zipf's law has it. The bound is a bare granian that hands out one of these answers: no HTTP
+server in Python here is faster, whatever it does. The peer is asked for the very same pages.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from benchmarks import zipf
+from benchmarks.dataset import DataSet
+from benchmarks.effort import Effort
+from benchmarks.http import Caller, Endpoint
+from benchmarks.load import CONNECTIONS, GENERATOR, Load, turn_by_turn, under_load
+from benchmarks.peer_processes import granian
+from benchmarks.rows import Row, Target, figure, judged, percentile
+from benchmarks.stack import Stack
+from benchmarks.steady import publishing
+from benchmarks.visibility import watching
+from ops.dev.programs import ask
+
+DRAWS = 100_000
+IN_MEMORY = 2_000
+"""Customers whose answers all fit into the memory of one API process."""
+EVENTS_A_SECOND = 2_000
+BEFORE_S = 1.0
+WATCHED = 50
+_COUNTED: Final = re.compile(r'^membership_cache_requests_total\{outcome="(\w+)"\} (\S+)$', re.MULTILINE)
+
+
+class HotReads(NamedTuple):
+    """The rows of R1, the loads behind them by system, and the paths that were asked for."""
+
+    rows: list[Row]
+    loads: dict[str, Load]
+    paths: Sequence[str]
+
+
+async def measure(stack: Stack, peer: Endpoint, data: DataSet, effort: Effort) -> HotReads:
+    """Ask for pages of ten."""
+    paths = [_path(customer) for customer in zipf.drawn(data.customers, DRAWS)]
+    few = [_path(customer) for customer in zipf.drawn(data.customers[:IN_MEMORY], DRAWS)]
+    async with Caller(stack.endpoint) as caller:
+        answer = (await caller.get(paths[0])).body
+    async with granian(stack, answer) as bare:
+        systems = {"bare granian": bare, "ours": stack.endpoint, "FastAPI": peer}
+        for name, endpoint in systems.items():
+            await under_load(endpoint, paths, effort.warm_up_s if name == "ours" else 1)
+        before = _from_memory(stack.endpoint)
+        loads = await turn_by_turn(systems, [paths] * effort.rounds, effort.read_s)
+        share = _share(before, _from_memory(stack.endpoint))
+        await under_load(stack.endpoint, few, effort.warm_up_s)
+        before = _from_memory(stack.endpoint)
+        again = await turn_by_turn({"bare": bare, "ours": stack.endpoint}, [few] * effort.rounds, effort.read_s)
+        few_share = _share(before, _from_memory(stack.endpoint))
+    handed_out, remembered = again["bare"], again["ours"]
+    ours, bound, peers = loads["ours"], loads["bare granian"], loads["FastAPI"]
+    what = f"hot reads, Zipf over {len(data.customers):,} customers; {GENERATOR}, {CONNECTIONS} connections"
+    shown = f"{ours.rate:,.0f} req/s, p99 {ours.p99_ms:.1f} ms, {share:.0%} from memory"
+    rows = [
+        judged(
+            "R1",
+            what,
+            shown,
+            f"bare granian, the same {len(answer):,} bytes: {bound.rate:,.0f} req/s",
+            ratio=ours.rate / bound.rate,
+            target=Target(at_least=0.6),
+        ),
+        judged(
+            "R1",
+            what,
+            shown,
+            f"FastAPI + SQLAlchemy: {peers.rate:,.0f} req/s, p99 {peers.p99_ms:.0f} ms",
+            ratio=ours.rate / peers.rate,
+            target=Target(at_least=50),
+        ),
+        Row(
+            "",
+            f"the same over {min(IN_MEMORY, len(data.customers)):,} customers, whose answers all fit into memory",
+            f"{remembered.rate:,.0f} req/s, p99 {remembered.p99_ms:.1f} ms, {few_share:.0%} from memory",
+            f"bare granian {handed_out.rate:,.0f} req/s",
+            f"{remembered.rate / handed_out.rate:.2f} ×",
+        ),
+    ]
+    return HotReads(rows, loads, paths)
+
+
+async def measure_while_applying(stack: Stack, data: DataSet, effort: Effort, hot: HotReads) -> list[Row]:
+    """Ask for the same while events come in."""
+    seconds = effort.read_s * effort.rounds
+    events = data.live_events(int(EVENTS_A_SECOND * (seconds + 60)))
+    async with (
+        watching(stack.endpoint, hot.paths[:WATCHED]) as visibility,
+        publishing(stack, events, EVENTS_A_SECOND, visibility) as steady,
+    ):
+        await asyncio.sleep(BEFORE_S)
+        load = await under_load(stack.endpoint, hot.paths, seconds)
+    alone = hot.loads["ours"]
+    what = f"hot reads while {steady.rate:,.0f} mixed events/s are applied"
+    return [
+        judged(
+            "R3",
+            what,
+            f"{load.rate:,.0f} req/s, p99 {load.p99_ms:.1f} ms",
+            f"R1: {alone.rate:,.0f} req/s",
+            ratio=load.rate / alone.rate,
+            target=Target(at_least=0.6),
+        ),
+        figure(
+            "R3",
+            "broker's ack → first answer that has applied it, p99",
+            percentile(visibility.lags_ms, 0.99),
+            f"{len(visibility.lags_ms):,} batches",
+            target=Target(at_most=100, unit="ms"),
+        ),
+    ]
+
+
+def _from_memory(endpoint: Endpoint) -> dict[str, float]:
+    """Return how many listings were answered from memory (`hit`) and not (`miss`) so far."""
+    found = ask(endpoint.port, "/metrics")
+    told = found[1].decode() if found else ""
+    return {name: float(count) for name, count in _COUNTED.findall(told)}
+
+
+def _share(before: Mapping[str, float], after: Mapping[str, float]) -> float:
+    """Return which share of the listings in between came from memory."""
+    seen = {name: count - before.get(name, 0.0) for name, count in after.items()}
+    return seen.get("hit", 0.0) / max(1.0, sum(seen.values()))
+
+
+def _path(customer: str) -> str:
+    return f"/customers/{customer}/campaigns"

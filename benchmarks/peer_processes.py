@@ -1,0 +1,105 @@
+"""The peers as processes, started with the interpreter that has their frameworks: `make bench-setup` makes it."""
+
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import ClassVar, Final
+
+from benchmarks.http import Endpoint
+from benchmarks.stack import SECRET, Stack
+from ops.dev.programs import ask
+from ops.dev.supervisor import in_steps
+from ops.embedded.child import ChildProcess, launch
+from ops.embedded.ports import free_port
+
+ROOT: Final = Path(__file__).parents[1]
+PYTHON: Final = ROOT / ".bench-venv" / "bin" / "python"
+
+
+class Peer(ChildProcess):
+    """`python -m benchmarks.peers.<module>`."""
+
+    module: ClassVar[str]
+
+    def __init__(self, log: Path, words: Sequence[object]) -> None:
+        super().__init__(log)
+        self._words = words
+
+    def _prepare(self) -> Iterator[float]:
+        yield from ()
+
+    def _launch(self, descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
+        command: list[str | Path] = [PYTHON, "-m", f"benchmarks.peers.{self.module}", *map(str, self._words)]
+        return launch(command, self.log, folder=str(ROOT), descriptors=descriptors)
+
+    def _ready(self) -> bool:
+        return True
+
+
+class Answering(Peer):
+    """A peer that answers HTTP: ready when it does, whatever it says."""
+
+    def __init__(self, log: Path, port: int, words: Sequence[object]) -> None:
+        super().__init__(log, words)
+        self._port = port
+
+    def _ready(self) -> bool:
+        return ask(self._port, "/") is not None
+
+
+class FastApi(Answering):
+    """The read side."""
+
+    name: ClassVar[str] = "FastAPI"
+    module: ClassVar[str] = "fastapi_app"
+
+
+class Granian(Answering):
+    """The bound of reads."""
+
+    name: ClassVar[str] = "bare granian"
+    module: ClassVar[str] = "bare"
+
+
+class FastStream(Peer):
+    """The write side."""
+
+    name: ClassVar[str] = "FastStream"
+    module: ClassVar[str] = "faststream_app"
+
+
+@asynccontextmanager
+async def fastapi(stack: Stack) -> AsyncIterator[Endpoint]:
+    """Run FastAPI on the peers' tables in this stack's database."""
+    port = free_port()
+    words = ("--port", port, "--database-url", stack.database_url, "--jwt-secret", SECRET)
+    async with _running(FastApi(stack.folder / "fastapi.log", port, words)):
+        yield Endpoint(port, stack.endpoint.token)
+
+
+@asynccontextmanager
+async def granian(stack: Stack, body: bytes) -> AsyncIterator[Endpoint]:
+    """Run a bare granian that answers with `body`."""
+    port = free_port()
+    file = stack.folder / "answer.json"
+    file.write_bytes(body)
+    async with _running(Granian(stack.folder / "granian.log", port, (port, file))):
+        yield Endpoint(port, stack.endpoint.token)
+
+
+@asynccontextmanager
+async def faststream(stack: Stack) -> AsyncIterator[None]:
+    """Run FastStream on this stack's stream and the peers' tables in its database."""
+    words = ("--nats-url", stack.nats_url, "--database-url", stack.database_url)
+    async with _running(FastStream(stack.folder / "faststream.log", words)):
+        yield
+
+
+@asynccontextmanager
+async def _running(peer: Peer) -> AsyncIterator[None]:
+    await in_steps(peer.starting())
+    try:
+        yield
+    finally:
+        await in_steps(peer.stopping())

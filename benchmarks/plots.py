@@ -1,0 +1,50 @@
+"""The plots of docs/benchmarks: what is answered and applied a second, how long answers take, what growth costs."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from benchmarks.deep_pages import Growth
+from benchmarks.findings import Findings
+from benchmarks.load import Load
+from benchmarks.svg import Axis, Curve, bars, curves, decades
+
+LOOKS: Final = {"ours": "ours", "FastAPI": "peer", "FastStream": "peer"}
+GROWTH_LOOKS: Final = {
+    "ours, page 1": "ours",
+    "ours, last page": "ours dashed",
+    "ours, by cursor": "ours thin",
+    "FastAPI, page 1": "peer",
+    "FastAPI, last page": "peer dashed",
+}
+
+
+def plots(findings: Findings) -> dict[str, str]:
+    """Return the plots as SVG by file name."""
+    return {
+        "throughput.svg": bars("What is done in a second", findings.rates, LOOKS),
+        "latency.svg": _latency(findings.loads),
+        "growth.svg": _growth(findings.growth),
+    }
+
+
+def _latency(loads: Mapping[str, Mapping[str, Load]]) -> str:
+    drawn = [
+        Curve(
+            f"{system}, {kind} reads",
+            LOOKS[system] + ("" if kind == "hot" else " dashed"),
+            [(ms, share) for share, ms in enumerate(load.percentiles_ms, start=1)],
+        )
+        for kind, by_system in loads.items()
+        for system, load in by_system.items()
+        if system in LOOKS
+    ]
+    across = decades("milliseconds until the answer, logarithmic", (ms for curve in drawn for ms, _ in curve.points))
+    up = Axis("% of answers", 0, 100, range(0, 101, 20))
+    return curves("How long readers wait at full load", across, up, drawn)
+
+
+def _growth(growth: list[Growth]) -> str:
+    drawn = [Curve(each.what, GROWTH_LOOKS[each.what], list(each.points.items())) for each in growth]
+    across = decades("memberships of the customer, logarithmic", (held for each in growth for held in each.points))
+    up = decades("milliseconds, logarithmic", (ms for each in growth for ms in each.points.values()))
+    return curves("What a page costs as its customer grows", across, up, drawn)

@@ -1,0 +1,106 @@
+"""W3: the status of a campaign with very many members changes, while events of others go on coming.
+
+Seen at once by a member; level once every membership's copy of the status is the new one and no fan-out is noted.
+"""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import asyncpg
+from msgspec.json import decode
+
+from benchmarks.dataset import BUSY_CAMPAIGN, DataSet
+from benchmarks.effort import Effort
+from benchmarks.http import Caller, Endpoint
+from benchmarks.progress import live
+from benchmarks.rows import Row, Target, figure, percentile
+from benchmarks.stack import Stack
+from benchmarks.steady import publishing
+from benchmarks.visibility import watching
+from ops.publishing import Publication
+from projections.membership import STATUS_ORDER
+from projections.queries import Generation
+
+EVENTS_A_SECOND = 100
+AROUND_S = 1.0
+"""How long others' events are watched before and after."""
+ASK_S = 0.005
+LOOK_S = 0.05
+DEADLINE_S = 300.0
+TURNS = ("paused", "running", "done")
+
+
+class Change(NamedTuple):
+    """Seconds from the broker's ack."""
+
+    visible_s: float
+    level_s: float
+
+
+async def measure(stack: Stack, data: DataSet, effort: Effort) -> list[Row]:
+    """Change it a few times, and take the slowest."""
+    member = data.customers[data.size.busy // 2]
+    watched = [f"/customers/{each}/campaigns?limit=1" for each in data.customers[:10]]
+    connection = await asyncpg.connect(stack.database_url)
+    changes = []
+    async with (
+        watching(stack.endpoint, watched) as visibility,
+        publishing(stack, _others(data), EVENTS_A_SECOND, visibility),
+    ):
+        for turn in range(effort.status_changes):
+            await asyncio.sleep(AROUND_S)
+            changes.append(await _change(stack, data, connection, member, TURNS[turn % len(TURNS)]))
+        await asyncio.sleep(AROUND_S)
+    await connection.close()
+    what = f"status of the campaign with {data.size.busy:,} members changes"
+    visible, level = (max(each) for each in zip(*changes, strict=True))
+    told = f"slowest of {len(changes)} changes"
+    lags_ms = visibility.lags_ms
+    others = f"{len(lags_ms):,} events at {EVENTS_A_SECOND}/s, median {statistics.median(lags_ms):.0f} ms"
+    lag, limit = percentile(lags_ms, 0.99), Target(at_most=500, unit="ms")
+    return [
+        figure("W3", f"{what}: a member sees it", visible, told, target=Target(at_most=1, unit="s"), digits=2),
+        figure("W3", f"{what}: all copies are level", level, told, target=Target(at_most=10, unit="s"), digits=2),
+        figure("W3", "meanwhile other events, ack → answer, p99", lag, others, target=limit),
+    ]
+
+
+def _others(data: DataSet) -> Iterator[Publication]:
+    while True:
+        for campaign in data.campaigns:
+            yield from data.counter_events(campaign, 1)
+
+
+async def _change(stack: Stack, data: DataSet, connection: asyncpg.Connection, member: str, status: str) -> Change:
+    await stack.publish([data.status_event(BUSY_CAMPAIGN, status)])
+    began = time.perf_counter()
+    async with asyncio.timeout(DEADLINE_S):
+        visible, level = await asyncio.gather(
+            _visible(stack.endpoint, member, status), _level(connection, await live(connection), status)
+        )
+    return Change(visible - began, level - began)
+
+
+async def _visible(endpoint: Endpoint, member: str, status: str) -> float:
+    """Return when an answer shows the status."""
+    async with Caller(endpoint) as caller:
+        while True:
+            answer: Any = decode((await caller.get(f"/customers/{member}/campaigns?limit=200")).body)
+            shown = {each["id"]: each["status"] for each in answer["data"]}
+            if shown[BUSY_CAMPAIGN] == status:
+                return time.perf_counter()
+            await asyncio.sleep(ASK_S)
+
+
+async def _level(connection: asyncpg.Connection, name: Generation, status: str) -> float:
+    """Return when no copy of the status is another one, and no campaign is noted as one whose copies are to follow."""
+    other = f"SELECT EXISTS (SELECT FROM {name}.membership WHERE campaign_id = $1 AND status IS DISTINCT FROM $2)"  # noqa: S608
+    noted = await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{name}.fan_out")
+    pending = f"SELECT EXISTS (SELECT FROM {name}.fan_out)" if noted else "SELECT false"  # noqa: S608
+    rank = STATUS_ORDER.index(status)
+    while await connection.fetchval(pending) or await connection.fetchval(other, BUSY_CAMPAIGN, rank):  # noqa: ASYNC110 - rows tell nobody
+        await asyncio.sleep(LOOK_S)
+    return time.perf_counter()
