@@ -5,20 +5,24 @@ on an ill-formed subject would end the reading of the whole connection, for ever
 the message is parked like any other that cannot be applied.
 
 It also hands the messages of a reading over as they come off the wire: nats-py would spend most of the time of reading
-a stream on headers that only a parked message's row ever shows, and on a queue and a task between itself and us.
+a stream on headers that only a parked message's row ever shows, on a queue and a task between itself and us, and on
+taking every message out of the front of its buffer in four steps.
 
-Source: nats.aio.client.Client._process_msg, ._build_message and ._process_headers; tests/consumers/test_intake.py
-publishes such messages by hand through a real server.
+Source: nats.aio.client.Client._process_msg, ._build_message and ._process_headers, nats.protocol.parser.Parser;
+tests/consumers/test_intake.py publishes such messages by hand through a real server.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from typing import Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
+from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from projections.errors import MembershipError
 
@@ -29,6 +33,11 @@ ILL_FORMED_HEADERS = "Ill-Formed-Headers"
 """The one header of a message whose headers cannot be read: all of them, escaped."""
 _PLAIN = b"NATS/1.0\r\n"
 """How headers begin that hold no status: those of a published message."""
+WHOLE_BYTES_MAX: Final = 64 * 1024
+"""A larger message is put together by nats-py, whose buffer grows in place; ours is copied with every read."""
+_LINE_END: Final = b"\r\n"
+_DELIVERY: Final = re.compile(rb"H?MSG ([^ \r\n]+) ([0-9]+) ([^ \r\n]+) (?:([0-9]+) )?([0-9]+)\r\n")
+"""A message with a reply subject as the server writes it: subject, subscription, reply, size of headers, whole size."""
 
 
 class LateHeaders(Mapping[str, str]):
@@ -58,12 +67,59 @@ Sink = Callable[[bytes, bytes, bytes, bytes | None], bool]
 """Takes (subject, reply, body, headers) of a message as they came, or says False: then it goes nats-py's way."""
 
 
+class SinkParser(Parser):
+    """Cuts whole messages for a sink out of what was read; all else, and the rest of that read, is left to nats-py."""
+
+    def __init__(self, client: Client, sinks: Mapping[int, Sink]) -> None:
+        super().__init__(client)
+        self._sinks = sinks
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Take what the connection has read, in pieces cut anywhere."""
+        if self.state == AWAITING_CONTROL_LINE and self._sinks:
+            data = self._hand_over(bytes(self.buf) + data if self.buf else data)
+            self.buf.clear()
+            if not _whole_later(data):
+                await super().parse(data)
+            else:
+                self.buf.extend(data)
+        else:
+            await super().parse(data)
+
+    def _hand_over(self, read: bytes) -> bytes:
+        """Give messages to their sinks up to the first that is not whole or has none; return the rest."""
+        at = 0
+        length = len(read)
+        match = _DELIVERY.match
+        sinks = self._sinks
+        while found := match(read, at):
+            subject, subscription, reply, header_bytes, all_bytes = found.groups()
+            sink = sinks.get(int(subscription))
+            begins = found.end()
+            ends = begins + int(all_bytes)
+            if sink is None or ends + len(_LINE_END) > length:
+                break
+            body_begins = begins + int(header_bytes) if header_bytes else begins
+            headers = read[begins:body_begins] if header_bytes else None
+            if not sink(subject, reply, read[body_begins:ends], headers):
+                break
+            at = ends + len(_LINE_END)
+        return read[at:] if at else read
+
+
+def _whole_later(rest: bytes) -> bool:
+    """Whether this is the beginning of a message that is worth waiting for."""
+    found = _DELIVERY.match(rest)
+    return found is not None and len(rest) < found.end() + int(found[5]) + len(_LINE_END) <= WHOLE_BYTES_MAX
+
+
 class TolerantClient(Client):
     """A client that escapes what it cannot decode, and can hand a subscription's messages over at once."""
 
     def __init__(self) -> None:
         super().__init__()
         self._sinks: dict[int, Sink] = {}
+        self._ps = SinkParser(self, self._sinks)
 
     def hand_over(self, subscription: Subscription, sink: Sink) -> None:
         """Give the messages of a subscription to `sink`, within the read loop: it must be quick and must not raise."""

@@ -8,7 +8,6 @@ away is waited for; anything unforeseen crashes, and the supervisor starts afres
 
 import asyncio
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -18,6 +17,7 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers import stream
+from consumers.ahead import ReadAhead
 from consumers.client import TolerantClient
 from consumers.intake import Interrupted, Reading
 from consumers.leadership import leadership
@@ -26,10 +26,9 @@ from projections import generations
 from projections.checkpoint import Checkpoint
 from projections.database import LEADER_SILENCE_MAX_S, UNAVAILABLE
 from projections.errors import Fenced, LiveGenerationBroken, MembershipError
-from projections.events import Message
 from projections.fan_out import MEMBERS_MAX
 from projections.migrations import require_migrated
-from projections.projector import Applied, Unwritable, apply_to_all, fan_out_in_all
+from projections.projector import Applied, Unwritable, apply_level, apply_to_all, fan_out_in_all
 from projections.settings import Settings
 from projections.trouble import Trouble
 
@@ -176,12 +175,15 @@ class Term:
                 state = await stream.verify(self._client, held, self._settings.stream_replicas)
             await self._beat()
             self._link.reading = Reading(self._client, min(held.position for held in self._held))  # before it opens
-            async with self._link.reading as reading:
+            async with (
+                self._link.reading as reading,
+                ReadAhead(reading, self._settings.batch_events_max) as ahead,
+            ):
                 await self._beat()
                 self._trouble.over()
                 with suppress(Interrupted):
                     while not await self._swept():
-                        await self._step(reading, state.created)
+                        await self._step(reading, ahead, state.created)
                     return True
                 self._trouble.tell("reading_again", Interrupted(reading.doubt))
         except (*BROKER_AWAY, Interrupted) as problem:
@@ -190,23 +192,54 @@ class Term:
             self._link.reading = None
         return False
 
-    async def _step(self, reading: Reading, stream_created: str) -> None:
-        messages = await reading.next_batch(self._settings.batch_events_max, 0 if self._fanning_out else TICK_S)
-        behind = len(messages) == self._settings.batch_events_max
-        if messages:
-            # Behind, the events come first: a fan-out in every full batch would hold up all that follow.
-            await self._apply(messages, stream_created, 0 if behind else MEMBERS_MAX)
+    async def _step(self, reading: Reading, ahead: ReadAhead, stream_created: str) -> None:
+        events = await self._apply_next(reading, ahead, stream_created)
+        behind = events >= self._settings.batch_events_max
         if self._fanning_out and (not behind or time.monotonic() - self._fanned_out_at > FAN_OUT_EVERY_S):
             await self._settle(await fan_out_in_all(self._connection, self._held))
             self._fanned_out_at = time.monotonic()
-        elif not messages:
+        elif not events:
             await self._beat()
             await reading.watch(WATCH_S)
-        if not self._caught_up and reading.caught_up:
+        # What was read ahead has left the reading, but was not applied.
+        applied = min(held.position for held in self._held)
+        if not self._caught_up and reading.caught_up and reading.position <= applied:
             for held in self._held:
                 await checkpoints.mark_caught_up(self._connection, held.generation)
             self._caught_up = True
             log.info("caught_up", position=reading.position)
+
+    async def _apply_next(self, reading: Reading, ahead: ReadAhead, stream_created: str) -> int:
+        """Apply the next batch and return how many events it had; 0 when nothing came for a while."""
+        events_max = self._settings.batch_events_max
+        wait_s = 0 if self._fanning_out else TICK_S
+        stands = {held.position for held in self._held}
+        if len(stands) > 1:  # one that has just joined: a batch for each, read when it is needed, until they are level
+            messages = await reading.next_batch(events_max, wait_s)
+            if not messages:
+                return 0
+            events, began = len(messages), time.perf_counter()
+            members_max = 0 if events >= events_max else MEMBERS_MAX
+            applied = await apply_to_all(self._connection, self._held, messages, stream_created, members_max)
+        else:
+            gathered = await ahead.next_batch(wait_s)
+            if gathered is None:
+                return 0
+            if gathered.after not in stands:
+                reading.interrupt(f"a batch after {gathered.after} was read ahead, but {stands} is applied")
+                raise Interrupted(reading.doubt)
+            events, began = gathered.events, time.perf_counter()
+            # Behind, the events come first: a fan-out in every full batch would hold up all that follow.
+            members_max = 0 if events >= events_max else MEMBERS_MAX
+            applied = await apply_level(self._connection, self._held, gathered.batch(), stream_created, members_max)
+        fanning_out = self._fanning_out
+        await self._settle(applied)
+        self._fanning_out |= fanning_out
+        took_ms = round((time.perf_counter() - began) * 1000, 1)
+        log.debug("applied", position=self._held[0].position, events=events, took_ms=took_ms)
+        for each in applied.parked:
+            log.warning("parked", position=each.message.position, reason=each.why.reason, detail=each.why.detail)
+        return events
 
     async def _beat(self) -> None:
         """Show PostgreSQL that this leader lives, and see that PostgreSQL does and nobody has called a new term."""
@@ -229,18 +262,8 @@ class Term:
             log.info("generation_dropped", generation=name)
         return bool(dropped)
 
-    async def _apply(self, messages: Sequence[Message], stream_created: str, members_max: int) -> None:
-        began = time.perf_counter()
-        fanning_out = self._fanning_out
-        applied = await apply_to_all(self._connection, self._held, messages, stream_created, members_max)
-        await self._settle(applied)
-        self._fanning_out |= fanning_out
-        took_ms = round((time.perf_counter() - began) * 1000, 1)
-        log.debug("applied", position=messages[-1].position, events=len(messages), took_ms=took_ms)
-        for each in applied.parked:
-            log.warning("parked", position=each.message.position, reason=each.why.reason, detail=each.why.detail)
-
     async def _settle(self, applied: Applied) -> None:
+        """Go on from where the transaction has led."""
         self._held = applied.held
         self._fanning_out = applied.fanning_out
         for broken in applied.unwritable:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 import msgspec
 from nats.aio.msg import Msg
@@ -43,24 +43,16 @@ class Interrupted(MembershipError):
     code = "intake_interrupted"
 
 
-class Delivery(NamedTuple):
-    """What the reply subject of a delivered message says."""
-
-    position: Position
-    consumer_sequence: int
-    time_ns: int
-    pending: int
-
-
-def read_reply(reply: bytes) -> Delivery:
-    """Read an ack subject of either form; `msg.metadata` would cost ten times as much.
+def read_reply(reply: bytes) -> tuple[int, int, int, int]:
+    """Return position, consumer sequence, time in nanoseconds and messages pending from an ack subject of either form.
 
     `$JS.ACK.<stream>.<consumer>.<delivered>.<position>.<sequence>.<time>.<pending>`, or the same after
-    `$JS.ACK.<domain>.<account>.` and perhaps with a token behind it.
+    `$JS.ACK.<domain>.<account>.` and perhaps with a token behind it. `msg.metadata` would cost ten times as much, and
+    a name for the four a third more.
     """
     tokens = reply.split(b".")
     at = 5 if len(tokens) == 9 else 7  # noqa: PLR2004 - the two forms above
-    return Delivery(Position(int(tokens[at])), int(tokens[at + 1]), int(tokens[at + 2]), int(tokens[at + 3]))
+    return int(tokens[at]), int(tokens[at + 1]), int(tokens[at + 2]), int(tokens[at + 3])
 
 
 class Reading:
@@ -120,6 +112,11 @@ class Reading:
     def caught_up(self) -> bool:
         """Whether everything the broker had to deliver has been handed out."""
         return self.pending == 0 and not self._buffer
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether a message has come that was not handed out yet."""
+        return bool(self._buffer)
 
     @property
     def doubt(self) -> str:
@@ -217,15 +214,15 @@ class Reading:
         if not reply.startswith(_ACK_PREFIX):
             return False
         self._heard_at = time.monotonic()
-        delivery = read_reply(reply)
-        if self._doubt is None and delivery.consumer_sequence != self._sequence + 1:
-            self.interrupt(f"delivery {delivery.consumer_sequence} came after {self._sequence}")
+        position, sequence, time_ns, pending = read_reply(reply)
+        if self._doubt is None and sequence != self._sequence + 1:
+            self.interrupt(f"delivery {sequence} came after {self._sequence}")
         if self._doubt is None:
-            self._sequence = delivery.consumer_sequence
+            self._sequence = sequence
             self._credit -= 1
-            self.pending = delivery.pending
+            self.pending = pending
             late = LateHeaders(headers) if headers else None
-            self._buffer.append(Message(delivery.position, readable(subject), body, delivery.time_ns, late))
+            self._buffer.append(Message(Position(position), readable(subject), body, time_ns, late))
         self._arrived.set()
         return True
 

@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 it could not be done, with a sentence that says why; 2 wro
 """
 
 import asyncio
+import gc
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -32,6 +33,9 @@ click.rich_click.COMMAND_GROUPS = {
         {"name": "Who may read, and who is read", "commands": ["api-key", "erase"]},
     ]
 }
+
+GARBAGE_THRESHOLD = 20_000
+"""Objects that a projector makes before the garbage collector looks for cycles among them; Python's own is 700."""
 
 
 class Rate(click.ParamType[int]):
@@ -156,6 +160,9 @@ def project() -> None:
 
     settings = process_settings("database_url", "nats_url")
     configure(settings)
+    # Messages, events and rows are in no cycle; to look for one at every 700th costs a fifteenth of catching up.
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD)
     _run(_until_stopped(run(settings)))
 
 

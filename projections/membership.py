@@ -96,15 +96,15 @@ def _offer(register: dict[K, E], key: K, event: E) -> None:
 
 
 def _offer_event(into: Registers, event: Event) -> None:
-    match event:
+    match event:  # the most frequent first
+        case CountersChanged():
+            _offer(into.counters, event.campaign_id, event)
         case TargetEnrolled():
             key = TargetKey(event.customer_id, event.campaign_id)
             _offer(into.enrolments, key, event)
             _offer(into.presences, key, event)
         case TargetRemoved() | TargetRestored():
             _offer(into.presences, TargetKey(event.customer_id, event.campaign_id), event)
-        case CountersChanged():
-            _offer(into.counters, event.campaign_id, event)
         case CampaignUpserted():
             _offer(into.definitions, event.campaign_id, event)
             _offer(into.statuses, event.campaign_id, event)

@@ -51,9 +51,10 @@ def campaign_tag(campaign_id: str) -> str:
 
 def told(name: Generation, position: int, tags: Iterable[str] | None) -> list[str]:
     """Return the payloads that tell of a batch; `tags` of None: it changed more than can be named."""
-    found = sorted(set(tags or ()))
-    if tags is None or len(found) > NOTICES_MAX * TAGS_A_NOTICE:
+    distinct = set(tags or ())
+    if tags is None or len(distinct) > NOTICES_MAX * TAGS_A_NOTICE:
         return [_encode(Notice(name, position, flush=True))]
+    found = sorted(distinct)
     parts = [found[at : at + TAGS_A_NOTICE] for at in range(0, len(found), TAGS_A_NOTICE)] or [[]]
     return [
         _encode(Notice(name, position, "".join(part), more=number < len(parts)))

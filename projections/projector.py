@@ -21,7 +21,7 @@ from projections.events import Event, Message, Position, Unreadable, decode
 from projections.fan_out import FanOut
 from projections.membership import Registers, fold
 from projections.queries import Generation, writes
-from projections.rows import campaign_row, columns, customer_row, parked_row, target_row
+from projections.rows import campaign_columns, columns, customer_row, parked_row, target_row
 
 
 class Parked(Struct, frozen=True):
@@ -73,18 +73,45 @@ _ROWS_REFUSED: Final = (
 """What tables raise that are damaged, changed by hand or gone: no trouble of the server's, and none that passes."""
 
 
+class Gathered:
+    """A batch that grows: messages in stream order, decoded and folded as they come. No I/O."""
+
+    def __init__(self, after: Position) -> None:
+        self.after = after
+        """The position that the first message follows upon."""
+        self.position = after
+        self.events = 0
+        self.bytes = 0
+        """Of all bodies."""
+        self._time_ns = 0
+        self._registers = Registers()
+        self._parked: list[Parked] = []
+
+    def add(self, messages: Sequence[Message]) -> None:
+        """Decode and fold the next messages; at least one."""
+        events: list[Event] = []
+        for message in messages:
+            event = decode(message.subject, message.body)
+            if isinstance(event, Unreadable):
+                self._parked.append(Parked(message, event))
+            else:
+                events.append(event)
+        fold(events, self._registers)
+        self.bytes += sum([len(message.body) for message in messages])
+        self.events += len(messages)
+        self.position = messages[-1].position
+        self._time_ns = messages[-1].time_ns
+
+    def batch(self) -> Batch:
+        """Return what was added so far, at least one message, as the batch it is."""
+        return Batch(self._registers, tuple(self._parked), self.position, self._time_ns)
+
+
 def read_batch(messages: Sequence[Message]) -> Batch:
-    """Decode and fold messages in stream order; at least one. Pure, so it may run while the last batch commits."""
-    events: list[Event] = []
-    parked: list[Parked] = []
-    for message in messages:
-        event = decode(message.subject, message.body)
-        if isinstance(event, Unreadable):
-            parked.append(Parked(message, event))
-        else:
-            events.append(event)
-    last = messages[-1]
-    return Batch(fold(events), tuple(parked), last.position, last.time_ns)
+    """Decode and fold messages in stream order; at least one. Pure."""
+    gathered = Gathered(Position(0))
+    gathered.add(messages)
+    return gathered.batch()
 
 
 async def apply_batch(
@@ -115,6 +142,28 @@ async def apply_to_all(
     behind = sorted({each.position for each in held if each.position < messages[-1].position})
     # Read before the transaction opens, so that no lock is held while Python works.
     batches = {after: read_batch([each for each in messages if each.position > after]) for after in behind}
+    return await _apply(connection, held, batches, stream_created, members_max)
+
+
+async def apply_level(
+    connection: asyncpg.Connection,
+    held: Sequence[Checkpoint],
+    batch: Batch,
+    stream_created: str,
+    members_max: int = fan_out.MEMBERS_MAX,
+) -> Applied:
+    """Do the same with a batch that was read already, for generations that all stand where it begins."""
+    return await _apply(connection, held, {each.position: batch for each in held}, stream_created, members_max)
+
+
+async def _apply(
+    connection: asyncpg.Connection,
+    held: Sequence[Checkpoint],
+    batches: Mapping[Position, Batch],
+    stream_created: str,
+    members_max: int,
+) -> Applied:
+    """Write to each generation the batch that begins where it stands; one that has none stays as it is."""
     parked = max((batch.parked for batch in batches.values()), key=len, default=())
 
     async def write(each: Checkpoint) -> tuple[Checkpoint, bool]:
@@ -208,9 +257,8 @@ async def write_registers(
     if registers.enrolments:
         await connection.execute(statements["know_customers"], [key.customer_id for key in registers.enrolments])
     moved = []
-    if campaign_ids := sorted(registers.campaign_ids()):
-        rows = (campaign_row(campaign_id, registers) for campaign_id in campaign_ids)
-        moved = await connection.fetch(statements["write_campaigns"], *columns(rows))
+    if registers.campaign_ids():
+        moved = await connection.fetch(statements["write_campaigns"], *campaign_columns(registers))
     if registers.presences:
         rows = (target_row(key, registers) for key in sorted(registers.presences))
         counted = await connection.fetch(statements["write_targets"], *columns(rows))

@@ -29,13 +29,18 @@ def columns(rows: Iterable[Row]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
+def _columns_of(width: int, rows: Iterable[Row]) -> list[list[Any]]:
+    """Do the same for rows of which there may be none."""
+    return columns(rows) or [[] for _ in range(width)]
+
+
 def customer_row(event: CustomerUpserted) -> Row:
     """Return a row of write_customers."""
     return event.customer_id, event.version, event.owner_id, event.deleted or False
 
 
 def campaign_row(campaign_id: CampaignId, registers: Registers) -> Row:
-    """Return a row of write_campaigns: all four registers, version 0 where this batch wrote none."""
+    """Return a campaign as one row: all four registers, version 0 where none was written."""
     return (
         campaign_id,
         *_definition(registers.definitions.get(campaign_id)),
@@ -43,6 +48,16 @@ def campaign_row(campaign_id: CampaignId, registers: Registers) -> Row:
         *_deletion(registers.deletions.get(campaign_id)),
         *_counters(registers.counters.get(campaign_id)),
     )
+
+
+def campaign_columns(registers: Registers) -> list[list[Any]]:
+    """Return the parameters of write_campaigns: each register's rows apart, for most campaigns write but one."""
+    return [
+        *_columns_of(8, ((key, *_definition(event)) for key, event in registers.definitions.items())),
+        *_columns_of(3, ((key, *_status(event)) for key, event in registers.statuses.items())),
+        *_columns_of(3, ((key, *_deletion(event)) for key, event in registers.deletions.items())),
+        *_columns_of(9, ((key, *_counters(event)) for key, event in registers.counters.items())),
+    ]
 
 
 def target_row(key: TargetKey, registers: Registers) -> Row:

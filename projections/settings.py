@@ -154,7 +154,7 @@ TABLE: tuple[Variable, ...] = (
     Variable("database_connections_max", _whole(1, 200), "10", "connections of one API process to PostgreSQL"),
     Variable("read_timeout_s", _seconds(0.1, 60), "5", "longest read before the answer is 503"),
     Variable("stream_replicas", _whole(1, 5), "1", "replicas the stream is created with; 3 in a cluster"),
-    Variable("batch_events_max", _whole(1, 10_000), "2000", "events applied in one transaction at most"),
+    Variable("batch_events_max", _whole(1, 10_000), "8000", "events applied in one transaction at most"),
     Variable(
         "rollback_window_s",
         _seconds(0, 30 * 86_400),

@@ -39,9 +39,10 @@ ON CONFLICT (customer_id) DO NOTHING;
 
 
 -- name: write_campaigns
--- All four registers of a campaign in one row write, however many events moved them. A register that was not
--- written in this batch is offered with version 0, which never wins. Returns the known campaigns of which a key
--- that memberships carry has changed.
+-- All four registers of a campaign in one row write, however many events moved them. Each comes in columns of its own,
+-- for most campaigns of a batch write but their counters; one that was not written is offered with version 0, which
+-- never wins. A full join cannot be planned as a nested loop, however few rows the planner expects.
+-- Returns the known campaigns of which a key that memberships carry has changed.
 WITH written AS (
     INSERT INTO {generation}.campaign AS held (
         campaign_id,
@@ -51,14 +52,26 @@ WITH written AS (
         counters_version, contacts_total, contacts_contacted, contacts_remaining, contacts_to_recall,
         contacts_failed, contacts_succeeded, progress
     )
-    SELECT * FROM unnest(
-        $1::uuid[],
-        $2::bigint[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[],
-        $9::bigint[], $10::smallint[],
-        $11::bigint[], $12::boolean[],
-        $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[],
-        $18::bigint[], $19::bigint[], $20::double precision[]
-    ) AS offered
+    SELECT
+        campaign_id,
+        coalesce(definition.version, 0), owner_id, created_at, name_key, goal_key, agent_name_key, display_json,
+        coalesce(status.version, 0), status.status,
+        coalesce(deletion.version, 0), coalesce(deletion.deleted, false),
+        coalesce(counters.version, 0), coalesce(total, 0), coalesce(contacted, 0), coalesce(remaining, 0),
+        coalesce(to_recall, 0), coalesce(failed, 0), coalesce(succeeded, 0), coalesce(progress, 0)
+    FROM unnest(
+        $1::uuid[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[]
+    ) AS definition (campaign_id, version, owner_id, created_at, name_key, goal_key, agent_name_key, display_json)
+    FULL JOIN unnest($9::uuid[], $10::bigint[], $11::smallint[])
+        AS status (campaign_id, version, status) USING (campaign_id)
+    FULL JOIN unnest($12::uuid[], $13::bigint[], $14::boolean[])
+        AS deletion (campaign_id, version, deleted) USING (campaign_id)
+    FULL JOIN unnest(
+        $15::uuid[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[],
+        $20::bigint[], $21::bigint[], $22::bigint[], $23::double precision[]
+    ) AS counters (
+        campaign_id, version, total, contacted, remaining, to_recall, failed, succeeded, progress
+    ) USING (campaign_id)
     ORDER BY 1
     ON CONFLICT (campaign_id) DO UPDATE SET
         definition_version = greatest(held.definition_version, excluded.definition_version),

@@ -1,0 +1,99 @@
+"""Reads ahead: gathers, decodes and folds the next batch while the last one is being written.
+
+Python has nothing to do while PostgreSQL works, and PostgreSQL nothing while Python does; together they take as long as
+the slower of them. One batch is gathered ahead, no more: when it is full, reading stands still until it is taken.
+
+Reads: JetStream, through `intake.Reading`.
+Invariants: batches follow one upon another without a gap, each once and in order. What was gathered and not taken
+when the reading ends is forgotten, for nothing but the checkpoint says what was applied. What was certain before a
+doubt is handed out; then the doubt is raised.
+"""
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Final, Self
+
+from consumers.intake import Reading
+from projections.projector import Gathered
+
+SLICE_EVENTS: Final = 128
+"""Decoded in one go, less than a millisecond: PostgreSQL's answers and the broker's messages come in between."""
+GATHERED_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Bounds memory, and the time of one transaction, against huge bodies; a batch may exceed it by a slice."""
+IDLE_S: Final = 1.0
+
+
+class ReadAhead:
+    """Hands out the batches of one reading. An async context manager, to be left before the reading is."""
+
+    def __init__(self, reading: Reading, events_max: int) -> None:
+        self._reading = reading
+        self._events_max = events_max
+        self._gathered = Gathered(reading.position)
+        self._moved = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._gathering: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._closed = True  # should a library in between swallow the cancellation, this ends it a moment later
+        if self._gathering is not None:
+            self._gathering.cancel()
+            await asyncio.wait([self._gathering])  # raises nothing of the task's, only a cancellation of our own
+
+    async def next_batch(self, wait_s: float) -> Gathered | None:
+        """Return what has been gathered, and what is at hand to gather; None if nothing came within `wait_s`.
+
+        Nobody waits for a batch to fill. Raises what ended the reading once all that is certain was handed out.
+        """
+        if self._gathering is None:
+            self._gathered = Gathered(self._reading.position)
+            self._gathering = asyncio.create_task(self._gather())
+            self._gathering.add_done_callback(self._ended)
+        ends = time.monotonic() + wait_s
+        while self._more_at_hand() and (left_s := IDLE_S if self._gathered.events else ends - time.monotonic()) > 0:
+            self._moved.clear()
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._moved.wait()
+            except TimeoutError:
+                break
+        if self._gathered.events == 0:
+            if self._gathering.done():
+                self._gathering.result()
+            return None
+        gathered, self._gathered = self._gathered, Gathered(self._gathered.position)
+        self._room.set()
+        return gathered
+
+    def _more_at_hand(self) -> bool:
+        if self._full or self._gathering is None or self._gathering.done():
+            return False
+        return self._gathered.events == 0 or self._reading.at_hand
+
+    @property
+    def _full(self) -> bool:
+        return self._gathered.events >= self._events_max or self._gathered.bytes >= GATHERED_BYTES_MAX
+
+    async def _gather(self) -> None:
+        while not self._closed:
+            await self._room.wait()
+            slice_max = min(SLICE_EVENTS, self._events_max - self._gathered.events)
+            if messages := await self._reading.next_batch(slice_max, IDLE_S):
+                self._gathered.add(messages)
+                self._moved.set()
+                if self._full:
+                    self._room.clear()
+                await asyncio.sleep(0)  # lets the one who writes, and the connection to the broker, have their turn
+
+    def _ended(self, gathering: asyncio.Task[None]) -> None:
+        if not gathering.cancelled():
+            gathering.exception()  # raised to who asks for the next batch; where nobody does, no news
+        self._moved.set()

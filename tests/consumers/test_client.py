@@ -1,0 +1,50 @@
+"""Messages cut out of what a connection reads: whole, in order and unchanged, wherever the reads are cut."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumers.client import WHOLE_BYTES_MAX, TolerantClient
+
+OURS, ANOTHERS = 7, 8
+Taken = tuple[bytes, bytes, bytes, bytes | None]
+
+tokens = st.binary(min_size=1, max_size=30).map(lambda raw: raw.translate(None, b" \r\n\t\f\v") or b"x")
+bodies = st.binary(max_size=60) | st.sampled_from([b"MSG a 7 b 3\r\nxyz\r\n", b"\r\n", b"x" * (WHOLE_BYTES_MAX + 1)])
+
+
+@st.composite
+def deliveries(draw: st.DrawFn) -> tuple[bytes, Taken | None]:
+    """Draw what the server sends, and what a sink should be given of it."""
+    subject, reply, body = draw(tokens), draw(tokens), draw(bodies)
+    kind = draw(st.sampled_from(["MSG", "HMSG", "another's", "no reply", "+OK"]))
+    if kind == "+OK":
+        return b"+OK\r\n", None
+    if kind == "another's":
+        return b"MSG %b %d %b %d\r\n%b\r\n" % (subject, ANOTHERS, reply, len(body), body), None
+    if kind == "no reply":
+        return b"MSG %b %d %d\r\n%b\r\n" % (subject, OURS, len(body), body), (subject, b"", body, None)
+    if kind == "MSG":
+        return b"MSG %b %d %b %d\r\n%b\r\n" % (subject, OURS, reply, len(body), body), (subject, reply, body, None)
+    headers = b"NATS/1.0\r\nk: %b\r\n\r\n" % draw(tokens)
+    line = b"HMSG %b %d %b %d %d\r\n" % (subject, OURS, reply, len(headers), len(headers) + len(body))
+    return line + headers + body + b"\r\n", (subject, reply, body, headers)
+
+
+@given(sent=st.lists(deliveries(), max_size=8), data=st.data())
+@settings(max_examples=300, deadline=None)
+async def test_a_sink_is_given_every_message_wherever_the_reads_are_cut(
+    sent: list[tuple[bytes, Taken | None]], data: st.DataObject
+) -> None:
+    wire = b"".join(raw for raw, _ in sent)
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(wire)), max_size=10)))
+    client = TolerantClient()
+    taken: list[Taken] = []
+
+    def sink(subject: bytes, reply: bytes, body: bytes, headers: bytes | None) -> bool:
+        taken.append((subject, reply, body, headers))
+        return True
+
+    client._sinks[OURS] = sink
+    for begins, ends in zip([0, *cuts], [*cuts, len(wire)], strict=True):
+        await client._ps.parse(wire[begins:ends])
+    assert taken == [given for _, given in sent if given is not None]
