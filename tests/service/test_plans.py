@@ -60,6 +60,7 @@ async def plan_of(connection: asyncpg.Connection, request: ListRequest) -> str:
     """Return the plan that a reader's connection makes for a request, run, without the costs."""
     shape = shape_of(request, after=False)
     planner = database.STEADY if shape.together else database.CAREFUL
+    await connection.execute("RESET ALL")
     for name, value in planner.items():
         await connection.execute(f"SET {name} = {value}")
     asked: list[tuple[Any, ...]] = []
