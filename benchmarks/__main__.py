@@ -14,6 +14,7 @@ from benchmarks import (
     memory,
     one_campaign,
     operations,
+    plans,
     report,
     status_change,
 )
@@ -60,6 +61,7 @@ class Run:
 
     async def _reads(self, stack: Stack) -> None:
         effort, data, findings = self._effort, self._data, self.findings
+        findings.plans = await plans.document(stack.database_url)
         self._say("comparing the peer's answers with ours")
         await load(stack.database_url)
         customers = [BUSY_CUSTOMER, *LESS_BUSY.values(), *data.customers[: catch_up.COMPARED]]

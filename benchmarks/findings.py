@@ -16,6 +16,8 @@ class Findings(Struct):
     loads: dict[str, dict[str, Load]] = field(default_factory=dict)
     """Loads of `hot` and `cold` reads by system."""
     growth: list[Growth] = field(default_factory=list)
+    plans: str = ""
+    """How PostgreSQL reads pages of the busy customer, as a document."""
 
     def in_order(self) -> list[Row]:
         """Return the rows by number, those without one last."""

@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md and its plots from one full run: page.md with the table as it was."""
+"""Writes docs/benchmarks.md, its plots and docs/plans.md from one full run: page.md with the table as it was."""
 
 import importlib.metadata
 import os
@@ -23,11 +23,12 @@ _PIN: Final = re.compile(r"^([a-z0-9-]+)==(\S+)", re.MULTILINE)
 
 
 def write(findings: Findings, docs: Path) -> None:
-    """Write `benchmarks.md` and `benchmarks/*.svg` into a folder."""
+    """Write `benchmarks.md`, `plans.md` and `benchmarks/*.svg` into a folder."""
     folder = docs / "benchmarks"
     folder.mkdir(exist_ok=True)
     for name, drawn in plots(findings).items():
         (folder / name).write_text(drawn, encoding="utf-8")
+    (docs / "plans.md").write_text(findings.plans, encoding="utf-8")
     (docs / "benchmarks.md").write_text(page(findings.in_order(), _circumstances()), encoding="utf-8")
 
 

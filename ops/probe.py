@@ -18,7 +18,7 @@ import asyncpg
 from projections import database
 from projections.queries import Generation, for_generation
 from service.parameters import ListRequest
-from service.reads import Shape, page_statement
+from service.reads import page_statement, shape_of, values_of
 
 AT_REST_READS: Final = 100
 """Reads in quick succession at first, while the job has not begun: what a read costs at rest."""
@@ -60,18 +60,14 @@ async def _probe(connection: asyncpg.Connection) -> AsyncIterator[tuple[float, b
     asked_at, busy = 0.0, True
     while True:
         name = Generation(await connection.fetchval("SELECT generation FROM control.live"))
-        page = page_statement(name, Shape("enrolled_at", "desc"))
+        shape = shape_of(ListRequest(NOBODY), after=False)
+        page = page_statement(name, shape)
         for customer in await _sample(connection, name):
             if time.monotonic() - asked_at > READERS_ASKED_EVERY_S:
                 asked_at, busy = time.monotonic(), await _anyone_reads(connection)
             began = time.perf_counter()
-            await connection.fetchrow(page, *([each] for each in _values(customer)))
+            await connection.fetchrow(page, *([each] for each in values_of(ListRequest(customer), None, None, shape)))
             yield (time.perf_counter() - began) * 1000, busy
-
-
-def _values(customer: str) -> tuple[object, ...]:
-    """Return what a plain request for a first page asks."""
-    return customer, None, False, ListRequest(customer).limit, 0, None, None
 
 
 async def _anyone_reads(connection: asyncpg.Connection) -> bool:

@@ -12,6 +12,7 @@ flood of distinct requests passes through the small queue only.
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from sys import intern
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -40,7 +41,7 @@ class Key(NamedTuple):
 
 class _Held(Struct, gc=False):
     answer: Answer
-    tags: frozenset[str]
+    tags: tuple[str, ...]
     size: int
 
 
@@ -127,9 +128,10 @@ class Cache:
         if size > self._bytes_max * PROBATION_SHARE:
             return
         self._forget(key)
-        self._probation[key] = _Held(answer, tags, size)
+        # Most tags are those of other answers too; one string each is enough.
+        self._probation[key] = held = _Held(answer, tuple(map(intern, tags)), size)
         self.bytes_held += size
-        for tag in tags:
+        for tag in held.tags:
             self._by_tag.setdefault(tag, set()).add(key)
         self._make_room()
 

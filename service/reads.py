@@ -163,7 +163,20 @@ async def read_page(
     `live_generation` of the answer may name another one: then the pointer moved, and the caller asks again.
     """
     shape = shape_of(request, after=after is not None)
-    values = (
+    values = values_of(request, scope, after, shape)
+    if shape.together:
+        page = Page(*await reader.together(page_statement(name, shape), values))
+    else:
+        page = await _alone(reader, name, shape, values)
+    if page.stale:
+        shape = shape._replace(exact=True)
+        page = await _alone(reader, name, shape, values_of(request, scope, after, shape))
+    return page
+
+
+def values_of(request: ListRequest, scope: str | None, after: After | None, shape: Shape) -> tuple[Any, ...]:
+    """Return the values of a shape's statement; one that many share takes an array of each."""
+    asked = (
         request.customer_id,
         scope,
         deletion_wanted(request),
@@ -171,13 +184,7 @@ async def read_page(
         min(request.offset, OFFSET_BEYOND),
         *(after or (None, None)),
     )
-    if shape.together:
-        page = Page(*await reader.together(page_statement(name, shape), values))
-    else:
-        page = await _alone(reader, name, shape, (*values, *_narrowing(request)))
-    if page.stale:
-        page = await _alone(reader, name, shape._replace(exact=True), (*values, *_narrowing(request)))
-    return page
+    return asked if shape.together else (*asked, *_narrowing(request))
 
 
 async def _alone(reader: Reader, name: Generation, shape: Shape, values: tuple[Any, ...]) -> Page:

@@ -49,11 +49,42 @@ unnest(
 
 
 -- name: stale
-EXISTS (
-    SELECT FROM control.fan_out
-    INNER JOIN {generation}.membership USING (campaign_id)
-    WHERE fan_out.generation = '{generation}' AND membership.customer_id = asked.customer_id
-)
+-- Usually there is no fan-out, and that is all that is asked. Of a few, each is asked for the customer; of many, the
+-- customer's campaigns are gone through. The order of each is fixed: OFFSET 0 is not planned across.
+CASE
+    WHEN NOT EXISTS (SELECT FROM control.fan_out WHERE fan_out.generation = '{generation}') THEN false
+    WHEN
+        (SELECT count(*) FROM (SELECT FROM control.fan_out WHERE fan_out.generation = '{generation}' LIMIT 101) AS few)
+        <= 100
+        THEN coalesce((
+            SELECT true
+            FROM control.fan_out
+            CROSS JOIN LATERAL (
+                SELECT
+                FROM {generation}.membership
+                WHERE membership.customer_id = asked.customer_id AND membership.campaign_id = fan_out.campaign_id
+                OFFSET 0
+            ) AS own
+            WHERE fan_out.generation = '{generation}'
+            LIMIT 1
+        ), false)
+    ELSE coalesce((
+        SELECT true
+        FROM (
+            SELECT membership.campaign_id
+            FROM {generation}.membership
+            WHERE membership.customer_id = asked.customer_id
+            OFFSET 0
+        ) AS own
+        CROSS JOIN LATERAL (
+            SELECT
+            FROM control.fan_out
+            WHERE fan_out.generation = '{generation}' AND fan_out.campaign_id = own.campaign_id
+            OFFSET 0
+        ) AS concerned
+        LIMIT 1
+    ), false)
+END
 
 
 -- name: counts_precomputed

@@ -1,20 +1,17 @@
 """Pages are read by indexes, whatever the size of the customer: PostgreSQL's own plans, run, on 54,000 memberships."""
 
-import asyncio
 from typing import Any
 
 import asyncpg
 import pytest
 
-from projections import database
+from benchmarks.plans import plan_of
 from projections.queries import Generation
 from service.parameters import ListRequest
-from service.reader import Reader
-from service.reads import SORT_KEYS, page_statement, read_page, shape_of
+from service.reads import SORT_KEYS
 from tests.builders import customer_id, owner_id
 
 G1 = Generation("g1")
-EXPLAIN = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF)"
 MANY = 30_000
 FEW = 12
 NEVER = ("Seq Scan on membership", "Seq Scan on campaign", "Seq Scan on customer")
@@ -56,47 +53,6 @@ async def large(connection: asyncpg.Connection) -> asyncpg.Connection:
     return connection
 
 
-async def plan_of(connection: asyncpg.Connection, request: ListRequest) -> str:
-    """Return the plan that a reader's connection makes for a request, run, without the costs."""
-    shape = shape_of(request, after=False)
-    planner = database.STEADY if shape.together else database.CAREFUL
-    await connection.execute("RESET ALL")
-    for name, value in planner.items():
-        await connection.execute(f"SET {name} = {value}")
-    asked: list[tuple[Any, ...]] = []
-
-    class Noting(Reader):
-        def __init__(self) -> None:
-            pass
-
-        async def alone(self, _statement: str, values: tuple[Any, ...]) -> Any:
-            asked.append(values)
-            raise asyncio.CancelledError
-
-        async def together(self, _statement: str, values: tuple[Any, ...]) -> Any:
-            asked.append(tuple([value] for value in values))
-            raise asyncio.CancelledError
-
-    with pytest.raises(asyncio.CancelledError):
-        await read_page(Noting(), G1, request, None, None)
-    statement = page_statement(G1, shape)
-    prepared = await connection.prepare(statement)
-    types = ", ".join(each.name.replace("int8[]", "bigint[]") for each in prepared.get_parameters())
-    await connection.execute(f"PREPARE page ({types}) AS {statement}")
-    values = ", ".join(literal(value) for value in asked[0])
-    rows = await connection.fetch(f"{EXPLAIN} EXECUTE page ({values})")
-    await connection.execute("DEALLOCATE page")
-    return "\n".join(row[0] for row in rows)
-
-
-def literal(value: Any) -> str:
-    if isinstance(value, list):
-        return "'{" + ", ".join("NULL" if each is None else str(each) for each in value) + "}'"
-    if value is None:
-        return "NULL"
-    return str(value) if isinstance(value, bool | int) else "'" + str(value).replace("'", "''") + "'"
-
-
 PLANNED: dict[str, tuple[dict[str, Any], str]] = {
     "the default order": ({}, "membership_by_enrolled_at"),
     "the default order, backwards": ({"sort_dir": "asc"}, "membership_by_enrolled_at"),
@@ -112,7 +68,7 @@ PLANNED: dict[str, tuple[dict[str, Any], str]] = {
 
 async def test_a_customer_in_very_many_campaigns_is_read_by_an_index(large: asyncpg.Connection) -> None:
     for what, (given, index) in PLANNED.items():
-        plan = await plan_of(large, ListRequest(customer_id(1), **given))
+        plan = await plan_of(large, G1, ListRequest(customer_id(1), **given))
         assert f" using {index} " in plan or f" on {index} " in plan, f"{what}\n{plan}"
         assert not [scan for scan in NEVER if scan in plan], f"{what}\n{plan}"
         assert max(map(int, actual_rows(plan))) <= MANY / 2 + 20, f"{what}\n{plan}"
@@ -120,13 +76,13 @@ async def test_a_customer_in_very_many_campaigns_is_read_by_an_index(large: asyn
 
 async def test_the_shared_statement_walks_the_index_whoever_is_asked_for(large: asyncpg.Connection) -> None:
     for customer in (1, 2):
-        plan = await plan_of(large, ListRequest(customer_id(customer)))
+        plan = await plan_of(large, G1, ListRequest(customer_id(customer)))
         assert max(map(int, actual_rows(plan))) <= 50, plan
 
 
 async def test_a_customer_in_a_few_campaigns_costs_a_few_rows_in_any_order(large: asyncpg.Connection) -> None:
     for field in SORT_KEYS:
-        plan = await plan_of(large, ListRequest(customer_id(2), sort_field=field))
+        plan = await plan_of(large, G1, ListRequest(customer_id(2), sort_field=field))
         assert max(map(int, actual_rows(plan))) <= 50, plan
 
 
@@ -136,5 +92,5 @@ def actual_rows(plan: str) -> list[str]:
 
 
 async def test_an_absurd_offset_looks_at_no_membership(large: asyncpg.Connection) -> None:
-    plan = await plan_of(large, ListRequest(customer_id(1), offset=2**63 - 1))
+    plan = await plan_of(large, G1, ListRequest(customer_id(1), offset=2**63 - 1))
     assert max(map(int, actual_rows(plan))) <= 20, plan

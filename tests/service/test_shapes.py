@@ -5,6 +5,7 @@ import itertools
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -88,6 +89,29 @@ async def test_an_answer_is_the_same_while_a_fan_out_is_under_way_and_after_it(
     while (await fan_out_in_all(connection, [held])).fanning_out:
         pass
     assert await pages(reader, scope) == under_way
+
+
+@pytest.mark.parametrize("fan_outs", [1, 100, 101, 500])
+async def test_only_who_is_concerned_by_a_fan_out_is_answered_the_exact_way(
+    connection: asyncpg.Connection, reader: Reader, fan_outs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await a_list(connection, 3)
+    exact: list[str] = []
+    alone = reader.alone
+
+    async def noted(statement: str, values: tuple[Any, ...]) -> asyncpg.Record | None:
+        exact.append(values[0])
+        return await alone(statement, values)
+
+    monkeypatch.setattr(reader, "alone", noted)
+    others = [fan_out.FanOut(UUID(campaign_id(1_000 + n))) for n in range(fan_outs)]
+    await fan_out.record(connection, G1, others)
+    await read_page(reader, G1, ListRequest(customer_id(1)), None, None)
+    assert exact == []
+    await fan_out.record(connection, G1, [fan_out.FanOut(UUID(campaign_id(2)))])
+    await read_page(reader, G1, ListRequest(customer_id(1)), None, None)
+    await read_page(reader, G1, ListRequest(customer_id(2)), None, None)
+    assert exact == [customer_id(1)]
 
 
 async def a_list(connection: asyncpg.Connection, length: int) -> None:

@@ -1,0 +1,79 @@
+"""The plans that PostgreSQL makes for pages: run for a request as the service runs it, and written to docs/plans.md.
+
+Started as `python -m benchmarks.plans`, the database in MEMBERSHIP_DATABASE_URL: prints the document for the customer
+with 100,000 memberships of the standard data set.
+"""
+
+import asyncio
+import os
+import sys
+from typing import Any, Final
+
+import asyncpg
+
+from benchmarks.dataset import BUSY_CUSTOMER
+from projections import database
+from projections.queries import Generation, generation
+from service.parameters import ListRequest
+from service.reads import page_statement, shape_of, values_of
+
+EXPLAIN: Final = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF)"
+
+SHOWN: Final[dict[str, dict[str, Any]]] = {
+    "Page 1": {},
+    "Page 1, oldest first": {"sort_dir": "asc"},
+    "The last page, by offset": {"offset": 99_990},
+    "By name": {"sort_field": "name", "sort_dir": "asc"},
+    "By creation": {"sort_field": "created_at"},
+    "By status, which no index serves": {"sort_field": "status"},
+    "A search": {"q": "renewal 123"},
+}
+
+HEAD: Final = """# Plans
+
+Written by a full run of `make bench`; do not edit. What PostgreSQL does for a page of the standard data set's customer
+with 100,000 memberships, by the statements of [`service/reads.sql`](../service/reads.sql), run. `rows` is what a node
+handed on; [tests/service/test_plans.py](../tests/service/test_plans.py) holds the plans against the indexes.
+"""
+
+
+async def plan_of(connection: asyncpg.Connection, name: Generation, request: ListRequest) -> str:
+    """Return the plan that a reader's connection makes for a request of an admin, run; changes its settings."""
+    shape = shape_of(request, after=False)
+    await connection.execute("RESET ALL")
+    for setting, value in (database.STEADY if shape.together else database.CAREFUL).items():
+        await connection.execute(f"SET {setting} = {value}")
+    values = values_of(request, None, None, shape)
+    statement = page_statement(name, shape)
+    types = [each.name.replace("int8", "bigint") for each in (await connection.prepare(statement)).get_parameters()]
+    await connection.execute(f"PREPARE page ({', '.join(types)}) AS {statement}")
+    given = ", ".join(_literal([value] if shape.together else value) for value in values)
+    rows = await connection.fetch(f"{EXPLAIN} EXECUTE page ({given})")
+    await connection.execute("DEALLOCATE page")
+    return "\n".join(row[0] for row in rows)
+
+
+async def document(database_url: str) -> str:
+    """Return docs/plans.md."""
+    connection = await database.connect(database_url, "bench-plans")
+    try:
+        name = generation(await connection.fetchval("SELECT generation FROM control.live"))
+        parts = [HEAD]
+        for title, asked in SHOWN.items():
+            plan = await plan_of(connection, name, ListRequest(BUSY_CUSTOMER, **asked))
+            parts.append(f"## {title}\n\n```text\n{plan}\n```\n")
+    finally:
+        await connection.close()
+    return "\n".join(parts)
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, list):
+        return "'{" + ", ".join("NULL" if each is None else str(each) for each in value) + "}'"
+    if value is None:
+        return "NULL"
+    return str(value) if isinstance(value, bool | int) else "'" + str(value).replace("'", "''") + "'"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(asyncio.run(document(os.environ["MEMBERSHIP_DATABASE_URL"])))
