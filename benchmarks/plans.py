@@ -41,7 +41,7 @@ async def plan_of(connection: asyncpg.Connection, name: Generation, request: Lis
     """Return the plan that a reader's connection makes for a request of an admin, run; changes its settings."""
     shape = shape_of(request, after=False)
     await connection.execute("RESET ALL")
-    for setting, value in (database.STEADY if shape.together else database.CAREFUL).items():
+    for setting, value in (database.STEADY if shape.steady else database.CAREFUL).items():
         await connection.execute(f"SET {setting} = {value}")
     values = values_of(request, None, None, shape)
     statement = page_statement(name, shape)

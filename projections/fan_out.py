@@ -92,4 +92,4 @@ async def _chunk(
     for customer, campaign in zip(*keys, strict=True):
         seen.setdefault(campaign, []).append(customer)
     unfinished = [FanOut(campaign, max(found)) for campaign, found in seen.items() if len(found) == each_max]
-    return [row["customer_id"] for row in moved], unfinished
+    return [row["customer_id"] for row in moved if not row["emptied"]], unfinished

@@ -261,9 +261,8 @@ async def write_registers(
         moved = await connection.fetch(statements["write_campaigns"], *campaign_columns(registers))
     if registers.presences:
         rows = (target_row(key, registers) for key in sorted(registers.presences))
-        counted = await connection.fetch(statements["write_targets"], *columns(rows))
-        if emptied := [row["customer_id"] for row in counted if row["emptied"]]:
-            await connection.execute(statements["forget_empty_counts"], emptied)
+        if emptied := await connection.fetch(statements["write_targets"], *columns(rows)):
+            await connection.execute(statements["forget_empty_counts"], [row["customer_id"] for row in emptied])
     wanted = [FanOut(row["campaign_id"]) for row in moved]
     if members_max == 0:
         return Reached([], wanted)

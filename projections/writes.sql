@@ -160,7 +160,7 @@ WITH moved AS (
         OR held.presence_version < excluded.presence_version
     {before_and_after}
 )
-{count_moves}
+{count_moves};
 
 
 -- name: next_members
@@ -177,7 +177,8 @@ CROSS JOIN LATERAL (
 
 
 -- name: refresh_keys
--- The fan-out: give these memberships the keys their campaigns have now.
+-- The fan-out: give these memberships the keys their campaigns have now. Returns who was moved, too: beside the others
+-- and not joined with them, for the planner takes both for a few.
 WITH moved AS (
     UPDATE {generation}.membership AS held
     SET owner_id = campaign.owner_id, status = campaign.status, campaign_deleted = campaign.deleted
@@ -191,6 +192,8 @@ WITH moved AS (
     {before_and_after}
 )
 {count_moves}
+UNION ALL
+SELECT customer_id::text, false FROM moved;
 
 
 -- name: record_fan_outs
@@ -220,7 +223,7 @@ RETURNING WITH (OLD AS o, NEW AS n)
 
 -- name: count_moves
 -- Included by what moves memberships: the summaries follow in the same statement, so they cannot disagree.
--- Returns the customers concerned, and whether a count of theirs has come down to zero.
+-- Returns whose counts have come down to zero.
 , delta AS (
     SELECT customer_id, owner_id, status, deleted, sum(change) AS change
     FROM (
@@ -242,10 +245,7 @@ RETURNING WITH (OLD AS o, NEW AS n)
     SET memberships = held.memberships + excluded.memberships
     RETURNING customer_id, memberships
 )
-SELECT moved.customer_id::text, coalesce(bool_or(counted.memberships = 0), false) AS emptied
-FROM moved
-LEFT JOIN counted ON counted.customer_id = moved.customer_id
-GROUP BY moved.customer_id;
+SELECT customer_id::text, true AS emptied FROM counted WHERE memberships = 0
 
 
 -- name: forget_empty_counts

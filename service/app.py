@@ -22,7 +22,7 @@ from service.freshness import Freshness, NotReady
 from service.hot import HotPath
 from service.listing import CampaignLists
 from service.problems import refuse
-from service.reader import CONNECTIONS_TOGETHER, Reader
+from service.reader import CONNECTIONS_STEADY, Reader
 
 EXPOSED_HEADERS: Final = ("ETag", "Link", "Membership-Position", "Retry-After", "Server-Timing", "X-Request-ID")
 REQUEST_HEADERS: Final = (
@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> ASGIApp:
             open_pool, settings.database_url, statement_timeout_s=settings.read_timeout_s, name="membership-api"
         )
         pool = await to_postgres(connections_max=settings.database_connections_max, planner=CAREFUL)
-        steady = await to_postgres(connections_max=CONNECTIONS_TOGETHER, planner=STEADY)
+        steady = await to_postgres(connections_max=CONNECTIONS_STEADY, planner=STEADY)
         freshness = Freshness(settings.database_url, pool, cache)
         await freshness.start()
         lists = CampaignLists(Reader(pool, steady), freshness)

@@ -14,6 +14,8 @@ from projections.database import ReadPool
 
 CONNECTIONS_TOGETHER: Final = 2
 """Statements for many requests that are under way at once; more would be smaller ones."""
+CONNECTIONS_STEADY: Final = 2 * CONNECTIONS_TOGETHER
+"""With those for large offsets, which take a moment and are asked alone."""
 TOGETHER_MAX: Final = 32
 """Requests in one statement: some milliseconds."""
 
@@ -29,9 +31,9 @@ class Reader:
         self._waiting: dict[str, list[tuple[Values, asyncio.Future[asyncpg.Record]]]] = {}
         self._lanes: set[asyncio.Task[None]] = set()
 
-    async def alone(self, statement: str, values: Values) -> asyncpg.Record | None:
+    async def alone(self, statement: str, values: Values, *, steady: bool = False) -> asyncpg.Record | None:
         """Return the first row; raises what `ReadPool.fetchrow` does."""
-        return await self._careful.fetchrow(statement, *values)
+        return await (self._steady if steady else self._careful).fetchrow(statement, *values)
 
     async def together(self, statement: str, values: Values) -> asyncpg.Record:
         """Return the row of these values, from a statement that takes an array of each and numbers its rows.

@@ -90,9 +90,14 @@ class Shape(NamedTuple):
     """Whether a campaign's keys are taken from the campaign, for not all its memberships carry them yet."""
 
     @property
+    def steady(self) -> bool:
+        """Whether one plan is right for every customer: to walk the index of the default order."""
+        return self.sort_field == "enrolled_at" and not (self.dated or self.searched or self.exact)
+
+    @property
     def together(self) -> bool:
-        """Whether one plan is right for every customer, so that many requests can share a statement."""
-        return self.sort_field == "enrolled_at" and not (self.dated or self.searched or self.far or self.exact)
+        """Whether many requests can share a statement: each is a few rows' work."""
+        return self.steady and not self.far
 
 
 class After(NamedTuple):
@@ -188,7 +193,7 @@ def values_of(request: ListRequest, scope: str | None, after: After | None, shap
 
 
 async def _alone(reader: Reader, name: Generation, shape: Shape, values: tuple[Any, ...]) -> Page:
-    row = await reader.alone(page_statement(name, shape), values)
+    row = await reader.alone(page_statement(name, shape), values, steady=shape.steady)
     if row is None:
         raise asyncpg.UndefinedTableError(f"generation {name} has no checkpoint any more")
     return Page(*row)

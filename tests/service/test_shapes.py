@@ -99,9 +99,9 @@ async def test_only_who_is_concerned_by_a_fan_out_is_answered_the_exact_way(
     exact: list[str] = []
     alone = reader.alone
 
-    async def noted(statement: str, values: tuple[Any, ...]) -> asyncpg.Record | None:
+    async def noted(statement: str, values: tuple[Any, ...], *, steady: bool) -> asyncpg.Record | None:
         exact.append(values[0])
-        return await alone(statement, values)
+        return await alone(statement, values, steady=steady)
 
     monkeypatch.setattr(reader, "alone", noted)
     others = [fan_out.FanOut(UUID(campaign_id(1_000 + n))) for n in range(fan_outs)]
