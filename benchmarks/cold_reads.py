@@ -31,7 +31,7 @@ class ColdReads(NamedTuple):
 
 async def measure(stack: Stack, peer: Endpoint, data: DataSet, effort: Effort) -> ColdReads:
     """Ask for every customer once, then for every customer in other words."""
-    rounds = [_paths(data, effort, number) for number in range(effort.rounds)]
+    rounds = [distinct_paths(data, effort, number) for number in range(effort.rounds)]
     loads = await turn_by_turn({"ours": stack.endpoint, "FastAPI": peer}, rounds, effort.read_s)
     ours, peers = loads["ours"], loads["FastAPI"]
     bound = await _page_query(stack, data.customers, effort.read_s)
@@ -45,12 +45,14 @@ async def measure(stack: Stack, peer: Endpoint, data: DataSet, effort: Effort) -
     return ColdReads(rows, loads, bound)
 
 
-def _paths(data: DataSet, effort: Effort, number: int) -> list[str]:
+def distinct_paths(data: DataSet, effort: Effort, number: int, told_apart: str = "cold") -> list[str]:
+    """Return the paths of a round, each another one and none of another round's or of another `told_apart`."""
     wanted = int(PATHS_A_SECOND * effort.read_s)
     laps = itertools.count()
     endless = ((lap, customer) for lap in laps for customer in data.customers[number :: effort.rounds])
     return [
-        f"/customers/{customer}/campaigns?cold={number}-{lap}" for lap, customer in itertools.islice(endless, wanted)
+        f"/customers/{customer}/campaigns?{told_apart}={number}-{lap}"
+        for lap, customer in itertools.islice(endless, wanted)
     ]
 
 

@@ -39,13 +39,16 @@ class Load(NamedTuple):
         return self.percentiles_ms[-1]
 
 
-async def under_load(endpoint: Endpoint, paths: Sequence[str], seconds: float) -> Load:
-    """Ask for the paths in order, again from the first after the last; any answer but a 200 is an error."""
+async def under_load(endpoint: Endpoint, paths: Sequence[str], seconds: float, *, threads: int = THREADS) -> Load:
+    """Ask for the paths in order, again from the first after the last; any answer but a 200 is an error.
+
+    With fewer threads the connections are fewer by as much.
+    """
     with tempfile.NamedTemporaryFile("w", prefix="membership-bench-paths-", encoding="ascii") as file:
         file.write("\n".join(paths))
         file.flush()
         by = _by_wrk if GENERATOR == "wrk" else _by_callers
-        return await by(endpoint, Path(file.name), seconds)
+        return await by(endpoint, Path(file.name), seconds, threads)
 
 
 async def turn_by_turn(
@@ -65,13 +68,13 @@ def median(loads: Sequence[Load]) -> Load:
     return next(load for load in loads if load.rate == rate)
 
 
-async def _by_wrk(endpoint: Endpoint, file: Path, seconds: float) -> Load:
+async def _by_wrk(endpoint: Endpoint, file: Path, seconds: float, threads: int) -> Load:
     told = json.loads(
         await output_of(
             "wrk",
-            *("--threads", THREADS, "--connections", CONNECTIONS, "--timeout", TIMEOUT_S),
+            *("--threads", threads, "--connections", CONNECTIONS // THREADS * threads, "--timeout", TIMEOUT_S),
             *("--duration", f"{round(seconds)}s", "--header", f"Authorization: Bearer {endpoint.token}"),
-            *("--script", _SCRIPT, endpoint.url, "--", file, THREADS),
+            *("--script", _SCRIPT, endpoint.url, "--", file, threads),
         )
     )
     if told["errors"]:
@@ -79,12 +82,12 @@ async def _by_wrk(endpoint: Endpoint, file: Path, seconds: float) -> Load:
     return Load(told["answered"] / told["seconds"], told["percentiles_ms"])
 
 
-async def _by_callers(endpoint: Endpoint, file: Path, seconds: float) -> Load:
+async def _by_callers(endpoint: Endpoint, file: Path, seconds: float, threads: int) -> Load:
     words = (sys.executable, "-m", "benchmarks.callers", endpoint.port, file, CONNECTIONS // THREADS, seconds)
     told: list[dict[str, Any]] = [
         json.loads(each)
         for each in await asyncio.gather(
-            *(output_of(*words, place / THREADS, BENCH_TOKEN=endpoint.token) for place in range(THREADS))
+            *(output_of(*words, place / threads, BENCH_TOKEN=endpoint.token) for place in range(threads))
         )
     ]
     # Each process has the same number of connections, so each one's times weigh the same.

@@ -83,16 +83,30 @@ async def running() -> AsyncIterator[Stack]:
             for program in (stack.projector, stack.api):
                 await in_steps(program.starting())
                 started.append(program)
-            await _ready(stack)
+            await _ready(stack.endpoint)
             yield stack
         finally:
             for child in reversed(started):
                 child.stop()
 
 
-async def _ready(stack: Stack) -> None:
+@asynccontextmanager
+async def another_api(stack: Stack) -> AsyncIterator[Endpoint]:
+    """Start one more API process over the same read model, on a port of its own."""
+    endpoint = Endpoint(free_port(), stack.endpoint.token)
+    told = environment_of(stack.database_url, stack.nats_url, SECRET, endpoint.port)
+    api = Api(stack.folder / "another-api.log", told, ())
+    await in_steps(api.starting())
+    try:
+        await _ready(endpoint)
+        yield endpoint
+    finally:
+        api.stop()
+
+
+async def _ready(endpoint: Endpoint) -> None:
     ends = time.monotonic() + DEADLINE_S
-    while (found := ask(stack.endpoint.port, "/health/ready")) is None or found[0] != 200:  # noqa: PLR2004
+    while (found := ask(endpoint.port, "/health/ready")) is None or found[0] != 200:  # noqa: PLR2004
         if time.monotonic() > ends:
             raise TimeoutError("the API did not become ready")
         await asyncio.sleep(0.05)

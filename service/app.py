@@ -40,6 +40,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 def create_app(settings: Settings) -> ASGIApp:
     """Return the ASGI application of one API process. It starts, and answers 503, while the database is away."""
     cache = Cache()
+    hot = HotPath(cache)
     metrics.CACHE_BYTES.set_function(lambda: cache.bytes_held)
 
     @asynccontextmanager
@@ -52,7 +53,8 @@ def create_app(settings: Settings) -> ASGIApp:
         freshness = Freshness(settings.database_url, pool, cache)
         await freshness.start()
         lists = CampaignLists(Reader(pool, steady), freshness)
-        app.state.rooms = routes.Rooms(Authenticator(settings, pool), freshness, lists, cache)
+        hot.authenticator = Authenticator(settings, pool)
+        app.state.rooms = routes.Rooms(hot.authenticator, freshness, lists, cache)
         try:
             yield
         finally:
@@ -68,11 +70,7 @@ def create_app(settings: Settings) -> ASGIApp:
         exception_handlers=_EXCEPTIONS,
     )
 
-    def authenticator() -> Authenticator | None:
-        found: routes.Rooms | None = getattr(app.state, "rooms", None)
-        return None if found is None else found.authenticator
-
-    return Edge(app, HotPath(cache, authenticator))
+    return Edge(app, hot)
 
 
 def _cors(settings: Settings) -> CORSConfig | None:

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from service.replies import Answer
 
-BYTES_MAX: Final = 96 * 1024 * 1024
+BYTES_MAX: Final = 128 * 1024 * 1024
 """What answers, both queues together, may take; a share of the 300 MB a process may have."""
 PROBATION_SHARE: Final = 0.2
 ENTRY_OVERHEAD_BYTES: Final = 1_500

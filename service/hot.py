@@ -4,7 +4,6 @@ What cannot be answered for certain here is left to the application: other metho
 credentials, API keys, credentials not verified a moment ago, a position that has not been heard of yet.
 """
 
-from collections.abc import Callable
 from typing import Final
 
 from litestar.types import HTTPScope
@@ -25,9 +24,10 @@ _MISSES: Final = metrics.CACHE.labels("miss")
 class HotPath:
     """Knows the answers that this process remembers."""
 
-    def __init__(self, cache: Cache, authenticator: Callable[[], Authenticator | None]) -> None:
+    def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self._authenticator = authenticator
+        self.authenticator: Authenticator | None = None
+        """Who says who asks; the application brings it when it starts."""
 
     def recall(self, scope: HTTPScope) -> Reply | None:
         """Return the answer to a request; None where the application has to find it."""
@@ -42,7 +42,7 @@ class HotPath:
         listed = scope["headers"]
         given = dict(listed)
         authorization = given.get(b"authorization")
-        authenticator = self._authenticator()
+        authenticator = self.authenticator
         # A header that comes twice means more than this layer knows.
         if authorization is None or authenticator is None or len(given) != len(list(listed)) or _OWN & given.keys():
             return None

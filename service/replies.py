@@ -1,6 +1,6 @@
 """What goes out: an answer in one representation, and the reply to one caller that is made of it."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from litestar.types import Receive, Scope, Send
 from msgspec import Struct
@@ -23,7 +23,7 @@ class Answer(Struct, frozen=True, gc=False):
     """What says what the body is."""
 
 
-class Reply(NamedTuple):
+class Reply(Struct, frozen=True, gc=False):
     """A whole answer but for what the edge adds. An ASGI application, so that a handler may return it."""
 
     status: int
