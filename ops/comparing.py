@@ -69,7 +69,7 @@ async def _compare(place: Workplace, held: Checkpoint) -> Findings | None:
     """Return what differs; None, having done nothing, while a fan-out is under way in the live generation."""
     async with place.work.transaction(isolation="repeatable_read"):
         live = await checkpoints.read(place.work, place.live)  # the snapshot is taken here
-        if await fan_out.is_pending(place.work, place.live):
+        if await fan_out.count(place.work, place.live):
             return None
         await _make_up(place, held, live)
         await rebuild.forget_discarded(place.work, place.new)

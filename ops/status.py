@@ -15,7 +15,7 @@ from consumers.client import connect_briefly
 from ops.jobs import described
 from ops.terminal import console, fail, stamp
 from projections import checkpoint as checkpoints
-from projections import database, generations, jobs
+from projections import database, fan_out, generations, jobs
 from projections.checkpoint import Checkpoint
 from projections.errors import MembershipError, StreamRefused
 from projections.migrations import require_migrated
@@ -45,6 +45,8 @@ class Status(msgspec.Struct, frozen=True):
     """Those under way and those that wait to be resumed."""
     generations: list[dict[str, Any]]
     """All copies of the read model that are there, the live one first."""
+    fan_outs: int
+    """Campaigns whose changed keys are not yet copied to all their memberships in the live one."""
 
 
 async def show(settings: Settings, *, as_json: bool) -> int:
@@ -68,6 +70,7 @@ async def gather(settings: Settings) -> tuple[Status, str | None]:
         name = await checkpoints.live_generation(connection)
         checkpoint = await checkpoints.read(connection, name)
         parked = await connection.fetchval(for_generation("SELECT count(*) FROM {generation}.parked_event", name))
+        fan_outs = await fan_out.count(connection, name)
         running = await jobs.is_running(connection)
         under_way = [described(job, running=running) for job in await jobs.unfinished(connection)]
         standings = [
@@ -76,7 +79,7 @@ async def gather(settings: Settings) -> tuple[Status, str | None]:
         ]
     finally:
         await connection.close()
-    known = Status(name, checkpoint.position, None, None, None, parked, under_way, standings)
+    known = Status(name, checkpoint.position, None, None, None, parked, under_way, standings, fan_outs)
     return await _with_stream(settings, known, checkpoint)
 
 
@@ -105,7 +108,7 @@ async def _lag_s(client: Client, position: int) -> float:
 
 def _print_table(status: Status) -> None:
     table = Table(show_header=False, box=None)
-    for field in ("generation", "position", "stream_position", "lag_events", "lag_s", "parked"):
+    for field in ("generation", "position", "stream_position", "lag_events", "lag_s", "parked", "fan_outs"):
         value = getattr(status, field)
         table.add_row(field, "unknown" if value is None else str(value))
     table.add_row("jobs", "\n".join(map(_job_line, status.jobs)) or "none")

@@ -71,10 +71,9 @@ async def level_recorded(connection: asyncpg.Connection, name: Generation, membe
     return bool(left) or len(wanted) == CAMPAIGNS_MAX
 
 
-async def is_pending(connection: asyncpg.Connection, name: Generation) -> bool:
-    """Say whether a generation has memberships that may carry older keys than their campaigns."""
-    found = await connection.fetchval("SELECT EXISTS (SELECT FROM control.fan_out WHERE generation = $1)", name)
-    return bool(found)
+async def count(connection: asyncpg.Connection, name: Generation) -> int:
+    """Return how many campaigns a generation has whose memberships may carry older keys than they do."""
+    return int(await connection.fetchval("SELECT count(*) FROM control.fan_out WHERE generation = $1", name))
 
 
 async def _chunk(

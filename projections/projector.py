@@ -62,6 +62,8 @@ class Reached(NamedTuple):
 
     customers: list[str]
     left: list[FanOut]
+    superseded: bool
+    """Whether a fan-out under way was overtaken: whom it had not reached sees a change, though his copy has none."""
 
 
 _ROWS_REFUSED: Final = (
@@ -225,8 +227,9 @@ async def _write(
     reached = await write_registers(connection, statements, batch.registers, members_max)
     await fan_out.record(connection, held.generation, reached.left)
     await park(connection, statements, batch.parked)
-    # What a campaign's keys have not reached yet is answered otherwise from now on all the same.
-    touched = None if reached.left else _touched(batch.registers, reached.customers)
+    # Whom a campaign's keys have not reached yet is answered otherwise from now on all the same.
+    unnamed = reached.left or reached.superseded
+    touched = None if unnamed else _touched(batch.registers, reached.customers)
     told = notices.told(held.generation, to.position, touched)
     await connection.execute(statements["tell_readers"], held.generation, told)
     return to, bool(reached.left)
@@ -264,9 +267,10 @@ async def write_registers(
         if emptied := await connection.fetch(statements["write_targets"], *columns(rows)):
             await connection.execute(statements["forget_empty_counts"], [row["customer_id"] for row in emptied])
     wanted = [FanOut(row["campaign_id"]) for row in moved]
+    superseded = any(row["fanning_out"] for row in moved)
     if members_max == 0:
-        return Reached([], wanted)
-    return Reached(*await fan_out.level(connection, statements, wanted, members_max))
+        return Reached([], wanted, superseded)
+    return Reached(*await fan_out.level(connection, statements, wanted, members_max), superseded)
 
 
 async def park(connection: asyncpg.Connection, statements: Mapping[str, str], parked: Sequence[Parked]) -> None:

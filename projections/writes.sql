@@ -42,7 +42,8 @@ ON CONFLICT (customer_id) DO NOTHING;
 -- All four registers of a campaign in one row write, however many events moved them. Each comes in columns of its own,
 -- for most campaigns of a batch write but their counters; one that was not written is offered with version 0, which
 -- never wins. A full join cannot be planned as a nested loop, however few rows the planner expects.
--- Returns the known campaigns of which a key that memberships carry has changed.
+-- Returns the known campaigns of which a key that memberships carry has changed, and whether an older change of it is
+-- still on its way to them.
 WITH written AS (
     INSERT INTO {generation}.campaign AS held (
         campaign_id,
@@ -117,7 +118,14 @@ WITH written AS (
         n.definition_version > 0
         AND (o.owner_id, o.status, o.deleted) IS DISTINCT FROM (n.owner_id, n.status, n.deleted) AS keys_changed
 )
-SELECT campaign_id FROM written WHERE keys_changed;
+SELECT
+    campaign_id,
+    EXISTS (
+        SELECT FROM control.fan_out
+        WHERE fan_out.generation = '{generation}' AND fan_out.campaign_id = written.campaign_id
+    ) AS fanning_out
+FROM written
+WHERE keys_changed;
 
 
 -- name: write_targets

@@ -50,7 +50,8 @@ class Reader:
 
     async def _work_off(self) -> None:
         while self._waiting:
-            statement, waiting = self._waiting.popitem()
+            statement = next(iter(self._waiting))  # first come, first served; what is left over queues again
+            waiting = self._waiting.pop(statement)
             taken, left = waiting[:TOGETHER_MAX], waiting[TOGETHER_MAX:]
             if left:
                 self._waiting[statement] = left
