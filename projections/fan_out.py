@@ -16,7 +16,7 @@ from projections.queries import Generation, writes
 
 MEMBERS_MAX: Final = 2_000
 """Memberships in one transaction: some 50 ms, which is what another event may have to wait."""
-CAMPAIGNS_MAX: Final = 100
+CAMPAIGNS_MAX: Final = 1_000
 """Campaigns in one transaction; they share the members evenly, so small ones are done at once."""
 FROM_THE_FIRST: Final = UUID(int=0)
 

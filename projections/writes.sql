@@ -42,8 +42,8 @@ ON CONFLICT (customer_id) DO NOTHING;
 -- All four registers of a campaign in one row write, however many events moved them. Each comes in columns of its own,
 -- for most campaigns of a batch write but their counters; one that was not written is offered with version 0, which
 -- never wins. A full join cannot be planned as a nested loop, however few rows the planner expects.
--- Returns the known campaigns of which a key that memberships carry has changed, and whether an older change of it is
--- still on its way to them.
+-- Returns the known campaigns with members of which a key that memberships carry has changed, and whether an older
+-- change of it is still on its way to them.
 WITH written AS (
     INSERT INTO {generation}.campaign AS held (
         campaign_id,
@@ -125,7 +125,8 @@ SELECT
         WHERE fan_out.generation = '{generation}' AND fan_out.campaign_id = written.campaign_id
     ) AS fanning_out
 FROM written
-WHERE keys_changed;
+WHERE keys_changed
+    AND EXISTS (SELECT FROM {generation}.membership WHERE membership.campaign_id = written.campaign_id);
 
 
 -- name: write_targets

@@ -1,12 +1,14 @@
 """The data set that is measured on is the one that is written down, at every size."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import pytest
 
-from benchmarks.dataset import MIX, STANDARD, DataSet
+from benchmarks.dataset import EDITING_MIX, MIX, STANDARD, DataSet
+from ops.publishing import Publication
 
 
 @pytest.fixture(params=[0.01, 0.05])
@@ -30,12 +32,16 @@ def test_the_same_seed_gives_the_same_events(data: DataSet) -> None:
 
 def test_live_events_are_mixed_as_stated_and_happen_to_what_exists(data: DataSet) -> None:
     known = {part for each in data.events() for part in each.subject.split(".")[2:]}
-    events = list(data.live_events(10_000))
+    for mix, drawn in ((MIX, data.live_events), (EDITING_MIX, data.editing_events)):
+        mixed_as_stated(known, list(drawn(10_000)), mix)
+
+
+def mixed_as_stated(known: set[str], events: list[Publication], mix: Mapping[str, float]) -> None:
     of_family = {"counters": ("counters",), "target": ("enrolled", "presence"), "campaign": ("status", "campaign")}
 
     for family, kinds in of_family.items():
         share = sum(f".{family}." in each.subject for each in events) / len(events)
-        assert share == pytest.approx(sum(MIX[kind] for kind in kinds) / 100, abs=0.02)
+        assert share == pytest.approx(sum(mix[kind] for kind in kinds) / 100, abs=0.02)
     assert {part for each in events for part in each.subject.split(".")[2:]} <= known
 
 
