@@ -16,6 +16,9 @@ from consumers.intake import Interrupted, Reading
 from projections.events import Message, Position
 from projections.trouble import Trouble
 
+SLICE_EVENTS: Final = 500
+GATHERED_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Bounds memory against huge bodies; a list may exceed it by a slice."""
 WAIT_S: Final = 0.2
 WATCH_S: Final = 5.0
 RETRY_S: Final = 0.25
@@ -48,11 +51,13 @@ async def replay(
 async def _gather(reading: Reading, through: Position, events_max: int) -> list[Message]:
     """Return the next messages, filled up as far as they come without waiting; none at the end of the stretch."""
     gathered: list[Message] = []
-    while len(gathered) < events_max and reading.position < through and not (gathered and reading.caught_up):
-        if not gathered and reading.caught_up:
+    size = 0
+    while len(gathered) < events_max and size < GATHERED_BYTES_MAX and reading.position < through:
+        if reading.caught_up:
             break
-        batch = await reading.next_batch(events_max - len(gathered), WAIT_S)
+        batch = await reading.next_batch(min(SLICE_EVENTS, events_max - len(gathered)), WAIT_S)
         gathered += batch
+        size += sum(len(message.body) for message in batch)
         if not batch:
             await reading.watch(WATCH_S)
     while gathered and gathered[-1].position > through:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import asyncpg
 import rich_click as click
@@ -34,6 +34,8 @@ click.rich_click.COMMAND_GROUPS = {
     ]
 }
 
+COMMAND_SILENCE_MAX = "60s"
+"""How long a command that was stopped may keep a transaction open: the projector may be waiting for it."""
 GARBAGE_THRESHOLD = 20_000
 """Objects that a projector makes before the garbage collector looks for cycles among them; Python's own is 700."""
 
@@ -82,7 +84,7 @@ def main() -> None:
         sys.exit(fail(f"{problem or type(problem).__name__}."))
 
 
-def _run(work: Coroutine[Any, Any, int | None]) -> None:
+def _run(work: Coroutine[Any, Any, int | None]) -> NoReturn:
     """Run a command's coroutine and exit with what it returns."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         sys.exit(runner.run(work) or 0)
@@ -440,11 +442,14 @@ async def _with_database(url: str, work: Callable[[asyncpg.Connection], Awaitabl
     from projections import database  # noqa: PLC0415
 
     try:
-        connection = await database.connect(url, "membership-command")
+        connection = await database.connect(
+            url, "membership-command", idle_in_transaction_session_timeout=COMMAND_SILENCE_MAX
+        )
     except database.UNAVAILABLE as problem:
         return fail(f"PostgreSQL cannot be used: {problem or type(problem).__name__}.")
     try:
-        return await work(connection)
+        with database.closed_is_unavailable(connection):
+            return await work(connection)
     except database.UNAVAILABLE as problem:
         return fail(f"PostgreSQL was lost: {problem or type(problem).__name__}.")
     except asyncpg.UndefinedTableError:

@@ -104,8 +104,7 @@ async def _differences(place: Workplace, position: int) -> Findings:
         await place.tell(meter, number, meter.total)
         await place.pace.worked(time.perf_counter() - began)
     place.screen.end(meter)
-    # The parked events are the first part, so the limit of what is read whole leaves none of them out.
-    newly = [each.key["position"] for each in found if each.table == "parked_event" and not each.held_json]
+    newly = await rebuild.newly_parked(place.work, place.new, place.live)
     return Findings(position, found, count, newly)
 
 

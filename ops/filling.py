@@ -87,14 +87,23 @@ async def _run_steps(place: Workplace) -> None:
         for _, of_stage in itertools.groupby(todo, key=lambda step: step.stage):
             scripts = [step.script for step in of_stage]
             workers = [place.work] if place.pace.gentle or len(scripts) == 1 else [place.work, place.helper]
-            await asyncio.gather(*(_run_scripts(place, each, scripts, meter) for each in workers))
+            ended = await asyncio.gather(
+                *(_run_scripts(place, each, scripts, meter) for each in workers), return_exceptions=True
+            )
+            # Raised when both have ended: what follows uses their connections.
+            if problems := [each for each in ended if each is not None]:
+                raise problems[0]
         place.screen.end(meter)
 
 
 async def _run_scripts(place: Workplace, connection: asyncpg.Connection, scripts: list[str], meter: Meter) -> None:
-    with database.closed_is_unavailable(connection):
-        while scripts:
-            began = time.perf_counter()
-            await connection.execute(scripts.pop(0))
-            await place.tell(meter, meter.done + 1, meter.total)
-            await place.pace.worked(time.perf_counter() - began)
+    try:
+        with database.closed_is_unavailable(connection):
+            while scripts:
+                began = time.perf_counter()
+                await connection.execute(scripts.pop(0))
+                await place.tell(meter, meter.done + 1, meter.total)
+                await place.pace.worked(time.perf_counter() - began)
+    except BaseException:
+        scripts.clear()  # the other one finishes its script and ends too
+        raise

@@ -10,10 +10,11 @@ from consumers import stream
 from consumers.client import TolerantClient
 from consumers.stream import StreamState
 from ops.comparing import Findings
+from ops.terminal import counted
 from ops.workplace import Workplace
 from projections import generations, jobs, rebuild
 from projections.checkpoint import Checkpoint
-from projections.errors import GateRefused, StreamIncomplete, StreamMissing
+from projections.errors import GateRefused, JobRefused, StreamIncomplete, StreamMissing
 
 LAG_MAX_S: Final = 30.0
 NEWLY_PARKED_SHOWN: Final = 10
@@ -27,6 +28,8 @@ async def require_whole_stream(connection: asyncpg.Connection, client: TolerantC
     state = await stream.identify(client, live)
     if state is None:
         raise StreamMissing(stream.STREAM, live.position)
+    if any(job.kind == "erase" for job in await jobs.unfinished(connection)):
+        raise JobRefused("An erasure is under way or was interrupted. Finish it first: the same `membership erase`.")
     erased = await jobs.erased_messages(connection, state.created)
     if state.missing > erased:
         raise StreamIncomplete(stream.STREAM, state.missing - erased, state.first_position, state.last_position)
@@ -39,8 +42,9 @@ async def pass_gate(place: Workplace, findings: Findings, approve: Approve) -> N
     reasons = [*await _lag(place, findings.position), *await _empty(place), *_newly_parked(findings)]
     if not reasons and findings.count and not await approve(findings):
         reasons.append(
-            f"{findings.count:,} rows differ from {place.live} and nobody approved that. Look at them above; then "
-            "`membership rebuild --yes` switches anyway, `membership jobs cancel` gives the new generation up."
+            f"{counted(findings.count, 'differing row')} in {place.live}, and nobody approved that. "
+            "`membership rebuild --verify-only` lists them, `membership rebuild --yes` switches anyway, "
+            "`membership jobs cancel` gives the new generation up."
         )
     if reasons:
         await jobs.note(place.report, place.job, " ".join(reasons))

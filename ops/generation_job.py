@@ -215,6 +215,7 @@ async def _switch(place: Workplace, actor: str, findings: Findings) -> None:
                 f"{was} has become the live generation while {place.new} was made. Run `membership rebuild` again to "
                 f"switch to {place.new} all the same, or `membership jobs cancel` to keep {was}."
             )
+        await rebuild.forget_discarded(place.work, place.new)  # since the comparison, too
         await generations.switch(place.work, place.new, old_follows_s=place.settings.rollback_window_s)
         what = f"switched from {was} to {place.new} with {counted(findings.count, 'differing row')}"
         await jobs.audit(place.work, actor, "switch", what)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
@@ -15,6 +16,7 @@ from projections.jobs import Job
 
 CANCEL_PATIENCE_S = 30.0
 POLL_S = 0.2
+HISTORY_MAX = 100
 
 
 def described(job: Job, *, running: bool) -> dict[str, Any]:
@@ -74,8 +76,17 @@ async def cancel(connection: asyncpg.Connection) -> int:
         )
     if await jobs.is_running(connection):
         await jobs.request_cancel(connection, job)
-        return await _until_cancelled(connection, job)
+        print(f"Asked job {job.job_id} to end; it looks between two steps.")
+        if await _until_stopped(connection, job):
+            return await _ended(connection, job)
+        if await jobs.is_running(connection):
+            return fail(
+                f"Job {job.job_id} has not ended yet: a step takes its time, or it waits for an answer at its "
+                "terminal. `membership jobs list` shows when it has."
+            )
     await jobs.take_lock(connection)
+    if not any(each.job_id == job.job_id for each in await jobs.unfinished(connection)):
+        return await _ended(connection, job)
     await give_up(connection, job, actor())
     print(f"Cancelled job {job.job_id}; what it had made is dropped.")
     return 0
@@ -91,17 +102,20 @@ async def list_deeds(connection: asyncpg.Connection, rows_max: int) -> int:
     return 0
 
 
-async def _until_cancelled(connection: asyncpg.Connection, job: Job) -> int:
-    try:
+async def _ended(connection: asyncpg.Connection, job: Job) -> int:
+    """Say how a job has ended; 1 unless it was cancelled."""
+    found = next((each for each in await jobs.history(connection, HISTORY_MAX) if each.job_id == job.job_id), job)
+    print(f"Job {job.job_id} has ended: {found.state}. {found.outcome or ''}".rstrip())
+    return 0 if found.state == "cancelled" else 1
+
+
+async def _until_stopped(connection: asyncpg.Connection, job: Job) -> bool:
+    """Wait until the job has ended (True), or nobody works on it, or for as long as patience lasts (False)."""
+    with suppress(TimeoutError):
         async with asyncio.timeout(CANCEL_PATIENCE_S):
-            while any(  # noqa: ASYNC110 - another process ends it
-                each.job_id == job.job_id for each in await jobs.unfinished(connection)
-            ):
+            while any(each.job_id == job.job_id for each in await jobs.unfinished(connection)):
+                if not await jobs.is_running(connection):
+                    return False
                 await asyncio.sleep(POLL_S)
-    except TimeoutError:
-        return fail(
-            f"Job {job.job_id} was asked to end and has not yet; it looks between two steps. "
-            "`membership jobs list` shows when it has."
-        )
-    print(f"Job {job.job_id} has ended.")
-    return 0
+            return True
+    return False

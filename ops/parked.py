@@ -9,7 +9,7 @@ import asyncpg
 from rich.table import Column, Table
 
 from ops.account import actor
-from ops.terminal import console, counted, escaped, fail, progress, stamp
+from ops.terminal import asked, console, counted, escaped, fail, progress, stamp
 from projections import checkpoint as checkpoints
 from projections import generations, parking
 from projections.parking import Filter
@@ -48,9 +48,7 @@ async def show_parked(connection: asyncpg.Connection, position: int) -> int:
         return fail(f"No event is parked at position {position}. `membership parked list` shows those that are.")
     body = bytes(row["body"])
     print(f"position: {row['position']}\nsubject: {row['subject']}\nreason: {row['reason']}\ndetail: {row['detail']}")
-    print(
-        f"first seen: {row['first_seen_at'].isoformat()}\nheaders: {row['headers'] or 'none'}\nbody: {len(body)} bytes"
-    )
+    print(f"first seen: {stamp(row['first_seen_at'])}\nheaders: {row['headers'] or 'none'}\nbody: {len(body)} bytes")
     print(body.decode(errors="backslashreplace"))
     return 0
 
@@ -67,7 +65,7 @@ async def retry_all(connection: asyncpg.Connection, wanted: Filter, max_rate: in
     if not yes:
         if not sys.stdin.isatty():
             return fail("Add --yes to retry them without being asked; nothing was changed.", 2)
-        if (await asyncio.to_thread(input, "Retry them all? [y/N] ")).strip().lower() not in {"y", "yes"}:
+        if not await asked("Retry them all?"):
             return fail("Nothing was changed.")
     return await retry(connection, await parking.positions(connection, name, wanted), max_rate)
 

@@ -3,6 +3,8 @@
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -71,6 +73,17 @@ class Screen:
     ) -> None:
         self._progress.stop()
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave the terminal to a question; what was shown before it is not shown again."""
+        self._progress.stop()
+        for task in self._progress.tasks:
+            self._progress.update(task.id, visible=False)
+        try:
+            yield
+        finally:
+            self._progress.start()
+
     def begin(self, meter: Meter) -> None:
         """Open a phase."""
         self._task = self._progress.add_task(meter.phase, total=None, count="", speed="", left="")
@@ -112,6 +125,10 @@ class JsonScreen(Screen):
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         pass
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        yield
 
     def begin(self, meter: Meter) -> None:
         self.show(meter)

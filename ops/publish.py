@@ -8,7 +8,7 @@ import msgspec
 from rich.console import Console
 
 from ops.publishing import Publication, publish_events
-from ops.terminal import fail
+from ops.terminal import counted, fail
 from projections.events import SUBJECT_IDS, SUBJECT_ROOT, Unreadable, decode, family_of
 from projections.settings import Settings
 
@@ -83,5 +83,5 @@ async def _send(settings: Settings, lines: list[Line], *, as_json: bool) -> None
             console.print(f"line {line.number}: position {receipt.position}  {receipt.msg_id}{again}", markup=False)
     if not as_json:
         new = len(positions) - duplicates
-        reached = f", the stream is at position {max(positions)}" if positions else ""
-        console.print(f"Published {new} new events, {duplicates} duplicates{reached}.")
+        reached = f", the last of them at position {max(positions)}" if new else ""
+        console.print(f"Published {counted(new, 'new event')}, {counted(duplicates, 'duplicate')}{reached}.")

@@ -1,6 +1,5 @@
 """`membership rebuild`, `verify` and `rollback`, as an operator meets them: what they ask, show and end with."""
 
-import asyncio
 import json
 import sys
 
@@ -12,6 +11,7 @@ from ops.gate import Approve
 from ops.generation_job import GenerationJob, Kind, Result
 from ops.progress import JsonScreen, Screen
 from ops.row_diff import described
+from ops.terminal import asked
 from ops.throttle import Pace, Throttle
 from projections import checkpoint as checkpoints
 from projections import generations, jobs
@@ -37,7 +37,8 @@ async def rebuild(settings: Settings, pace: Pace, *, yes: bool, as_json: bool) -
             return True
         if as_json or not sys.stdin.isatty():
             return False
-        return await asyncio.to_thread(_asked, findings.count)
+        differ = "1 row differs" if findings.count == 1 else f"{findings.count:,} rows differ"
+        return await asked(f"{differ}. Switch to the new generation all the same?")
 
     result = await _run(settings, "rebuild", pace, approve, as_json=as_json)
     if as_json:
@@ -69,6 +70,7 @@ async def verify(settings: Settings, pace: Pace, *, as_json: bool) -> int:
 async def rollback(connection: asyncpg.Connection) -> int:
     """Point readers back at the previous generation."""
     async with connection.transaction():
+        await generations.hold_still(connection)  # two at once would each go back from the same one
         was = await checkpoints.live_generation(connection)
         to = await generations.previous(connection)
         await generations.switch(connection, to, old_follows_s=None)
@@ -100,14 +102,14 @@ def advise(findings: Findings) -> None:
 
 async def _run(settings: Settings, kind: Kind, pace: Pace, approve: Approve, *, as_json: bool) -> Result:
     screen = JsonScreen(pace) if as_json else Screen(pace)
+
+    async def approved(findings: Findings) -> bool:
+        with screen.aside():
+            return await approve(findings)
+
     async with pace:
         with screen:
-            return await GenerationJob(settings, kind, pace, screen).run(actor(), approve)
-
-
-def _asked(count: int) -> bool:
-    answer = input(f"{count:,} rows differ. Switch to the new generation all the same? [y/N] ")
-    return answer.strip().lower() in {"y", "yes"}
+            return await GenerationJob(settings, kind, pace, screen).run(actor(), approved)
 
 
 def _print_json(result: Result) -> None:

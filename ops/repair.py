@@ -1,5 +1,6 @@
 """`membership repair`: re-derives one customer or one campaign from its own events, shows the row diff, writes it."""
 
+import asyncio
 import json
 from contextlib import aclosing
 
@@ -16,14 +17,24 @@ from ops.gate import require_whole_stream
 from ops.row_diff import described
 from ops.terminal import counted, fail
 from projections import checkpoint as checkpoints
-from projections import generations, jobs
+from projections import erasure, generations, jobs
 from projections import repair as repairs
 from projections.differences import Difference
+from projections.errors import JobRefused
 from projections.events import Position
 from projections.repair import Entity
 from projections.settings import Settings
 
 CHUNK_EVENTS = 5_000
+TAIL_MAX_S = 3.0
+"""How long the projector is kept waiting for the last events; less than it waits for a lock."""
+
+
+class ErasedMeanwhile(JobRefused):
+    """An erasure and a repair would undo each other."""
+
+    def __init__(self) -> None:
+        super().__init__("A customer is being erased, or was just now. Nothing was changed; run this again after it.")
 
 
 async def repair(
@@ -55,16 +66,23 @@ async def _repair(
         held = await checkpoints.live_generation(connection)
         before = await checkpoints.read(connection, held)
         await require_whole_stream(connection, client, before)
+        erasures = await erasure.begun(connection)
+        if any(job.kind == "erase" for job in await jobs.unfinished(connection)):
+            raise ErasedMeanwhile
         await repairs.prepare(connection, held)
         await _offer(connection, client, entity, Position(0), before.position)
         await generations.hold_still(connection)
+        if await erasure.begun(connection) != erasures:  # what was read before may be of whom has been erased
+            raise ErasedMeanwhile
         now = await checkpoints.read(connection, held)
-        await _offer(connection, client, entity, before.position, now.position)
+        try:
+            async with asyncio.timeout(TAIL_MAX_S):
+                await _offer(connection, client, entity, before.position, now.position)
+        except TimeoutError:
+            raise BrokerSilent("the last events did not come in time") from None
         if not any([await repairs.has_rows(connection, each, entity) for each in (held, repairs.EXPECTED)]):
             return fail(f"There is no {entity.kind} {entity.id}: neither an event nor a row speaks of it.")
         found = await repairs.find(connection, held, entity)
-        if not as_json:
-            _show(found)
         if found and not dry_run:
             await repairs.apply(connection, held, found)
             tables = sorted({each.table for each in found})
@@ -77,9 +95,11 @@ async def _repair(
     finally:
         if transaction is not None:
             await transaction.rollback()
+    # Shown when the projector may go on: a pager takes its time.
     if as_json:
         _print_json(found, now.position, written=bool(found) and not dry_run)
     else:
+        _show(found)
         print(_summary(entity, found, now.position, dry_run=dry_run))
     return 0
 

@@ -1,5 +1,6 @@
 """How commands speak at a terminal: answers on standard output, troubles and progress on standard error."""
 
+import asyncio
 import sys
 from datetime import UTC, datetime
 
@@ -29,6 +30,23 @@ def progress() -> Progress:
 def stamp(instant: datetime) -> str:
     """Return a time as all commands print it: UTC, to the second."""
     return instant.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+async def asked(question: str) -> bool:
+    """Ask at the terminal and say whether the answer was yes; Ctrl-C is heard while it waits."""
+    print(f"{question} [y/N] ", end="", flush=True)
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[str] = loop.create_future()
+
+    def read() -> None:
+        if not answer.done():
+            answer.set_result(sys.stdin.readline())
+
+    loop.add_reader(sys.stdin.fileno(), read)
+    try:
+        return (await answer).strip().lower() in {"y", "yes"}
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
 
 
 def counted(number: int, what: str) -> str:

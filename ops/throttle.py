@@ -94,6 +94,7 @@ class Throttle(Pace):
             env=os.environ | {"MEMBERSHIP_DATABASE_URL": self._database_url},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the job, which ends it
         )
         os.nice(NICENESS)  # behind the probe's start: it must not be nicer than readers are
         self._listening = asyncio.create_task(self._listen(self._probe), name="throttle")

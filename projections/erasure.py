@@ -38,6 +38,11 @@ async def begin(connection: asyncpg.Connection, job: Job, customer_id: str, stre
         )
 
 
+async def begun(connection: asyncpg.Connection) -> int:
+    """Return how many erasures there ever were, one that is under way included."""
+    return int(await connection.fetchval("SELECT count(*) FROM control.erasure"))
+
+
 async def conclude(connection: asyncpg.Connection, job: Job, missing: int) -> int:
     """Record that all is purged; return how many messages that were. In the caller's transaction."""
     return int(

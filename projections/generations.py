@@ -34,8 +34,9 @@ INDEXES: Final[Mapping[str, str]] = {
 }
 """The blocks of generation.sql that follow the tables, in order, and the index that each of them makes."""
 
-DROP_WAIT_S: Final = 2.0
-"""How long a drop waits for readers that still look at the generation, before it leaves it for later."""
+DROP_WAIT_S: Final = 0.05
+"""How long a drop waits for readers that still look at the generation, before it leaves it for later: the projector
+waits as long."""
 
 
 class Standing(Struct, frozen=True):
@@ -128,9 +129,8 @@ async def hold_still(connection: asyncpg.Connection) -> None:
 async def switch(connection: asyncpg.Connection, to: Generation, *, old_follows_s: float | None) -> None:
     """Point readers at `to`, in the caller's transaction; the old generation follows for `old_follows_s`.
 
-    Raises `GenerationNotReady` unless `to` follows and stands where the live one stands, or beyond a broken one.
-    `old_follows_s` of None
-    leaves the old generation's time as it is.
+    Raises `GenerationNotReady` unless `to` is another one, follows, and stands where the live one stands, or beyond a
+    broken one. `old_follows_s` of None leaves the old generation's time as it is.
     """
     await hold_still(connection)
     found = {each.generation: each for each in await standings(connection)}
@@ -139,6 +139,8 @@ async def switch(connection: asyncpg.Connection, to: Generation, *, old_follows_
     level = new is not None and (
         new.position == old.position or (old.state == "broken" and new.position > old.position)
     )
+    if to == old.generation:
+        raise GenerationNotReady(to, "it is live already")
     if new is None or new.state != "following" or not level:
         where = "it is gone" if new is None else f"it is {new.state} at position {new.position}"
         raise GenerationNotReady(to, f"{where}, while {old.generation} is live at position {old.position}")

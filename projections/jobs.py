@@ -138,7 +138,8 @@ async def give_generation(connection: asyncpg.Connection, job: Job, name: Genera
 async def finish(connection: asyncpg.Connection, job: Job, end: End, outcome: str) -> None:
     """End a job, in the caller's transaction."""
     await connection.execute(
-        "UPDATE control.job SET state = $2, outcome = concat_ws('; ', $3::text, outcome), "
+        "UPDATE control.job SET state = $2, "
+        "outcome = concat_ws('; ', $3::text, CASE WHEN $2 <> 'done' THEN outcome END), "
         "ended_at = now(), updated_at = now(), eta_s = NULL, "
         "erased_customer = NULL WHERE job_id = $1",
         job.job_id,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import asyncpg
 from msgspec import Struct
 
-from projections import generations, jobs, notices
+from projections import fan_out, generations, jobs, notices
 from projections.errors import MembershipError
 from projections.events import Event, Position, Unreadable, decode
 from projections.membership import fold
@@ -136,7 +136,10 @@ async def _retry_in(connection: asyncpg.Connection, name: Generation, wanted: Se
         else:
             events.append(event)
             retried.applied.append(position)
-    await write_registers(connection, writes(name), fold(events))
+    reached = await write_registers(connection, writes(name), fold(events), fan_out.MEMBERS_MAX)
+    await fan_out.record(connection, name, reached.left)
+    if reached.left:
+        await generations.summon(connection)  # a new term looks for fan-outs
     await connection.execute(statements["take_out"], retried.applied)
     still = retried.still_parked
     await connection.execute(

@@ -128,6 +128,12 @@ async def forget_discarded(connection: asyncpg.Connection, name: Generation) -> 
     await connection.execute(_statements(name)["forget_discarded"])
 
 
+async def newly_parked(connection: asyncpg.Connection, name: Generation, live: Generation) -> list[int]:
+    """Return the positions that a generation has parked and the live one has not, in stream order."""
+    rows = await connection.fetch(_statements(name)["newly_parked"].replace("{live}", live))
+    return [row["position"] for row in rows]
+
+
 async def keep_first_seen(connection: asyncpg.Connection, name: Generation, live: Generation) -> None:
     """Let parked events keep the time at which they were first seen."""
     await connection.execute(_statements(name)["keep_first_seen"].replace("{live}", live))

@@ -185,6 +185,13 @@ DELETE FROM {generation}.parked_event
 WHERE EXISTS (SELECT FROM control.discarded_event WHERE discarded_event.position = parked_event.position);
 
 
+-- name: newly_parked
+SELECT position FROM {generation}.parked_event
+EXCEPT
+SELECT position FROM {live}.parked_event
+ORDER BY position;
+
+
 -- name: keep_first_seen
 -- An event that is parked again was first seen when it was first parked.
 UPDATE {generation}.parked_event AS again

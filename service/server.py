@@ -5,6 +5,7 @@ import gc
 import signal
 import socket
 
+import structlog
 from granian.constants import Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
@@ -13,6 +14,8 @@ from granian.server.embed import Server
 from projections.errors import MembershipError
 from projections.settings import Settings
 from service.app import create_app
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 HEADER_TIMEOUT_MS = 10_000
 BACKLOG = 1024
@@ -55,6 +58,7 @@ async def serve(settings: Settings) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
+    log.info("listening", host=settings.http_host, port=settings.http_port)
     await server.serve()
 
 

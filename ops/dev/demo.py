@@ -76,7 +76,7 @@ class Demo:
         self._told += 1
         family = family_of(event_type)
         subject = ".".join([SUBJECT_ROOT, str(family), *(fields[name] for name in SUBJECT_IDS[str(family)])])
-        event_id = f"demo-{self._told}"
+        event_id = f"membership-demo-{self._told}"
         envelope = {"specversion": "1.0", "id": event_id, "source": "membership/demo", "type": event_type}
         body = msgspec.json.encode(envelope | {"time": _at(self._told), "data": fields})
         return Publication(subject, event_id, body)

@@ -58,7 +58,10 @@ class DevFolder:
             raise DevRefused(f"{self.root} cannot be used: {problem}. Choose another with --data-dir.") from problem
         if not _locked(mine):
             pid = os.pread(mine, 20, 0).decode().strip() or "unknown"
-            raise DevRefused(f"`membership dev` is already running on {self.root}, pid {pid}.")
+            raise DevRefused(
+                f"`membership dev` is already running on {self.root}, pid {pid}; dev.json in there says where. End "
+                f"it with Ctrl-C or `kill {pid}`, or start another one beside it with --data-dir and --port."
+            )
         os.ftruncate(mine, 0)
         os.pwrite(mine, f"{os.getpid()}\n".encode(), 0)
 

@@ -52,7 +52,7 @@ def _to_a_guest(places: Places, guest: Guest) -> list[str]:
     question = f"{places.api_url}/customers/{guest.customer_id}/campaigns"
     publish = f"publish {shlex.quote(str(guest.trial))}"
     trial = [
-        "- enrol that customer in one more campaign, then ask again:",
+        "- enrol that customer in one more campaign, then ask again (a second time changes nothing):",
         f"    {_needed(places, 'NATS_URL')}{_command(publish)}",
     ]
     return [

@@ -195,7 +195,7 @@ async def test_a_second_start_is_refused_and_disturbs_nothing(shared: Dev) -> No
     assert shared.process is not None
     second = shared.launch()
     assert await asyncio.to_thread(second.wait, DEADLINE_S) == 1
-    assert f"already running on {shared.folder}, pid {shared.process.pid}." in shared.said
+    assert f"already running on {shared.folder}, pid {shared.process.pid}; dev.json in there says where." in shared.said
     await shared.sees(1, await shared.publish(1))
 
 

@@ -55,7 +55,7 @@ async def test_a_bad_line_is_named_and_nothing_is_published(system: System, tmp_
     assert "nothing was published" in ended.err
 
     skipped = await membership(system.environment, "publish", "--skip-bad", file)
-    assert (skipped.code, "Published 1 new events" in skipped.out) == (1, True)
+    assert (skipped.code, "Published 1 new event, 0 duplicates" in skipped.out) == (1, True)
     await system.settled(state["position"] + 1)
 
 

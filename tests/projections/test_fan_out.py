@@ -118,12 +118,12 @@ async def test_a_newer_change_supersedes_the_one_under_way(
     assert await counted_right(connection)
 
 
-async def test_behind_nothing_is_copied_and_all_is_recorded(connection: asyncpg.Connection) -> None:
+async def test_behind_nothing_is_copied_and_what_has_members_is_recorded(connection: asyncpg.Connection) -> None:
     held = await applied(connection, await empty(connection), members(3))
     events = [published("campaign.upserted.v1", 1, campaign=n) for n in (1, 2)]
     held, left = await chunked(connection, held, [message(9 + n, *each) for n, each in enumerate(events)], 0)
     assert left
-    assert sorted(await recorded(connection)) == [campaign_id(1), campaign_id(2)]
+    assert await recorded(connection) == [campaign_id(1)], "the other one has no members"
     assert await connection.fetchval("SELECT count(*) FROM g1.membership WHERE owner_id IS NOT NULL") == 0
     await finished(connection, held)
     assert await connection.fetchval("SELECT count(*) FROM g1.membership WHERE owner_id IS NOT NULL") == 3

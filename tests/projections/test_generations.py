@@ -4,7 +4,7 @@ import asyncpg
 import pytest
 
 from projections import checkpoint as checkpoints
-from projections import generations
+from projections import generations, rebuild
 from projections.checkpoint import Checkpoint
 from projections.errors import GenerationNotReady, NothingToRollBackTo
 from projections.events import Message
@@ -74,6 +74,27 @@ async def test_a_switch_needs_both_level_and_a_rollback_is_the_same_switch(conne
     assert await checkpoints.live_generation(connection) == G1
     with pytest.raises(GenerationNotReady, match="gone"):
         await switch(connection, G3)
+
+
+async def test_a_switch_to_the_live_one_is_refused_so_that_the_way_back_stays(connection: asyncpg.Connection) -> None:
+    await beside(connection)
+    await apply_to_all(connection, await held_by_all(connection), enrolments(1, 2), CREATED)
+    await switch(connection, G2)
+    with pytest.raises(GenerationNotReady, match="live already"):
+        await switch(connection, G2)
+    assert await generations.previous(connection) == G1
+
+
+async def test_an_event_that_only_the_new_one_parks_is_found_behind_any_number_that_only_the_old_one_does(
+    connection: asyncpg.Connection,
+) -> None:
+    await beside(connection)
+    park = (
+        "INSERT INTO {}.parked_event (position, subject, body, reason, detail) SELECT n, '', '', 'r', '' FROM {} AS n"
+    )
+    await connection.execute(park.format("g1", "generate_series(1, 1500)"))
+    await connection.execute(park.format("g2", "unnest(ARRAY[7, 1600])"))
+    assert await rebuild.newly_parked(connection, G2, G1) == [1600]
 
 
 async def test_what_was_replaced_twice_has_followed_long_enough(connection: asyncpg.Connection) -> None:

@@ -210,7 +210,7 @@ async def test_differences_need_approval_and_the_same_command_gives_it(own_syste
     await connection.close()
     refused = await operate(own_system, "rebuild")
     assert (refused.code, await live(own_system)) == (1, "g1")
-    assert "6 rows differ from g1 and nobody approved that" in refused.err
+    assert "6 differing rows in g1, and nobody approved that" in refused.err
     assert "is missing; the stream has it" in refused.out
     (job,) = json.loads((await operate(own_system, "status", "--json")).out)["jobs"]
     assert (job["kind"], job["state"], job["phase"]) == ("rebuild", "refused", "gate")
