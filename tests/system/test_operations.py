@@ -18,6 +18,7 @@ from ops.comparing import Findings
 from ops.generation_job import GenerationJob
 from ops.progress import Screen
 from ops.throttle import Pace
+from projections import jobs
 from projections.errors import GateRefused
 from projections.events import Position
 from projections.settings import load
@@ -435,3 +436,54 @@ async def test_status_says_when_the_stream_is_not_the_one_that_was_applied(own_s
         assert (ended.code, found["lag_events"], said in ended.err) == (1, None, True), ended
         await stream.create(client, replicas=1)
     await client.close()
+
+
+async def test_an_erasure_under_way_keeps_repairs_and_rebuilds_away(own_system: System, town: Town) -> None:
+    connection = await asyncpg.connect(own_system.database_url)
+    job = await jobs.open_or_resume(connection, "erase", "purge", "test")
+    for command in (("repair", "--customer", customer_id(1)), ("rebuild", "--yes"), ("verify",)):
+        refused = await operate(own_system, *command)
+        assert (refused.code, "eras" in refused.err) == (1, True), refused
+    await jobs.finish(connection, job, "cancelled", "by the test")
+    await connection.close()
+    assert (await operate(own_system, "repair", "--customer", customer_id(1))).code == 0
+    await demand_the_towns_rows(own_system, town)
+
+
+@pytest.mark.usefixtures("town")
+async def test_an_event_published_while_its_customer_is_erased_leaves_neither_a_row_nor_a_message(
+    own_system: System,
+) -> None:
+    connection = await asyncpg.connect(own_system.database_url)
+    async with connection.transaction():
+        # Nobody commits: the erasure has purged, and waits with the projector.
+        await connection.execute("SELECT FROM control.checkpoint FOR UPDATE")
+        erasing = asyncio.create_task(operate(own_system, "erase", "--customer", customer_id(1), "--yes"))
+        waits = (
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+            "AND application_name = 'membership-command')"
+        )
+        while not (await own_system.fetch(waits))[0][0]:
+            assert not erasing.done(), await erasing
+            await asyncio.sleep(0.02)
+        again = published("target.enrolled.v1", 10**9, customer=1, campaign=1)
+        await own_system.publish([again])
+    erased = await erasing
+    assert erased.code == 0, erased
+    await own_system.settled(await own_system.publish([published("customer.upserted.v1", 10**9, customer=2)]))
+    found = await connection.fetchval("SELECT count(*) FROM g1.membership WHERE customer_id = $1", customer_id(1))
+    assert found == 0
+    verified = await operate(own_system, "verify")
+    assert (verified.code, "No row differs" in verified.out) == (0, True), verified
+    await connection.close()
+
+
+@pytest.mark.usefixtures("town")
+async def test_two_rollbacks_at_once_leave_a_way_back(own_system: System) -> None:
+    assert (await operate(own_system, "rebuild", "--yes")).code == 0
+    ended = await asyncio.gather(*(operate(own_system, "rollback") for _ in range(2)))
+    assert [each.code for each in ended] == [0, 0], ended
+    row = await own_system.fetch("SELECT generation, previous FROM control.live")
+    assert (row[0]["generation"], row[0]["previous"]) == ("g2", "g1")
+    assert (await operate(own_system, "rollback")).code == 0
+    assert await live(own_system) == "g1"
