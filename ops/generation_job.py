@@ -217,7 +217,9 @@ async def _switch(place: Workplace, actor: str, findings: Findings) -> None:
             )
         await rebuild.forget_discarded(place.work, place.new)  # since the comparison, too
         await generations.switch(place.work, place.new, old_follows_s=place.settings.rollback_window_s)
-        what = f"switched from {was} to {place.new} with {counted(findings.count, 'differing row')}"
+        compared = findings is not NOTHING  # in this run, and not in one that died between the comparison and here
+        how = f"with {counted(findings.count, 'differing row')}" if compared else "as an earlier run was allowed to"
+        what = f"switched from {was} to {place.new} {how}"
         await jobs.audit(place.work, actor, "switch", what)
         await jobs.finish(place.work, place.job, "done", what)
 

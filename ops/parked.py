@@ -73,6 +73,7 @@ async def retry_all(connection: asyncpg.Connection, wanted: Filter, max_rate: in
 async def retry(connection: asyncpg.Connection, positions: Sequence[int], max_rate: int) -> int:
     """Read parked events again through the current code; return 1 if one of them is still parked."""
     applied = still = 0
+    await parking.require_parked(connection, positions)  # before the first chunk: what follows is not taken back
     with progress() as bar:
         task = bar.add_task("retry", total=len(positions))
         for start in range(0, len(positions), CHUNK_EVENTS):

@@ -6,7 +6,7 @@ import sys
 import asyncpg
 
 from ops.account import actor
-from ops.comparing import ROWS_READ_MAX, Findings
+from ops.comparing import NOTHING, ROWS_READ_MAX, Findings
 from ops.gate import Approve
 from ops.generation_job import GenerationJob, Kind, Result
 from ops.progress import JsonScreen, Screen
@@ -45,7 +45,7 @@ async def rebuild(settings: Settings, pace: Pace, *, yes: bool, as_json: bool) -
         _print_json(result)
     else:
         hours = settings.rollback_window_s / 3600
-        same = "" if result.findings.count else ", row for row as before"
+        same = "" if result.findings.count or result.findings is NOTHING else ", row for row as before"
         print(f"{result.switched_to} is live{same}. {result.was} follows for {hours:g} hours: `membership rollback`.")
     return 0
 

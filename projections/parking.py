@@ -81,7 +81,7 @@ async def retry(connection: asyncpg.Connection, wanted: Sequence[int], actor: st
     """
     async with connection.transaction():
         await generations.hold_still(connection)
-        await _require_parked(connection, wanted)
+        await require_parked(connection, wanted)
         retried = Retried([], {})
         for name in await generations.roster(connection):
             found = await _retry_in(connection, name, wanted)
@@ -106,8 +106,7 @@ async def discard(connection: asyncpg.Connection, wanted: Sequence[int], reason:
         for each in await generations.standings(connection):
             name = generation(each.generation)
             # One that is being filled is only asked: its job takes the discarded out when it compares.
-            found = await positions(connection, name, Filter())
-            missing -= set(found)
+            missing -= await _parked_among(connection, name, wanted)
             if each.state != "filling":
                 await connection.execute(_statements(name)["take_out"], list(wanted))
         if missing:
@@ -151,11 +150,16 @@ async def _retry_in(connection: asyncpg.Connection, name: Generation, wanted: Se
     return retried
 
 
-async def _require_parked(connection: asyncpg.Connection, wanted: Sequence[int]) -> None:
+async def require_parked(connection: asyncpg.Connection, wanted: Sequence[int]) -> None:
+    """Raise `NotParked` unless the live generation has an event parked at each of these positions."""
     live = next(each for each in await generations.standings(connection) if each.live)
-    parked = set(await positions(connection, generation(live.generation), Filter()))
+    parked = await _parked_among(connection, generation(live.generation), wanted)
     if missing := sorted(set(wanted) - parked):
         raise NotParked(missing, Position(live.position))
+
+
+async def _parked_among(connection: asyncpg.Connection, name: Generation, wanted: Sequence[int]) -> set[int]:
+    return {row["position"] for row in await connection.fetch(_statements(name)["parked_among"], list(wanted))}
 
 
 async def _live_position(connection: asyncpg.Connection) -> int:

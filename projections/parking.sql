@@ -16,6 +16,10 @@ ORDER BY position DESC LIMIT $3;
 SELECT position FROM {generation}.parked_event WHERE {filtered} ORDER BY position;
 
 
+-- name: parked_among
+SELECT position FROM {generation}.parked_event WHERE position = any($1::bigint[]);
+
+
 -- name: filtered
 -- Included: by reason, by the beginning of the subject; null leaves all.
 ($1::text IS NULL OR reason = $1) AND ($2::text IS NULL OR starts_with(subject, $2))
