@@ -1,7 +1,7 @@
 # Everything there is to do here, from a clean clone, with nothing but Python 3.11 or newer, pip and make.
 .POSIX:
 .SUFFIXES:
-.PHONY: help setup run test check fix bench lock
+.PHONY: help setup run test coverage check fix bench lock release
 
 ARGS =
 BIN = .venv/bin
@@ -12,7 +12,7 @@ UV = .build/uv/bin/uv
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 16
 
 setup: $(SET_UP) ## Make .venv with the membership command; again only when the lock or pyproject.toml changed
 
@@ -21,6 +21,12 @@ run: setup ## Start PostgreSQL, NATS, projector and API here, with demo content 
 
 test: setup ## Run the tests (ARGS='-k word -x')
 	@$(BIN)/python -m pytest $(ARGS)
+
+coverage: setup ## Run the tests and print which lines and branches they execute, child processes included (ARGS as for test)
+	@rm -f .build/coverage/data*
+	@COVERAGE_FILE=$(CURDIR)/.build/coverage/data $(BIN)/python -m coverage run -m pytest $(ARGS)
+	@COVERAGE_FILE=$(CURDIR)/.build/coverage/data $(BIN)/python -m coverage combine --quiet
+	@COVERAGE_FILE=$(CURDIR)/.build/coverage/data $(BIN)/python -m coverage report --skip-covered --sort=cover
 
 check: setup ## Lint, types, imports, migrations, Dockerfile, compose.yaml
 	$(BIN)/ruff check .
@@ -32,6 +38,7 @@ check: setup ## Lint, types, imports, migrations, Dockerfile, compose.yaml
 		--exclude require-lock-timeout,require-statement-timeout projections/migrations/*.sql
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
 
 fix: setup ## Correct what ruff can correct
 	$(BIN)/ruff check --fix .
@@ -44,7 +51,24 @@ lock: $(UV) ## Bring the locks up to pyproject.toml, keeping what fits (ARGS=--u
 	$(COMPILE) $(ARGS) --output-file requirements.lock pyproject.toml
 	$(COMPILE) $(ARGS) --output-file requirements-dev.lock --extra dev --group test pyproject.toml
 	$(COMPILE) $(ARGS) --output-file requirements-build.lock --group build
+	$(COMPILE) $(ARGS) --output-file requirements-release.lock --group release
 	$(COMPILE) $(ARGS) --output-file requirements-bench.lock --group bench --constraint requirements-dev.lock
+
+# The version must have a dated section in the changelog, and nothing may be waiting for a later one.
+release: setup ## Build wheel, sdist and SBOM into dist/, once version and CHANGELOG.md agree
+	@version=$$(sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml); \
+	grep -Eq "^## \[$$version\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$$" CHANGELOG.md || { \
+		echo "CHANGELOG.md has no section '## [$$version] - YYYY-MM-DD' for the version in pyproject.toml." >&2; exit 1; }; \
+	if sed -n '/^## \[Unreleased\]/,/^## \[[0-9]/p' CHANGELOG.md | grep -q '^- '; then \
+		echo 'CHANGELOG.md has unreleased entries: raise the version in pyproject.toml and date them.' >&2; exit 1; fi
+	@rm -rf dist .build/release
+	@$(BIN)/python -m venv --without-pip .build/release
+	@$(BIN)/python -m pip --python .build/release --disable-pip-version-check install --quiet \
+		--require-hashes -r requirements-release.lock
+	@.build/release/bin/hatchling build --directory dist
+	@.build/release/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.cdx.json requirements.lock
+	@ls -l dist
 
 $(SET_UP): $(BIN)/python requirements-dev.lock pyproject.toml
 	@echo 'Installing what requirements-dev.lock names into .venv; the first time takes a minute or two.'

@@ -1,7 +1,12 @@
 """Messages cut out of what a connection reads: whole, in order and unchanged, wherever the reads are cut."""
 
+from inspect import signature
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from consumers.client import WHOLE_BYTES_MAX, TolerantClient
 
@@ -48,3 +53,16 @@ async def test_a_sink_is_given_every_message_wherever_the_reads_are_cut(
     for begins, ends in zip([0, *cuts], [*cuts, len(wire)], strict=True):
         await client._ps.parse(wire[begins:ends])
     assert taken == [given for _, given in sent if given is not None]
+
+
+async def test_nats_py_has_every_private_member_that_the_client_relies_on() -> None:
+    client = Client()
+
+    assert isinstance(client._ps, Parser)
+    assert {"buf", "state"} <= vars(client._ps).keys()
+    assert client._ps.state == AWAITING_CONTROL_LINE
+    assert "_id" in vars(Subscription(client, 7))
+    assert list(signature(Client._process_msg).parameters) == ["self", "sid", "subject", "reply", "data", "headers"]
+    assert list(signature(Client._build_message).parameters) == ["self", "sid", "subject", "reply", "data", "headers"]
+    assert list(signature(Client._process_headers).parameters) == ["self", "headers"]
+    assert Client._parse_header_lines(b"a: b\r\n\r\n") == {"a": "b"}

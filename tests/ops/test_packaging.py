@@ -28,7 +28,13 @@ from service import openapi
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock", "requirements-bench.lock")
+LOCKS = (
+    "requirements.lock",
+    "requirements-dev.lock",
+    "requirements-build.lock",
+    "requirements-release.lock",
+    "requirements-bench.lock",
+)
 ROLES = {
     "migrate": {"database_url"},
     "projector": {"database_url", "nats_url"},
@@ -336,7 +342,8 @@ def wanted(name: str) -> list[Requirement]:
         *(each for each in groups["test"] if isinstance(each, str)),
         *build,
     ]
-    asked_of = dict(zip(LOCKS, (production, development, build, groups["bench"]), strict=True))
+    release = [*build, *(each for each in groups["release"] if isinstance(each, str))]
+    asked_of = dict(zip(LOCKS, (production, development, build, release, groups["bench"]), strict=True))
     return [Requirement(each) for each in asked_of[name]]
 
 
@@ -371,6 +378,17 @@ def test_the_peers_stand_on_the_same_versions_of_what_we_use_too() -> None:
 
 
 # --- Makefile and CI -------------------------------------------------------------------------------------------------
+
+
+def test_every_workflow_and_hook_calls_what_a_developer_calls() -> None:
+    ci = yaml.safe_load(text_of(".github/workflows/ci.yaml"))["jobs"]["check-and-test"]
+    updates = yaml.safe_load(text_of(".github/workflows/dependencies.yaml"))["jobs"]["upgrade-locks"]
+    hooks = yaml.safe_load(text_of(".pre-commit-config.yaml"))["repos"][0]["hooks"]
+
+    assert ci["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    assert "bash .ci/run" in [step.get("run") for step in ci["steps"]]
+    assert "make lock ARGS=--upgrade" in [step.get("run") for step in updates["steps"]]
+    assert [hook["entry"] for hook in hooks] == ["make check"]
 
 
 def test_make_help_describes_every_target() -> None:
