@@ -22,7 +22,7 @@ State = Literal["filling", "following", "broken", "dropped"]
 
 INDEXES: Final[Mapping[str, str]] = {
     "key_of_campaign": "campaign_pkey",
-    "campaign_by_name": "campaign_by_name",
+    "campaign_by_name_prefix": "campaign_by_name_prefix",
     "campaign_by_created_at": "campaign_by_created_at",
     "campaign_by_created_at_desc": "campaign_by_created_at_desc",
     "campaign_by_text": "campaign_by_text",

@@ -74,7 +74,7 @@ INDEX_STAGES: Final = (
         "membership_by_campaign",
         "key_of_customer_summary",
         "campaign_by_text",
-        "campaign_by_name",
+        "campaign_by_name_prefix",
         "campaign_by_created_at",
         "campaign_by_created_at_desc",
         "key_of_campaign",
