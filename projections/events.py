@@ -44,8 +44,12 @@ Reason = Literal[
     "unknown_type",
     "invalid_field",
     "id_mismatch",
+    "refused_by_tables",
 ]
 """Why a message is parked; docs/events.md says for each what an operator can do."""
+
+REFUSED_BY_TABLES: Final[Reason] = "refused_by_tables"
+"""The one reason that decoding does not find: PostgreSQL refused a valid event's values."""
 
 
 class Message(Struct, frozen=True, gc=False):

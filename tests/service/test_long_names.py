@@ -10,7 +10,8 @@ from projections.search_key import search_key
 from service.parameters import ListRequest, SortDirection
 from service.reads import After, Page, page_statement, shape_of, values_of
 from tests.builders import campaign_id, customer_id, message, published
-from tests.projections.test_projector import applied, empty
+from tests.projections.test_projector import applied, empty, rows
+from tests.projections.test_rebuild import rebuilt
 
 G1 = Generation("g1")
 PREFIX_CHARS = 600
@@ -72,3 +73,12 @@ async def test_pages_by_name_are_in_the_order_of_the_whole_key(
     for offset in range(len(named)):
         page = await page_of(connection, ListRequest(customer_id(1), limit=1, offset=offset, sort_field="name"))
         assert page.last_campaign_id == descending[offset]
+
+
+async def test_a_rebuild_takes_the_same_long_names(connection: asyncpg.Connection) -> None:
+    named = names()
+    await enrol_in_all(connection, named)
+    events = [published("campaign.upserted.v1", 1, campaign=number, name=name) for number, name in enumerate(named, 1)]
+    events += [published("target.enrolled.v1", 1, campaign=number) for number in range(1, len(named) + 1)]
+    chunk = [message(at, *event) for at, event in enumerate(events, start=1)]
+    assert await rows(connection, await rebuilt(connection, [chunk], killed_after=1_000)) == await rows(connection)
