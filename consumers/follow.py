@@ -27,7 +27,7 @@ from consumers.leadership import leadership
 from projections import checkpoint as checkpoints
 from projections import generations
 from projections.checkpoint import Checkpoint
-from projections.database import LEADER_SILENCE_MAX_S, UNAVAILABLE
+from projections.database import LEADER_SILENCE_MAX_S, UNAVAILABLE, closed_is_unavailable
 from projections.errors import Fenced, MembershipError, TablesRefuse
 from projections.fan_out import MEMBERS_MAX
 from projections.migrations import require_migrated
@@ -268,20 +268,23 @@ class Term:
         """Apply a batch; after a failure that a smaller one may not meet, the next is half as large."""
         # Behind, the events come first: a fan-out in every full batch would hold up all that follow.
         members_max = 0 if gathered.events >= self._limits.events_max else MEMBERS_MAX
-        held = self._held
         try:
-            if len({each.position for each in held}) == 1:
-                applied = await apply_level(self._connection, held, gathered.batch(), stream_created, members_max)
-            else:  # one that has just joined: a batch for each, until they are level
-                applied = await apply_to_all(self._connection, held, gathered.messages, stream_created, members_max)
+            with closed_is_unavailable(self._connection):  # a rollback on a lost connection raises another error
+                applied = await self._apply_as(gathered, stream_created, members_max)
         except TablesRefuse as refusal:
             await self._note_damage(refusal)
             raise
         except UNAVAILABLE:
             self._limits.halve(gathered.events, gathered.bytes)
             raise
-        self._limits.grow()
+        self._limits.succeed()
         return applied
+
+    async def _apply_as(self, gathered: Gathered, stream_created: str, members_max: int) -> Applied:
+        if len({each.position for each in self._held}) == 1:
+            return await apply_level(self._connection, self._held, gathered.batch(), stream_created, members_max)
+        # One has just joined: each gets a batch of its own, until all stand at the same position.
+        return await apply_to_all(self._connection, self._held, gathered.messages, stream_created, members_max)
 
     async def _note_damage(self, refusal: TablesRefuse) -> None:
         """Mark damaged tables as broken, so that a rebuild may replace them; they are tried again all the same."""
