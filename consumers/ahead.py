@@ -11,25 +11,30 @@ doubt is handed out; then the doubt is raised.
 
 import asyncio
 import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self
 
+from consumers.batch_limits import BatchLimits
 from consumers.intake import Reading
+from projections.events import Message
 from projections.projector import Gathered
 
 SLICE_EVENTS: Final = 128
 """Decoded in one go, less than a millisecond: PostgreSQL's answers and the broker's messages come in between."""
-GATHERED_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Bounds memory, and the time of one transaction, against huge bodies; a batch may exceed it by a slice."""
+SLICE_BYTES: Final = 64 * 1024
+"""A slice of large bodies ends here: unfolding their texts takes some milliseconds, of the largest body up to 50."""
 IDLE_S: Final = 1.0
+GATHER_S: Final = 1.0
+"""How long a batch that has begun may grow; PostgreSQL ends the session of a leader that is silent for longer."""
 
 
 class ReadAhead:
     """Hands out the batches of one reading. An async context manager, to be left before the reading is."""
 
-    def __init__(self, reading: Reading, events_max: int) -> None:
+    def __init__(self, reading: Reading, limits: BatchLimits) -> None:
         self._reading = reading
-        self._events_max = events_max
+        self._limits = limits
         self._gathered = Gathered(reading.position)
         self._moved = asyncio.Event()
         self._room = asyncio.Event()
@@ -57,8 +62,11 @@ class ReadAhead:
             self._gathered = Gathered(self._reading.position)
             self._gathering = asyncio.create_task(self._gather())
             self._gathering.add_done_callback(self._ended)
-        ends = time.monotonic() + wait_s
-        while self._more_at_hand() and (left_s := IDLE_S if self._gathered.events else ends - time.monotonic()) > 0:
+        began = time.monotonic()
+        while self._more_at_hand():
+            left_s = began + (GATHER_S if self._gathered.events else wait_s) - time.monotonic()
+            if left_s <= 0:
+                break
             self._moved.clear()
             try:
                 async with asyncio.timeout(left_s):
@@ -80,14 +88,15 @@ class ReadAhead:
 
     @property
     def _full(self) -> bool:
-        return self._gathered.events >= self._events_max or self._gathered.bytes >= GATHERED_BYTES_MAX
+        return self._gathered.events >= self._limits.events_max or self._gathered.bytes >= self._limits.bytes_max
 
     async def _gather(self) -> None:
         while not self._closed:
             await self._room.wait()
-            slice_max = min(SLICE_EVENTS, self._events_max - self._gathered.events)
-            if messages := await self._reading.next_batch(slice_max, IDLE_S):
-                self._gathered.add(messages)
+            slice_max = min(SLICE_EVENTS, max(1, self._limits.events_max - self._gathered.events))
+            for piece in _slices(await self._reading.next_batch(slice_max, IDLE_S)):
+                await self._room.wait()
+                self._gathered.add(piece)
                 self._moved.set()
                 if self._full:
                     self._room.clear()
@@ -97,3 +106,15 @@ class ReadAhead:
         if not gathering.cancelled():
             gathering.exception()  # raised to who asks for the next batch; where nobody does, no news
         self._moved.set()
+
+
+def _slices(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Cut messages where their bodies reach `SLICE_BYTES`."""
+    begins = size = 0
+    for at, message in enumerate(messages):
+        size += len(message.body)
+        if size >= SLICE_BYTES:
+            yield messages[begins : at + 1]
+            begins, size = at + 1, 0
+    if begins < len(messages):
+        yield messages[begins:]

@@ -3,13 +3,15 @@
 Reads: the stream. Writes: through projections.projector only.
 Invariants: an event is applied in stream order, in the transaction that moves the checkpoint, by the one leader.
 Fails: `StreamRefused` ends the process with its sentence, for an operator must decide; a database or broker that is
-away is waited for; anything unforeseen crashes, and the supervisor starts afresh from the checkpoint.
+away, and tables that cannot be written, are waited for; anything unforeseen crashes, and the supervisor starts afresh
+from the checkpoint.
 """
 
 import asyncio
 import time
-from contextlib import suppress
-from typing import Final
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
+from typing import Any, Final, TypeVar
 
 import asyncpg
 import structlog
@@ -18,17 +20,26 @@ from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers import stream
 from consumers.ahead import ReadAhead
+from consumers.batch_limits import BatchLimits
 from consumers.client import TolerantClient
 from consumers.intake import Interrupted, Reading
 from consumers.leadership import leadership
 from projections import checkpoint as checkpoints
 from projections import generations
 from projections.checkpoint import Checkpoint
-from projections.database import LEADER_SILENCE_MAX_S, UNAVAILABLE
-from projections.errors import Fenced, LiveGenerationBroken, MembershipError
+from projections.database import LEADER_SILENCE_MAX_S, UNAVAILABLE, closed_is_unavailable
+from projections.errors import Fenced, MembershipError, TablesRefuse
 from projections.fan_out import MEMBERS_MAX
 from projections.migrations import require_migrated
-from projections.projector import Applied, Unwritable, apply_level, apply_to_all, fan_out_in_all
+from projections.projector import (
+    SESSION_REFUSED,
+    Applied,
+    Gathered,
+    Unwritable,
+    apply_level,
+    apply_to_all,
+    fan_out_in_all,
+)
 from projections.settings import Settings
 from projections.trouble import Trouble
 
@@ -39,6 +50,8 @@ WATCH_S: Final = 5.0
 RETRY_S: Final = 0.25
 RETRY_MAX_S: Final = 2.0
 """Between attempts while PostgreSQL stays away, or takes nothing: a full disk lets a projector lead, but not write."""
+CANCEL_WAIT_S: Final = 1.0
+"""How long a call to the broker may take to end once it is cancelled: nats-py may lose a cancellation."""
 TERM_SHORT_S: Final = 5.0
 """A term that lasted longer was a good one; what ends it is news."""
 FAN_OUT_EVERY_S: Final = 0.5
@@ -47,6 +60,15 @@ SWEEP_S: Final = 5.0
 """How often generations that have followed long enough are looked for."""
 
 BROKER_AWAY: Final = (NatsError, NatsTimeoutError)
+DATABASE_WAITED_FOR: Final = (
+    *UNAVAILABLE,
+    *SESSION_REFUSED,
+    asyncpg.LockNotAvailableError,
+    asyncpg.InsufficientPrivilegeError,
+)
+"""What ends a term and is waited for: also a lock that an operator's transaction holds, and a right that is missing."""
+
+T = TypeVar("T")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -55,6 +77,7 @@ async def project(settings: Settings) -> None:
     """Follow the stream until cancelled; raises `StreamRefused` when an operator has to decide."""
     link = BrokerLink(settings)
     client = await link.connect()
+    limits = BatchLimits(settings.batch_events_max)
     trouble = Trouble()
     retry_s = RETRY_S
     try:
@@ -64,19 +87,22 @@ async def project(settings: Settings) -> None:
                 async with leadership(settings.database_url) as connection:
                     led_at = time.monotonic()
                     await require_migrated(connection)
-                    await Term(settings, connection, client, link).serve()
+                    await Term(settings, connection, client, link, limits).serve()
             except Fenced as fenced:
                 log.info("term_over", detail=str(fenced))
-            except (*UNAVAILABLE, asyncpg.LockNotAvailableError) as problem:  # the latter: an operator's transaction
+            except (*DATABASE_WAITED_FOR, TablesRefuse) as problem:
                 _obey_cancellation()
                 lasted_s = time.monotonic() - led_at
                 if lasted_s > TERM_SHORT_S:
                     trouble.over()
                     retry_s = RETRY_S
-                trouble.tell("waiting_for_database", problem)
+                trouble.tell(
+                    "waiting_for_tables" if isinstance(problem, TablesRefuse) else "waiting_for_database", problem
+                )
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, RETRY_MAX_S)
     finally:
+        link.closing = True
         await client.close()
 
 
@@ -100,6 +126,8 @@ class BrokerLink:
         self._servers = [url.strip() for url in settings.nats_url.split(",")]
         self._trouble = Trouble()
         self.reading: Reading | None = None
+        self.closing = False
+        """Whether the process stops: the end of the connection is then no trouble."""
 
     async def connect(self) -> TolerantClient:
         """Return a connected client, however long that takes."""
@@ -123,7 +151,8 @@ class BrokerLink:
         self._trouble.tell("broker_trouble", problem)
 
     async def _on_disconnected(self) -> None:
-        log.warning("broker_disconnected")
+        if not self.closing:
+            log.warning("broker_disconnected")
 
     async def _on_reconnected(self) -> None:
         log.info("broker_reconnected")
@@ -135,15 +164,23 @@ class Term:
     """One term of leadership: from the lock until the database session or the roster is no longer what it was."""
 
     def __init__(
-        self, settings: Settings, connection: asyncpg.Connection, client: TolerantClient, link: BrokerLink
+        self,
+        settings: Settings,
+        connection: asyncpg.Connection,
+        client: TolerantClient,
+        link: BrokerLink,
+        limits: BatchLimits,
     ) -> None:
         self._settings = settings
+        self._limits = limits
         self._connection = connection
         self._client = client
         self._link = link
         self._trouble = Trouble()
         self._held: list[Checkpoint] = []
         self._caught_up = False
+        self._recovering = False
+        """Whether the live generation is broken and is tried again, for no other one follows."""
         self._fanning_out = True  # perhaps: the term before may have left some of it
         self._fanned_out_at = self._swept_at = time.monotonic()
 
@@ -164,21 +201,20 @@ class Term:
         await generations.hold_still(self._connection)
         roster = await generations.roster(self._connection)
         if not roster:
-            live = await checkpoints.live_generation(self._connection)
-            raise LiveGenerationBroken(live, "it was marked broken when one could not be written")
+            # The tables may have been corrected by hand; the first write that succeeds says so.
+            roster = [await checkpoints.live_generation(self._connection)]
+            self._recovering = True
         self._held = [await checkpoints.take_over(self._connection, name) for name in roster]
 
     async def _read_once(self) -> bool:
         """Read and apply until the reading is interrupted (False) or the roster has changed (True)."""
         try:
             for held in self._held:
-                state = await stream.verify(self._client, held, self._settings.stream_replicas)
-            await self._beat()
+                state = await self._beating(stream.verify(self._client, held, self._settings.stream_replicas))
             self._link.reading = Reading(self._client, min(held.position for held in self._held))  # before it opens
-            async with (
-                self._link.reading as reading,
-                ReadAhead(reading, self._settings.batch_events_max) as ahead,
-            ):
+            async with AsyncExitStack() as stack:
+                reading = await self._beating(stack.enter_async_context(self._link.reading))
+                ahead = await stack.enter_async_context(ReadAhead(reading, self._limits))
                 await self._beat()
                 self._trouble.over()
                 with suppress(Interrupted):
@@ -194,13 +230,12 @@ class Term:
 
     async def _step(self, reading: Reading, ahead: ReadAhead, stream_created: str) -> None:
         events = await self._apply_next(reading, ahead, stream_created)
-        behind = events >= self._settings.batch_events_max
+        behind = events >= self._limits.events_max
         if self._fanning_out and (not behind or time.monotonic() - self._fanned_out_at > FAN_OUT_EVERY_S):
             await self._settle(await fan_out_in_all(self._connection, self._held))
             self._fanned_out_at = time.monotonic()
         elif not events:
-            await self._beat()
-            await reading.watch(WATCH_S)
+            await self._beating(reading.watch(WATCH_S))
         # What was read ahead has left the reading, but was not applied.
         applied = min(held.position for held in self._held)
         if not self._caught_up and reading.caught_up and reading.position <= applied:
@@ -211,35 +246,65 @@ class Term:
 
     async def _apply_next(self, reading: Reading, ahead: ReadAhead, stream_created: str) -> int:
         """Apply the next batch and return how many events it had; 0 when nothing came for a while."""
-        events_max = self._settings.batch_events_max
-        wait_s = 0 if self._fanning_out else TICK_S
-        stands = {held.position for held in self._held}
-        if len(stands) > 1:  # one that has just joined: a batch for each, read when it is needed, until they are level
-            messages = await reading.next_batch(events_max, wait_s)
-            if not messages:
-                return 0
-            events, began = len(messages), time.perf_counter()
-            members_max = 0 if events >= events_max else MEMBERS_MAX
-            applied = await apply_to_all(self._connection, self._held, messages, stream_created, members_max)
-        else:
-            gathered = await ahead.next_batch(wait_s)
-            if gathered is None:
-                return 0
-            if gathered.after not in stands:
-                reading.interrupt(f"a batch after {gathered.after} was read ahead, but {stands} is applied")
-                raise Interrupted(reading.doubt)
-            events, began = gathered.events, time.perf_counter()
-            # Behind, the events come first: a fan-out in every full batch would hold up all that follow.
-            members_max = 0 if events >= events_max else MEMBERS_MAX
-            applied = await apply_level(self._connection, self._held, gathered.batch(), stream_created, members_max)
+        gathered = await ahead.next_batch(0 if self._fanning_out else TICK_S)
+        if gathered is None:
+            return 0
+        applied_to = min(held.position for held in self._held)
+        if gathered.after != applied_to:
+            reading.interrupt(f"a batch after {gathered.after} was read ahead, but {applied_to} is applied")
+            raise Interrupted(reading.doubt)
+        began = time.perf_counter()
+        applied = await self._apply(gathered, stream_created)
         fanning_out = self._fanning_out
         await self._settle(applied)
         self._fanning_out |= fanning_out
         took_ms = round((time.perf_counter() - began) * 1000, 1)
-        log.debug("applied", position=self._held[0].position, events=events, took_ms=took_ms)
+        log.debug("applied", position=self._held[0].position, events=gathered.events, took_ms=took_ms)
         for each in applied.parked:
             log.warning("parked", position=each.message.position, reason=each.why.reason, detail=each.why.detail)
-        return events
+        return gathered.events
+
+    async def _apply(self, gathered: Gathered, stream_created: str) -> Applied:
+        """Apply a batch; after a failure that a smaller one may not meet, the next is half as large."""
+        # Behind, the events come first: a fan-out in every full batch would hold up all that follow.
+        members_max = 0 if gathered.events >= self._limits.events_max else MEMBERS_MAX
+        try:
+            with closed_is_unavailable(self._connection):  # a rollback on a lost connection raises another error
+                applied = await self._apply_as(gathered, stream_created, members_max)
+        except TablesRefuse as refusal:
+            await self._note_damage(refusal)
+            raise
+        except UNAVAILABLE:
+            self._limits.halve(gathered.events, gathered.bytes)
+            raise
+        self._limits.succeed()
+        return applied
+
+    async def _apply_as(self, gathered: Gathered, stream_created: str, members_max: int) -> Applied:
+        if len({each.position for each in self._held}) == 1:
+            return await apply_level(self._connection, self._held, gathered.batch(), stream_created, members_max)
+        # One has just joined: each gets a batch of its own, until all stand at the same position.
+        return await apply_to_all(self._connection, self._held, gathered.messages, stream_created, members_max)
+
+    async def _note_damage(self, refusal: TablesRefuse) -> None:
+        """Mark damaged tables as broken, so that a rebuild may replace them; they are tried again all the same."""
+        if refusal.damaged and not self._recovering:
+            name = self._held[0].generation
+            await generations.mark_broken(self._connection, name)
+            log.error("generation_broken", generation=name, detail=refusal.problem)
+
+    async def _beating(self, call: Coroutine[Any, Any, T]) -> T:
+        """Await a call to the broker, however long it takes, with a heartbeat to PostgreSQL every `TICK_S`."""
+        await self._beat()
+        calling = asyncio.create_task(call)
+        try:
+            while not (await asyncio.wait([calling], timeout=TICK_S))[0]:
+                await self._beat()
+            return calling.result()
+        finally:
+            if not calling.done():
+                calling.cancel()
+                await asyncio.wait([calling], timeout=CANCEL_WAIT_S)
 
     async def _beat(self) -> None:
         """Show PostgreSQL that this leader lives, and see that PostgreSQL does and nobody has called a new term."""
@@ -266,11 +331,13 @@ class Term:
         """Go on from where the transaction has led."""
         self._held = applied.held
         self._fanning_out = applied.fanning_out
+        if self._recovering:
+            self._recovering = False
+            await generations.mark_recovered(self._connection, self._held[0].generation)
+            log.info("generation_recovered", generation=self._held[0].generation)
         for broken in applied.unwritable:
             await self._leave_behind(broken)
 
     async def _leave_behind(self, broken: Unwritable) -> None:
         await generations.mark_broken(self._connection, broken.generation)
         log.error("generation_broken", generation=broken.generation, detail=broken.problem)
-        if not self._held:
-            raise LiveGenerationBroken(broken.generation, broken.problem)

@@ -18,7 +18,7 @@ from projections import fan_out, rebuild
 from projections.checkpoint import Checkpoint
 from projections.differences import KEYS, Comparison, Difference, Part
 from projections.errors import JobRefused
-from projections.projector import park, read_batch, write_registers
+from projections.projector import park, read_batch, write_in_parts
 from projections.queries import writes
 
 MAKE_UP_EVENTS: Final = 2_000
@@ -82,8 +82,8 @@ async def _make_up(place: Workplace, held: Checkpoint, live: Checkpoint) -> None
     async with aclosing(replay(place.client, held.position, live.position, events_max=MAKE_UP_EVENTS)) as stretch:
         async for messages in stretch:
             batch = read_batch(messages)
-            await write_registers(place.work, statements, batch.registers)
-            await park(place.work, statements, batch.parked)
+            _, refused = await write_in_parts(place.work, statements, batch)
+            await park(place.work, statements, [*batch.parked, *refused])
     if live.position > held.position and live.message_time_ns is not None and live.stream_created is not None:
         to = Checkpoint(held.generation, live.position, live.message_time_ns, live.stream_created, held.epoch)
         await checkpoints.advance(place.work, held, to)

@@ -29,6 +29,8 @@ UNAVAILABLE: Final = (
 )
 """What an unreachable, restarting, full or overloaded database raises. It parks nothing: whoever meets it waits."""
 
+CONNECTION_BROKEN: Final = "the connection to PostgreSQL broke in the middle of an answer"
+
 _SESSION: Final = {"timezone": "UTC", "jit": "off"}
 
 
@@ -59,8 +61,9 @@ def closed_is_unavailable(connection: asyncpg.Connection | PoolConnectionProxy) 
         raise
     except asyncpg.InternalClientError as problem:
         # Its protocol lost count when the server died in the middle of an answer: this connection is of no use.
+        # Its own words ("cannot switch to state 12") name a state of its code, so they stay in the cause.
         connection.terminate()
-        raise asyncpg.ConnectionDoesNotExistError(str(problem)) from problem
+        raise asyncpg.ConnectionDoesNotExistError(CONNECTION_BROKEN) from problem
 
 
 class ReadPool:

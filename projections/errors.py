@@ -6,7 +6,7 @@ MembershipError
 ├── DatabaseTooOld             database_too_old
 ├── MigrationChanged           migration_changed
 ├── Fenced                     fenced
-├── LiveGenerationBroken       live_generation_broken
+├── TablesRefuse               tables_refuse
 ├── NothingToRollBackTo        nothing_to_roll_back_to
 ├── GenerationNotReady         generation_not_ready
 ├── JobRefused                 job_refused
@@ -91,16 +91,20 @@ class Fenced(MembershipError):
         )
 
 
-class LiveGenerationBroken(MembershipError):
-    """The tables of the live generation refuse an event: they were damaged or changed by hand."""
+class TablesRefuse(MembershipError):
+    """The tables refuse to be written, whatever the message: damaged, changed by hand, or not granted."""
 
-    code = "live_generation_broken"
+    code = "tables_refuse"
 
-    def __init__(self, generation: str, problem: str) -> None:
+    def __init__(self, generation: str, problem: str, *, damaged: bool) -> None:
         self.generation = generation
+        self.problem = problem
+        self.damaged = damaged
+        """Whether this generation's own tables are at fault, so that another generation may replace it."""
         super().__init__(
-            f"The tables of the live generation {generation} refuse an event: {problem}. Readers are answered from "
-            "what was applied before. Make a new generation with `membership rebuild`, or mend the tables by hand."
+            f"The tables of generation {generation} cannot be written: {problem}. Nothing is applied until they can; "
+            "readers are answered from what was applied before. Correct the tables or the rights by hand, or make a "
+            "new generation with `membership rebuild`."
         )
 
 

@@ -20,6 +20,7 @@ CampaignId = NewType("CampaignId", str)
 Position = NewType("Position", int)
 
 BODY_BYTES_MAX: Final = 256 * 1024
+INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
 SUBJECT_ROOT: Final = "membership"
 
@@ -29,6 +30,8 @@ UUID_PATTERN: Final = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{
 Id = Annotated[str, Meta(pattern=rf"\A{UUID_PATTERN}\Z")]
 Version = Annotated[int, Meta(ge=1, le=INT64_MAX)]
 Count = Annotated[int, Meta(ge=0, le=INT64_MAX)]
+Integer = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
+"""Every integer of an event is an int64, also one that is only shown: clients read it into a type of that size."""
 Instant = Annotated[datetime, Meta(tz=True)]
 Status = Literal["draft", "running", "paused", "done"]
 Channel = Literal["call", "whatsapp"]
@@ -41,8 +44,12 @@ Reason = Literal[
     "unknown_type",
     "invalid_field",
     "id_mismatch",
+    "refused_by_tables",
 ]
 """Why a message is parked; docs/events.md says for each what an operator can do."""
+
+REFUSED_BY_TABLES: Final[Reason] = "refused_by_tables"
+"""The one reason that decoding does not find: PostgreSQL refused a valid event's values."""
 
 
 class Message(Struct, frozen=True, gc=False):
@@ -89,7 +96,7 @@ class ContactObjective(Struct, frozen=True, omit_defaults=True):
 
     type: Literal["contact"] | None = None
     channels: list[Channel] | None = None
-    min_count: int | None = None
+    min_count: Integer | None = None
 
     def __post_init__(self) -> None:
         _fill(self, type="contact", min_count=1)
@@ -99,7 +106,7 @@ class EmailObjective(Struct, frozen=True, omit_defaults=True):
     """A goal reached by e-mail."""
 
     type: Literal["email"] | None = None
-    min_count: int | None = None
+    min_count: Integer | None = None
 
     def __post_init__(self) -> None:
         _fill(self, type="email", min_count=1)
@@ -151,7 +158,7 @@ class CallWindow(Struct, frozen=True, omit_defaults=True):
 
     start: time | None = None
     end: time | None = None
-    weekdays: list[int] | None = None
+    weekdays: list[Integer] | None = None
 
     def __post_init__(self) -> None:
         _fill(self, start=time(9), end=time(19))
@@ -164,7 +171,7 @@ class Stage(Struct, frozen=True, omit_defaults=True, kw_only=True):
     campaign_id: Id
     key: str
     name: str
-    position: int
+    position: Integer
     semantic_type: Literal["new", "active", "won", "lost"]
     color: str | None = None
     is_system: bool | None = None
@@ -190,8 +197,8 @@ class CampaignDisplay(Struct, frozen=True, omit_defaults=True, kw_only=True):
     first_contact_channel: Channel
     call_opening_message: str | None = None
     whatsapp_first_message: str | None = None
-    whatsapp_after_attempts: int
-    call_attempt_delays: list[int] | None = None
+    whatsapp_after_attempts: Integer
+    call_attempt_delays: list[Integer] | None = None
     call_working_hours: CallWindow | None = None
     stages: list[Stage] | None = None
 

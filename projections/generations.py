@@ -22,7 +22,7 @@ State = Literal["filling", "following", "broken", "dropped"]
 
 INDEXES: Final[Mapping[str, str]] = {
     "key_of_campaign": "campaign_pkey",
-    "campaign_by_name": "campaign_by_name",
+    "campaign_by_name_prefix": "campaign_by_name_prefix",
     "campaign_by_created_at": "campaign_by_created_at",
     "campaign_by_created_at_desc": "campaign_by_created_at_desc",
     "campaign_by_text": "campaign_by_text",
@@ -219,3 +219,10 @@ async def drop(connection: asyncpg.Connection, name: Generation) -> bool:
 async def mark_broken(connection: asyncpg.Connection, name: Generation) -> None:
     """Take a generation out of the roster, for an event could not be written to it."""
     await connection.execute("UPDATE control.generation SET state = 'broken' WHERE generation = $1", name)
+
+
+async def mark_recovered(connection: asyncpg.Connection, name: Generation) -> None:
+    """Put a broken generation back into the roster, for its tables can be written again; no other state changes."""
+    await connection.execute(
+        "UPDATE control.generation SET state = 'following' WHERE generation = $1 AND state = 'broken'", name
+    )

@@ -13,9 +13,8 @@ from msgspec import Struct
 
 from projections import fan_out, generations, jobs, notices
 from projections.errors import MembershipError
-from projections.events import Event, Position, Unreadable, decode
-from projections.membership import fold
-from projections.projector import write_registers
+from projections.events import Message, Position, Unreadable
+from projections.projector import read_batch, write_in_parts
 from projections.queries import Generation, blocks, for_generation, generation, writes
 from projections.rows import storable
 
@@ -123,19 +122,19 @@ async def discard(connection: asyncpg.Connection, wanted: Sequence[int], reason:
 
 async def _retry_in(connection: asyncpg.Connection, name: Generation, wanted: Sequence[int]) -> Retried:
     statements = _statements(name)
-    events: list[Event] = []
+    messages: list[Message] = []
     retried = Retried([], {})
     for position in sorted(wanted):
         row = await connection.fetchrow(statements["whole"], position)
-        if row is None:
-            continue
-        event = decode(row["subject"], bytes(row["body"]))
-        if isinstance(event, Unreadable):
-            retried.still_parked[position] = event
-        else:
-            events.append(event)
-            retried.applied.append(position)
-    reached = await write_registers(connection, writes(name), fold(events), fan_out.MEMBERS_MAX)
+        if row is not None:
+            # Only what decides the rows is given: the time and the headers of a parked event do not.
+            messages.append(Message(Position(position), row["subject"], bytes(row["body"]), 0))
+    if not messages:
+        return retried
+    batch = read_batch(messages)
+    reached, refused = await write_in_parts(connection, writes(name), batch, fan_out.MEMBERS_MAX, len(messages))
+    retried.still_parked.update({each.message.position: each.why for each in (*batch.parked, *refused)})
+    retried.applied.extend(each.position for each in messages if each.position not in retried.still_parked)
     await fan_out.record(connection, name, reached.left)
     if reached.left:
         await generations.summon(connection)  # a new term looks for fan-outs

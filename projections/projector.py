@@ -3,12 +3,16 @@
 Writes: every table of the generation, control.checkpoint. Statements: writes.sql.
 Invariants: a batch is in the rows if and only if the checkpoint says so; a batch applied twice changes nothing.
 Fails: `Fenced` when another projector took over, nothing written; `database.UNAVAILABLE` when PostgreSQL is away,
-nothing written either, so that the same batch may be applied again.
+nothing written either, so that the same batch may be applied again. A message whose values the tables refuse is found
+by halving the batch, and parked (decision 0018); `TablesRefuse` when the refusal is not about a message.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Final, NamedTuple
+from uuid import UUID
 
 import asyncpg
 from msgspec import Struct
@@ -16,25 +20,43 @@ from msgspec import Struct
 from projections import checkpoint as checkpoints
 from projections import fan_out, notices
 from projections.checkpoint import Checkpoint
-from projections.errors import Fenced
-from projections.events import Event, Message, Position, Unreadable, decode
+from projections.errors import Fenced, TablesRefuse
+from projections.events import (
+    REFUSED_BY_TABLES,
+    CampaignId,
+    CampaignUpserted,
+    Event,
+    Message,
+    Position,
+    Unreadable,
+    decode,
+)
 from projections.fan_out import FanOut
 from projections.membership import Registers, fold
 from projections.queries import Generation, writes
-from projections.rows import campaign_columns, columns, customer_row, parked_row, target_row
+from projections.rows import Columns, Row, columns, definition_row, parked_row, register_columns, row_bytes
+
+REFUSED_PER_BATCH_MAX: Final = 10
+"""Messages of one batch that are parked because the tables refuse their values. More of them say that the tables are
+damaged, not the messages: a release's own tables are meant to take every valid event."""
+REFUSED_PARKED_MAX: Final = 100
+"""The same for all that are parked in one generation, so that damaged tables do not park a slow stream one by one."""
 
 
 class Parked(Struct, frozen=True):
-    """A message that could not be read, and why."""
+    """A message that could not be read, or that the tables refuse, and why."""
 
     message: Message
     why: Unreadable
 
 
 class Batch(Struct, frozen=True):
-    """Messages in stream order, read and folded: what one transaction will write."""
+    """Messages in stream order, decoded and folded: what one transaction will write."""
 
+    messages: Sequence[Message]
     registers: Registers
+    columns: Columns
+    """The registers as statements take them, made before the transaction opens: PostgreSQL ends a silent leader."""
     parked: tuple[Parked, ...]
     position: Position
     time_ns: int
@@ -66,28 +88,57 @@ class Reached(NamedTuple):
     """Whether a fan-out under way was overtaken: whom it had not reached sees a change, though his copy has none."""
 
 
-_ROWS_REFUSED: Final = (
+class Written(NamedTuple):
+    """The outcome of one generation's part of a transaction."""
+
+    checkpoint: Checkpoint
+    fanning_out: bool = False
+    parked: Sequence[Parked] = ()
+
+
+VALUES_REFUSED: Final = (
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.DataError,
-    asyncpg.SyntaxOrAccessError,
-    asyncpg.InvalidSchemaNameError,
+    asyncpg.ProgramLimitExceededError,
 )
-"""What tables raise that are damaged, changed by hand or gone: no trouble of the server's, and none that passes."""
+"""Errors about a row or a value: the message that brings it can be found and parked."""
+
+SESSION_REFUSED: Final = (
+    asyncpg.DuplicatePreparedStatementError,
+    asyncpg.InvalidSQLStatementNameError,
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+"""Errors about this session: a pooler mixes up prepared statements, or the server is a standby. A new session may
+succeed; no generation is at fault."""
+
+_TABLES_REFUSED: Final = (asyncpg.SyntaxOrAccessError, asyncpg.InvalidSchemaNameError)
+"""Errors about tables that are missing, changed by hand, or not granted. No other session or message would succeed."""
+
+_CONTROL_SCHEMA: Final = "control"
+"""Named in PostgreSQL's message if what is missing belongs to all generations."""
 
 
 class Gathered:
-    """A batch that grows: messages in stream order, decoded and folded as they come. No I/O."""
+    """A batch that grows: messages in stream order, decoded, folded and unfolded as they come. No I/O."""
 
     def __init__(self, after: Position) -> None:
         self.after = after
         """The position that the first message follows upon."""
         self.position = after
-        self.events = 0
+        self.time_ns = 0
         self.bytes = 0
-        """Of all bodies."""
-        self._time_ns = 0
-        self._registers = Registers()
-        self._parked: list[Parked] = []
+        """Of all bodies, and of the texts made of them: a search key may be many times as long as its text."""
+        self.messages: list[Message] = []
+        self.registers = Registers()
+        self.definitions: dict[CampaignId, Row] = {}
+        """The columns of the definitions in `registers`."""
+        self.parked: list[Parked] = []
+
+    @property
+    def events(self) -> int:
+        """How many messages were added."""
+        return len(self.messages)
 
     def add(self, messages: Sequence[Message]) -> None:
         """Decode and fold the next messages; at least one."""
@@ -95,18 +146,28 @@ class Gathered:
         for message in messages:
             event = decode(message.subject, message.body)
             if isinstance(event, Unreadable):
-                self._parked.append(Parked(message, event))
+                self.parked.append(Parked(message, event))
             else:
                 events.append(event)
-        fold(events, self._registers)
+        fold(events, self.registers)
+        self._make_definitions(events)
         self.bytes += sum([len(message.body) for message in messages])
-        self.events += len(messages)
+        self.messages += messages
         self.position = messages[-1].position
-        self._time_ns = messages[-1].time_ns
+        self.time_ns = messages[-1].time_ns
+
+    def _make_definitions(self, events: Iterable[Event]) -> None:
+        """Make the columns of those definitions among `events` that won their register."""
+        for event in events:
+            if isinstance(event, CampaignUpserted) and self.registers.definitions[event.campaign_id] is event:
+                made = definition_row(event)
+                self.bytes += row_bytes(made) - row_bytes(self.definitions.get(event.campaign_id, ()))
+                self.definitions[event.campaign_id] = made
 
     def batch(self) -> Batch:
         """Return what was added so far, at least one message, as the batch it is."""
-        return Batch(self._registers, tuple(self._parked), self.position, self._time_ns)
+        columns_ = register_columns(self.registers, self.definitions)
+        return Batch(self.messages, self.registers, columns_, tuple(self.parked), self.position, self.time_ns)
 
 
 def read_batch(messages: Sequence[Message]) -> Batch:
@@ -123,9 +184,12 @@ async def apply_batch(
 
     Raises `Fenced` without writing when the checkpoint in the database is not `held`.
     """
-    async with connection.transaction():
-        reached, _ = await _write(connection, held, batch, stream_created, None)
-        return reached
+    try:
+        async with connection.transaction():
+            return (await _write(connection, held, batch, stream_created, None)).checkpoint
+    except VALUES_REFUSED:
+        async with connection.transaction():
+            return (await _write(connection, held, batch, stream_created, None, in_parts=True)).checkpoint
 
 
 async def apply_to_all(
@@ -139,7 +203,8 @@ async def apply_to_all(
 
     A generation that stands further already is given only what lies behind its checkpoint, so those that stand
     apart come level here. One of several that cannot be written to must not stop the others: its part is rolled back,
-    and it is returned as `Unwritable` in place of a checkpoint.
+    and it is returned as `Unwritable` in place of a checkpoint. Raises `TablesRefuse` with nothing written if no
+    generation can be written to, or if the live one cannot although its tables are not damaged.
     """
     behind = sorted({each.position for each in held if each.position < messages[-1].position})
     # Read before the transaction opens, so that no lock is held while Python works.
@@ -166,73 +231,199 @@ async def _apply(
     members_max: int,
 ) -> Applied:
     """Write to each generation the batch that begins where it stands; one that has none stays as it is."""
-    parked = max((batch.parked for batch in batches.values()), key=len, default=())
 
-    async def write(each: Checkpoint) -> tuple[Checkpoint, bool]:
+    async def write(each: Checkpoint, *, in_parts: bool) -> Written:
         batch = batches.get(each.position)
-        return (each, False) if batch is None else await _write(connection, each, batch, stream_created, members_max)
+        if batch is None:
+            return Written(each)
+        return await _write(connection, each, batch, stream_created, members_max, in_parts=in_parts)
 
-    return (await _for_all(connection, held, write))._replace(parked=parked)
+    try:
+        # Refused values end the whole transaction, which spares every other one the savepoints.
+        return await _for_all(connection, held, partial(write, in_parts=False), _TABLES_REFUSED)
+    except VALUES_REFUSED:
+        return await _for_all(connection, held, partial(write, in_parts=True), (*_TABLES_REFUSED, *VALUES_REFUSED))
 
 
 async def fan_out_in_all(connection: asyncpg.Connection, held: Sequence[Checkpoint]) -> Applied:
     """Go on with the fan-outs of every generation that follows, a chunk of each, in one transaction."""
 
-    async def write(each: Checkpoint) -> tuple[Checkpoint, bool]:
+    async def write(each: Checkpoint) -> Written:
         if not await checkpoints.hold(connection, each):
             raise Fenced(each.generation, each.position, each.epoch)
-        return each, await fan_out.level_recorded(connection, each.generation, fan_out.MEMBERS_MAX)
+        return Written(each, await fan_out.level_recorded(connection, each.generation, fan_out.MEMBERS_MAX))
 
-    return await _for_all(connection, held, write)
+    return await _for_all(connection, held, write, (*_TABLES_REFUSED, *VALUES_REFUSED))
 
 
 async def _for_all(
     connection: asyncpg.Connection,
     held: Sequence[Checkpoint],
-    write: Callable[[Checkpoint], Awaitable[tuple[Checkpoint, bool]]],
+    write: Callable[[Checkpoint], Awaitable[Written]],
+    refusals: tuple[type[asyncpg.PostgresError], ...],
 ) -> Applied:
-    applied = Applied([], [], (), fanning_out=False)
+    """Write to each generation in one transaction, leaving out those that raise one of `refusals`."""
+    written: list[Written] = []
+    refused: list[tuple[Checkpoint, asyncpg.PostgresError]] = []
     try:
         async with connection.transaction():
             for each in held:
                 try:
                     # Alone, it needs no savepoint: what rolls it back rolls all back.
                     async with connection.transaction() if len(held) > 1 else nullcontext():
-                        reached, left = await write(each)
-                except _ROWS_REFUSED as problem:
+                        written.append(await write(each))
+                except SESSION_REFUSED:
+                    raise
+                except refusals as problem:
                     if len(held) == 1:
                         raise
-                    applied.unwritable.append(_unwritable(each, problem))
-                else:
-                    applied.held.append(reached)
-                    applied = applied._replace(fanning_out=applied.fanning_out or left)
-    except _ROWS_REFUSED as problem:
-        return Applied([], [_unwritable(held[0], problem)], (), fanning_out=False)
-    return applied
+                    refused.append((each, problem))
+            await _require_written(connection, written, refused)
+    except SESSION_REFUSED:
+        raise
+    except refusals as problem:
+        raise TablesRefuse(held[0].generation, _said(problem), damaged=is_damage(problem)) from problem
+    return _applied(written, refused)
 
 
-def _unwritable(held: Checkpoint, problem: asyncpg.PostgresError) -> Unwritable:
-    """Say what was refused without the row, which is a customer's."""
-    return Unwritable(held.generation, str(problem.args[0]).rstrip(".") if problem.args else type(problem).__name__)
+async def _require_written(
+    connection: asyncpg.Connection,
+    written: Sequence[Written],
+    refused: Sequence[tuple[Checkpoint, asyncpg.PostgresError]],
+) -> None:
+    """Raise `TablesRefuse` unless the refusals are the fault of those generations alone.
+
+    What every generation refuses may have one cause elsewhere, so none is blamed. A live generation that is not damaged
+    is waited for: what it lacks, a right for example, can be granted again.
+    """
+    if not refused:
+        return
+    first, problem = refused[0]
+    if not written:
+        raise TablesRefuse(first.generation, _said(problem), damaged=False)
+    live = await checkpoints.live_generation(connection)
+    for each, problem in refused:
+        if each.generation == live and not is_damage(problem):
+            raise TablesRefuse(live, _said(problem), damaged=False)
+
+
+def is_damage(problem: asyncpg.PostgresError) -> bool:
+    """Return whether a refusal says that a generation's own tables were changed: not a right, nor anything shared."""
+    if isinstance(problem, asyncpg.InsufficientPrivilegeError | asyncpg.UndefinedFunctionError):
+        return False
+    missing = isinstance(problem, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError)
+    return not (missing and _CONTROL_SCHEMA in _said(problem))
+
+
+def _applied(written: Sequence[Written], refused: Sequence[tuple[Checkpoint, asyncpg.PostgresError]]) -> Applied:
+    parked = {parked.message.position: parked for each in written for parked in each.parked}
+    return Applied(
+        held=[each.checkpoint for each in written],
+        unwritable=[Unwritable(each.generation, _said(problem)) for each, problem in refused],
+        parked=[parked[position] for position in sorted(parked)],
+        fanning_out=any(each.fanning_out for each in written),
+    )
+
+
+def _said(problem: asyncpg.PostgresError) -> str:
+    """Return PostgreSQL's message without its detail, which holds the row, and so a customer's data."""
+    return str(problem.args[0]).rstrip(".") if problem.args else type(problem).__name__
 
 
 async def _write(
-    connection: asyncpg.Connection, held: Checkpoint, batch: Batch, stream_created: str, members_max: int | None
-) -> tuple[Checkpoint, bool]:
-    """Return the new checkpoint, and whether fan-outs are left to do."""
+    connection: asyncpg.Connection,
+    held: Checkpoint,
+    batch: Batch,
+    stream_created: str,
+    members_max: int | None,
+    *,
+    in_parts: bool = False,
+) -> Written:
+    """Write a batch and its checkpoint; `in_parts` finds and parks the messages whose values are refused."""
     to = Checkpoint(held.generation, batch.position, batch.time_ns, stream_created, held.epoch)
     if not await checkpoints.advance(connection, held, to):
         raise Fenced(held.generation, held.position, held.epoch)
     statements = writes(held.generation)
-    reached = await write_registers(connection, statements, batch.registers, members_max)
+    parked: Sequence[Parked] = batch.parked
+    if in_parts:
+        refused_max = await _refusals_left(connection, held.generation)
+        reached, refused = await write_in_parts(connection, statements, batch, members_max, refused_max)
+        parked = [*batch.parked, *refused]
+    else:
+        reached = await write_columns(connection, statements, batch.columns, members_max)
     await fan_out.record(connection, held.generation, reached.left)
-    await park(connection, statements, batch.parked)
+    await park(connection, statements, parked)
     # Whom a campaign's keys have not reached yet is answered otherwise from now on all the same.
     unnamed = reached.left or reached.superseded
     touched = None if unnamed else _touched(batch.registers, reached.customers)
     told = notices.told(held.generation, to.position, touched)
     await connection.execute(statements["tell_readers"], held.generation, told)
-    return to, bool(reached.left)
+    return Written(to, bool(reached.left), parked)
+
+
+async def _refusals_left(connection: asyncpg.Connection, name: Generation) -> int:
+    parked: int = await connection.fetchval(writes(name)["count_refused"], REFUSED_BY_TABLES)
+    return max(0, min(REFUSED_PER_BATCH_MAX, REFUSED_PARKED_MAX - parked))
+
+
+async def write_in_parts(
+    connection: asyncpg.Connection,
+    statements: Mapping[str, str],
+    batch: Batch,
+    members_max: int | None = None,
+    refused_max: int = REFUSED_PER_BATCH_MAX,
+) -> tuple[Reached, list[Parked]]:
+    """Write what the tables accept of a batch, in the caller's transaction; return the messages they refuse.
+
+    Raises the refusal itself when there are more than `refused_max`.
+    """
+    writer = _PartWriter(connection, statements, members_max, refused_max)
+    await writer.write(batch)
+    return writer.reached(), writer.refused
+
+
+class _PartWriter:
+    """Halves a batch that is refused until the messages at fault stand alone; the rest is written on the way."""
+
+    def __init__(
+        self, connection: asyncpg.Connection, statements: Mapping[str, str], members_max: int | None, refused_max: int
+    ) -> None:
+        self._connection = connection
+        self._statements = statements
+        self._members_max = members_max
+        self._refused_max = refused_max
+        self._reached: list[Reached] = []
+        self.refused: list[Parked] = []
+
+    async def write(self, batch: Batch) -> None:
+        """Write the batch, or its halves: any split of the same events gives the same rows."""
+        try:
+            async with self._connection.transaction():
+                reached = await write_columns(self._connection, self._statements, batch.columns, self._members_max)
+        except VALUES_REFUSED as problem:
+            if len(batch.messages) == 1:
+                self._refuse(batch.messages[0], problem)
+                return
+        else:
+            self._reached.append(reached)
+            return
+        middle = len(batch.messages) // 2
+        for half in (batch.messages[:middle], batch.messages[middle:]):
+            await asyncio.sleep(0)  # other tasks run between two halves: decoding one may take a tenth of a second
+            await self.write(read_batch(half))
+
+    def reached(self) -> Reached:
+        """Return what all parts reached; a campaign that several parts left goes on at the first member left."""
+        left: dict[UUID, FanOut] = {}
+        for fan_out_left in sorted(each for reached in self._reached for each in reached.left):
+            left.setdefault(fan_out_left.campaign_id, fan_out_left)
+        customers = [customer for reached in self._reached for customer in reached.customers]
+        return Reached(customers, list(left.values()), any(reached.superseded for reached in self._reached))
+
+    def _refuse(self, message: Message, problem: asyncpg.PostgresError) -> None:
+        if len(self.refused) >= self._refused_max:
+            raise problem
+        self.refused.append(Parked(message, Unreadable(REFUSED_BY_TABLES, f"{_said(problem)} ({problem.sqlstate}).")))
 
 
 def _touched(registers: Registers, fanned_out: Iterable[str]) -> Iterator[str]:
@@ -242,29 +433,27 @@ def _touched(registers: Registers, fanned_out: Iterable[str]) -> Iterator[str]:
     yield from map(notices.campaign_tag, registers.campaign_ids())
 
 
-async def write_registers(
-    connection: asyncpg.Connection,
-    statements: Mapping[str, str],
-    registers: Registers,
-    members_max: int | None = None,
+async def write_registers(connection: asyncpg.Connection, statements: Mapping[str, str], registers: Registers) -> None:
+    """Offer folded registers to a generation's rows, fan-outs to their end, in the caller's transaction."""
+    await write_columns(connection, statements, register_columns(registers), None)
+
+
+async def write_columns(
+    connection: asyncpg.Connection, statements: Mapping[str, str], offered: Columns, members_max: int | None
 ) -> Reached:
-    """Offer folded registers to a generation's rows, in the caller's transaction.
+    """Offer registers, as columns, to a generation's rows, in the caller's transaction.
 
     A changed key of a campaign is copied to about `members_max` memberships (None: to all); what is left is the
     caller's to record.
     """
-    if registers.customers:
-        await connection.execute(
-            statements["write_customers"], *columns(map(customer_row, registers.customers.values()))
-        )
-    if registers.enrolments:
-        await connection.execute(statements["know_customers"], [key.customer_id for key in registers.enrolments])
-    moved = []
-    if registers.campaign_ids():
-        moved = await connection.fetch(statements["write_campaigns"], *campaign_columns(registers))
-    if registers.presences:
-        rows = (target_row(key, registers) for key in sorted(registers.presences))
-        if emptied := await connection.fetch(statements["write_targets"], *columns(rows)):
+    if offered.customers:
+        await connection.execute(statements["write_customers"], *offered.customers)
+    if offered.enrolled:
+        await connection.execute(statements["know_customers"], offered.enrolled)
+    moved = await connection.fetch(statements["write_campaigns"], *offered.campaigns) if offered.campaigns else []
+    if offered.targets:
+        emptied = await connection.fetch(statements["write_targets"], *offered.targets)
+        if emptied:
             await connection.execute(statements["forget_empty_counts"], [row["customer_id"] for row in emptied])
     wanted = [FanOut(row["campaign_id"]) for row in moved]
     superseded = any(row["fanning_out"] for row in moved)
@@ -274,7 +463,7 @@ async def write_registers(
 
 
 async def park(connection: asyncpg.Connection, statements: Mapping[str, str], parked: Sequence[Parked]) -> None:
-    """Keep messages that could not be read, in the caller's transaction."""
+    """Keep messages that could not be applied, in the caller's transaction."""
     if parked:
         rows = (parked_row(each.message, each.why) for each in parked)
         await connection.execute(statements["park_events"], *columns(rows))

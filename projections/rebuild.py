@@ -18,7 +18,7 @@ from projections.checkpoint import Checkpoint
 from projections.errors import Fenced
 from projections.events import Message
 from projections.membership import Registers
-from projections.projector import Batch, park, read_batch
+from projections.projector import Gathered, park
 from projections.queries import Generation, blocks, for_generation, writes
 from projections.rows import campaign_row, customer_row, target_row
 
@@ -58,7 +58,8 @@ async def fill(
 
     Raises `Fenced` without writing when the checkpoint in the database is not `held`.
     """
-    chunk = read_batch(messages)
+    chunk = Gathered(held.position)
+    chunk.add(messages)
     reached = Checkpoint(held.generation, chunk.position, chunk.time_ns, stream_created, held.epoch)
     async with connection.transaction():
         if not await checkpoints.advance(connection, held, reached):
@@ -74,7 +75,7 @@ INDEX_STAGES: Final = (
         "membership_by_campaign",
         "key_of_customer_summary",
         "campaign_by_text",
-        "campaign_by_name",
+        "campaign_by_name_prefix",
         "campaign_by_created_at",
         "campaign_by_created_at_desc",
         "key_of_campaign",
@@ -145,10 +146,10 @@ async def is_empty(connection: asyncpg.Connection, name: Generation) -> bool:
     return row is None or row["customers"] + row["memberships"] == 0
 
 
-async def _copy(connection: asyncpg.Connection, name: Generation, chunk: Batch) -> None:
+async def _copy(connection: asyncpg.Connection, name: Generation, chunk: Gathered) -> None:
     registers, at = chunk.registers, chunk.position
     await _copy_rows(connection, name, "fill_customer", _customers(at, registers))
-    await _copy_rows(connection, name, "fill_campaign", _campaigns(at, registers))
+    await _copy_rows(connection, name, "fill_campaign", _campaigns(at, chunk))
     await _copy_rows(connection, name, "fill_target", _targets(at, registers))
 
 
@@ -164,8 +165,9 @@ def _customers(at: int, registers: Registers) -> Iterable[tuple[Any, ...]]:
     return ((at, *customer_row(event)) for event in registers.customers.values())
 
 
-def _campaigns(at: int, registers: Registers) -> Iterable[tuple[Any, ...]]:
-    return ((at, *campaign_row(campaign_id, registers)) for campaign_id in registers.campaign_ids())
+def _campaigns(at: int, chunk: Gathered) -> Iterable[tuple[Any, ...]]:
+    registers, definitions = chunk.registers, chunk.definitions
+    return ((at, *campaign_row(campaign_id, registers, definitions)) for campaign_id in registers.campaign_ids())
 
 
 def _targets(at: int, registers: Registers) -> Iterable[tuple[Any, ...]]:

@@ -1,6 +1,12 @@
 """The search key of a text: the one definition by which names are compared, sorted and searched."""
 
 import unicodedata
+from typing import Final
+
+COMBINING_BELOW: Final = 0x20000
+"""No character from here on is a combining mark; looking at all of Unicode would take 0.1 s of every start."""
+
+_MARKS: Final = frozenset(char for char in map(chr, range(0x80, COMBINING_BELOW)) if unicodedata.combining(char))
 
 
 def search_key(text: str) -> str:
@@ -12,4 +18,7 @@ def search_key(text: str) -> str:
     if text.isascii():  # most names; NFKD leaves ASCII alone
         return text.casefold()
     decomposed = unicodedata.normalize("NFKD", text)
-    return "".join(char for char in decomposed if not unicodedata.combining(char)).casefold()
+    # Most texts have no mark to remove, Korean ones for example; the set finds that in half the time of a rewrite.
+    if not _MARKS.isdisjoint(decomposed):
+        decomposed = "".join([char for char in decomposed if char not in _MARKS])
+    return decomposed.casefold()

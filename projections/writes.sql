@@ -267,3 +267,7 @@ DELETE FROM {generation}.customer_summary WHERE customer_id = any($1::uuid[]) AN
 INSERT INTO {generation}.parked_event (position, subject, headers, body, reason, detail)
 SELECT * FROM unnest($1::bigint[], $2::text[], $3::json[], $4::bytea[], $5::text[], $6::text[]) AS parked
 ON CONFLICT (position) DO NOTHING;
+
+
+-- name: count_refused
+SELECT count(*) FROM {generation}.parked_event WHERE reason = $1;

@@ -27,6 +27,8 @@ class SortKey(NamedTuple):
     expression: str
     type: str
     nullable: bool = False
+    indexed_prefix: str = ""
+    """The expression that the index holds where it holds a prefix of the key only; rows are ordered by it first."""
 
     @property
     def of_the_membership(self) -> bool:
@@ -36,7 +38,7 @@ class SortKey(NamedTuple):
 
 SORT_KEYS: Final[Mapping[SortField, SortKey]] = {
     "enrolled_at": SortKey("membership.enrolled_at", "timestamptz"),
-    "name": SortKey("campaign.name_key", 'text COLLATE "C"'),
+    "name": SortKey("campaign.name_key", 'text COLLATE "C"', indexed_prefix="left(campaign.name_key, 600)"),
     "status": SortKey("membership.status", "smallint"),
     "created_at": SortKey("campaign.created_at", "timestamptz", nullable=True),
     "progress": SortKey("campaign.progress", "double precision"),
@@ -63,6 +65,13 @@ _EXACT: Final[Mapping[str, str]] = {
     "{deleted}": "(NOT membership.present OR campaign.deleted)",
 }
 """The same keys where a change of them is still on its way to the memberships: from the campaign itself."""
+
+_PREFIX_BLOCKS: Final[Mapping[str, str]] = {
+    "{first_by_prefix}": "prefix_order",
+    "{first_by_prefix_backward}": "prefix_order_backward",
+    "{bound_by_prefix}": "prefix_bound",
+}
+"""The tokens for an order whose index holds a prefix of the key, and the blocks they are filled with."""
 
 _BEYOND: Final[Mapping[SortDirection, str]] = {"asc": ">", "desc": "<"}
 _OPPOSITE: Final[Mapping[SortDirection, SortDirection]] = {"asc": "desc", "desc": "asc"}
@@ -249,6 +258,7 @@ def page_statement(name: Generation, shape: Shape) -> str:
         "{paging}": _BLOCKS["rows"],
         "{keys}": _BLOCKS["keys_far" if shape.far else "keys_near"],
         "{after}": _BLOCKS["behind_nullable" if sort.nullable else "behind"] if shape.after else "",
+        **_by_prefix(sort, searched=shape.searched),
     }
     if shape.searched:
         first |= {
@@ -279,6 +289,15 @@ def page_statement(name: Generation, shape: Shape) -> str:
         ),
         name,
     )
+
+
+def _by_prefix(sort: SortKey, *, searched: bool) -> dict[str, str]:
+    """Return what orders and bounds rows by the prefix that the index holds; nothing for what a search has found."""
+    used = bool(sort.indexed_prefix) and not searched
+    return {
+        token: _BLOCKS[block].replace("{sort_prefix}", sort.indexed_prefix) if used else ""
+        for token, block in _PREFIX_BLOCKS.items()
+    }
 
 
 def _filled(text: str, tokens: Mapping[str, str]) -> str:

@@ -133,7 +133,7 @@ INNER JOIN {generation}.campaign USING (campaign_id)
 SELECT {sort_key} AS sort_key, {campaign_id} AS campaign_id
 FROM {source}
 WHERE {matching} AND (asked.deletion IS NULL OR {deleted} = asked.deletion) {after}
-ORDER BY {sort_key} {direction} {nulls}, {campaign_id}
+ORDER BY {first_by_prefix} {sort_key} {direction} {nulls}, {campaign_id}
 LIMIT asked.page_limit + 1 OFFSET asked.page_offset
 
 
@@ -145,7 +145,7 @@ FROM (
     FROM {source}
     WHERE {matching} AND (asked.deletion IS NULL OR {deleted} = asked.deletion)
         AND asked.page_offset <= counted.total / 2
-    ORDER BY {sort_key} {direction} {nulls}, {campaign_id}
+    ORDER BY {first_by_prefix} {sort_key} {direction} {nulls}, {campaign_id}
     LIMIT asked.page_limit + 1 OFFSET asked.page_offset
 ) AS from_the_beginning
 UNION ALL
@@ -155,7 +155,7 @@ FROM (
     FROM {source}
     WHERE {matching} AND (asked.deletion IS NULL OR {deleted} = asked.deletion)
         AND asked.page_offset > counted.total / 2 AND asked.page_offset < counted.total
-    ORDER BY {sort_key} {backward} {nulls_backward}, {campaign_id} DESC
+    ORDER BY {first_by_prefix_backward} {sort_key} {backward} {nulls_backward}, {campaign_id} DESC
     LIMIT greatest(least(asked.page_limit + 1, counted.total - asked.page_offset), 0)
     OFFSET greatest(counted.total - asked.page_offset - asked.page_limit - 1, 0)
 ) AS from_the_end
@@ -209,8 +209,23 @@ WITH matched AS MATERIALIZED (
 
 -- name: behind
 -- For a cursor: strictly behind a row. The first comparison alone bounds an index scan.
-AND {sort_key} {at_or_beyond} asked.after_key::{sort_type}
+{bound_by_prefix} AND {sort_key} {at_or_beyond} asked.after_key::{sort_type}
 AND ({sort_key} {beyond} asked.after_key::{sort_type} OR {campaign_id} > asked.after_campaign_id)
+
+
+-- name: prefix_order
+-- The index campaign_by_name_prefix holds a prefix of the key. Rows come out of it in the order of the prefix, and are
+-- sorted by the whole key only among those that share it; a prefix never contradicts the order of the whole.
+{sort_prefix} {direction},
+
+
+-- name: prefix_order_backward
+{sort_prefix} {backward},
+
+
+-- name: prefix_bound
+-- Implied by the comparison of the whole key, and indexed.
+AND {sort_prefix} {at_or_beyond} left(asked.after_key::{sort_type}, 600)
 
 
 -- name: behind_nullable

@@ -9,6 +9,7 @@ import pytest
 
 from consumers import stream
 from consumers.ahead import ReadAhead
+from consumers.batch_limits import BatchLimits
 from consumers.client import TolerantClient
 from consumers.intake import Interrupted, Reading
 from ops.embedded.nats import NatsServer
@@ -75,9 +76,15 @@ async def test_the_rows_are_the_same_whatever_the_timing_and_wherever_a_reading_
     wanted = await rows(connection)
     held = await empty(connection)
 
+    def limits() -> BatchLimits:
+        return BatchLimits(rng.randint(1, 60))
+
     async def follow() -> None:
         nonlocal held
-        async with Reading(client, held.position) as reading, ReadAhead(reading, rng.randint(1, 60)) as ahead:
+        async with (
+            Reading(client, held.position) as reading,
+            ReadAhead(reading, limits()) as ahead,
+        ):
             for _ in range(rng.randint(1, 12)):  # then it is left with a batch in hand
                 batch = await gathered(ahead)
                 assert batch.after == held.position
@@ -102,7 +109,7 @@ async def test_a_follower_that_is_cancelled_anywhere_leaves_nothing_running_and_
 
     async def follow() -> None:
         held = await checkpoints.take_over(connection, G1)
-        async with Reading(client, held.position) as reading, ReadAhead(reading, 7) as ahead:
+        async with Reading(client, held.position) as reading, ReadAhead(reading, BatchLimits(7)) as ahead:
             opened.set()  # nats-py's own requests may lose a cancellation, so none comes before
             while True:
                 batch = await gathered(ahead)
@@ -131,14 +138,14 @@ async def test_a_fenced_write_forgets_what_was_read_ahead(
 ) -> None:
     await publish(client, [published("customer.upserted.v1", n, customer=n) for n in range(1, 31)])
     former = await checkpoints.take_over(connection, G1)
-    async with Reading(client, START) as reading, ReadAhead(reading, 10) as ahead:
+    async with Reading(client, START) as reading, ReadAhead(reading, BatchLimits(10)) as ahead:
         batch = await gathered(ahead)
         assert await until_it_stands_still(reading) > batch.position
         successor = await checkpoints.take_over(connection, G1)
         with pytest.raises(Fenced):
             await apply_level(connection, [former], batch.batch(), CREATED)
     assert (await rows(connection))["customer"] == []
-    async with Reading(client, successor.position) as reading, ReadAhead(reading, 10) as ahead:
+    async with Reading(client, successor.position) as reading, ReadAhead(reading, BatchLimits(10)) as ahead:
         await all_applied(connection, successor, ahead, 30)
     assert len((await rows(connection))["customer"]) == 30
 
@@ -150,7 +157,7 @@ async def all_applied(connection: asyncpg.Connection, held: Checkpoint, ahead: R
 
 async def test_what_was_certain_before_a_doubt_is_handed_out_and_then_the_doubt_raised(client: TolerantClient) -> None:
     await publish(client, history(Random(1), 25))
-    async with Reading(client, START) as reading, ReadAhead(reading, 10) as ahead:
+    async with Reading(client, START) as reading, ReadAhead(reading, BatchLimits(10)) as ahead:
         first = await gathered(ahead)
         assert await until_it_stands_still(reading) == first.position + 10
         reading.interrupt("as if a delivery had been lost")
@@ -167,7 +174,7 @@ async def test_a_batch_in_hand_when_the_reading_has_ended_is_handed_out_before_t
     client: TolerantClient,
 ) -> None:
     await publish(client, history(Random(4), 3))
-    async with Reading(client, START) as reading, ReadAhead(reading, 100) as ahead:
+    async with Reading(client, START) as reading, ReadAhead(reading, BatchLimits(100)) as ahead:
         assert (await gathered(ahead)).position == 3
         await publish(client, history(Random(4), 4))
         assert await until_it_stands_still(reading) == 7
@@ -181,7 +188,7 @@ async def test_a_batch_in_hand_when_the_reading_has_ended_is_handed_out_before_t
 
 async def test_one_batch_is_read_ahead_and_no_more(client: TolerantClient) -> None:
     await publish(client, history(Random(2), 100))
-    async with Reading(client, START) as reading, ReadAhead(reading, 10) as ahead:
+    async with Reading(client, START) as reading, ReadAhead(reading, BatchLimits(10)) as ahead:
         batches = [await gathered(ahead)]  # what was at hand: ten, or fewer of them
         assert await until_it_stands_still(reading) == batches[0].position + 10
         while batches[-1].position < 100:
@@ -192,10 +199,9 @@ async def test_one_batch_is_read_ahead_and_no_more(client: TolerantClient) -> No
 
 
 async def test_huge_bodies_make_a_batch_smaller(client: TolerantClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consumers.ahead.GATHERED_BYTES_MAX", 50_000)
     monkeypatch.setattr("consumers.ahead.SLICE_EVENTS", 1)
     await publish(client, [("membership.customer.x", b"x" * 20_000)] * 9)
-    async with Reading(client, START) as reading, ReadAhead(reading, 100) as ahead:
+    async with Reading(client, START) as reading, ReadAhead(reading, BatchLimits(100, 50_000)) as ahead:
         first = await gathered(ahead)
         await until_it_stands_still(reading)
         second = await gathered(ahead)
@@ -203,7 +209,7 @@ async def test_huge_bodies_make_a_batch_smaller(client: TolerantClient, monkeypa
 
 
 async def test_a_lone_message_is_handed_out_at_once(client: TolerantClient) -> None:
-    async with Reading(client, START) as reading, ReadAhead(reading, 1000) as ahead:
+    async with Reading(client, START) as reading, ReadAhead(reading, BatchLimits(1000)) as ahead:
         waiting = asyncio.create_task(ahead.next_batch(30))
         await asyncio.sleep(0.05)
         await publish(client, [published("customer.upserted.v1", 1)])

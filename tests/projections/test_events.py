@@ -115,6 +115,36 @@ def test_an_ill_typed_field_is_parked_for_its_reason(fields: dict[str, object], 
     assert found.reason == wanted
 
 
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**3999], ids=["above", "below", "of 4,000 digits"])
+def test_every_integer_of_an_event_is_within_int64(number: int) -> None:
+    stage = {
+        "id": ANYONE,
+        "campaign_id": campaign_id(1),
+        "key": "new",
+        "name": "New",
+        "semantic_type": "new",
+        "created_at": "2026-01-01T00:00:00Z",
+        "updated_at": "2026-01-01T00:00:00Z",
+    }
+
+    def fields(value: int) -> list[dict[str, object]]:
+        return [
+            {"whatsapp_after_attempts": value},
+            {"call_attempt_delays": [1, value]},
+            {"call_working_hours": {"weekdays": [value]}},
+            {"goal_spec": {"objectives": [{"type": "contact", "min_count": value}]}},
+            {"goal_spec": {"objectives": [{"type": "email", "min_count": value}]}},
+            {"stages": [stage | {"position": value}]},
+        ]
+
+    for within, outside in zip(fields(max(-(2**63), min(number, 2**63 - 1))), fields(number), strict=True):
+        assert isinstance(campaign(**within), CampaignUpserted), within
+        found = campaign(**outside)
+        assert isinstance(found, Unreadable), outside
+        assert found.reason == "invalid_field"
+        assert len(found.detail) < 200
+
+
 def test_an_escaped_backslash_before_u0000_is_no_nul() -> None:
     assert shown(name="a\\u0000b")["name"] == "a\\u0000b"
 

@@ -6,9 +6,9 @@ import pytest
 from projections import checkpoint as checkpoints
 from projections import generations, rebuild
 from projections.checkpoint import Checkpoint
-from projections.errors import GenerationNotReady, NothingToRollBackTo
+from projections.errors import GenerationNotReady, NothingToRollBackTo, TablesRefuse
 from projections.events import Message
-from projections.projector import apply_to_all
+from projections.projector import REFUSED_PER_BATCH_MAX, apply_to_all
 from projections.queries import Generation
 from tests.builders import message, published
 from tests.projections.test_projector import CREATED, rows
@@ -134,20 +134,23 @@ async def test_when_the_live_one_breaks_the_others_go_on_and_a_rollback_leads_ou
     await switch(connection, G2)
     await apply_to_all(connection, await held_by_all(connection), enrolments(1, 2), CREATED)
     await connection.execute("ALTER TABLE g2.membership ADD CHECK (enrolment_version < 3)")
-    applied = await apply_to_all(connection, await held_by_all(connection), enrolments(3, 4), CREATED)
+    last = 3 + REFUSED_PER_BATCH_MAX
+    applied = await apply_to_all(connection, await held_by_all(connection), enrolments(3, last), CREATED)
     (broken,) = applied.unwritable
     assert (broken.generation, "Failing row" in broken.problem) == (G2, False)
     await generations.mark_broken(connection, G2)
-    assert [(each.generation, each.position) for each in applied.held] == [(G1, 4)]
+    assert [(each.generation, each.position) for each in applied.held] == [(G1, last)]
     await switch(connection, await generations.previous(connection))
-    assert len((await rows(connection, G1))["membership"]) == 4
+    assert len((await rows(connection, G1))["membership"]) == last
 
 
 async def test_a_lone_generation_that_breaks_is_said_to_be(connection: asyncpg.Connection) -> None:
     await connection.execute("ALTER TABLE g1.membership ADD CHECK (enrolment_version < 1)")
-    applied = await apply_to_all(connection, await held_by_all(connection), enrolments(1, 1), CREATED)
-    assert [each.generation for each in applied.unwritable] == [G1]
-    assert (await rows(connection))["customer"] == []
+    with pytest.raises(TablesRefuse, match="g1 cannot be written") as refusal:
+        await apply_to_all(connection, await held_by_all(connection), enrolments(1, 1 + REFUSED_PER_BATCH_MAX), CREATED)
+    assert refusal.value.damaged
+    found = await rows(connection)
+    assert (found["customer"], found["parked_event"]) == ([], [])
 
 
 async def test_a_comparison_that_holds_its_generation_stops_nobody(

@@ -85,3 +85,24 @@ async def test_every_page_statement_prepares(connection: asyncpg.Connection) -> 
         assert len(text) < 15_000, "asyncpg would not keep it prepared"
         prepared = await connection.prepare(text)
         assert len(prepared.get_parameters()) == (7 if shape.together else 11)
+
+
+async def test_the_name_index_of_every_existing_generation_is_replaced(connection: asyncpg.Connection) -> None:
+    await generations.create(connection, Generation("g2"))
+    await generations.create_bare(connection, Generation("g3"), "filling")
+    for name in ("g1", "g2"):
+        await connection.execute(f"DROP INDEX {name}.campaign_by_name_prefix")
+        await connection.execute(f"CREATE INDEX campaign_by_name ON {name}.campaign (name_key)")
+    await connection.execute("DELETE FROM membership_migration WHERE name = '0004_name_prefix'")
+    assert await migrate(connection) == ["0004_name_prefix"]
+    found = await connection.fetch(
+        "SELECT schemaname || '.' || indexname AS name FROM pg_indexes WHERE indexname LIKE 'campaign_by_name%'"
+    )
+    assert {row["name"] for row in found} == {"g1.campaign_by_name_prefix", "g2.campaign_by_name_prefix"}
+    migrated, made = [
+        await connection.fetchval(
+            "SELECT pg_get_expr(indexprs, indrelid) FROM pg_index WHERE indexrelid = $1::regclass", name
+        )
+        for name in ("g1.campaign_by_name_prefix", "g2.campaign_by_name_prefix")
+    ]
+    assert migrated == made == '"left"(name_key, 600)'

@@ -1,0 +1,14 @@
+"""What a lost connection raises is one error with a sentence, whatever state the driver was in."""
+
+import asyncpg
+import pytest
+
+from projections.database import UNAVAILABLE, closed_is_unavailable
+
+
+async def test_a_lost_connection_is_named_and_not_by_the_drivers_state(connection: asyncpg.Connection) -> None:
+    with pytest.raises(UNAVAILABLE, match="broke in the middle of an answer") as lost:  # noqa: SIM117
+        with closed_is_unavailable(connection):
+            raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+    assert "state 12" not in str(lost.value)
+    assert connection.is_closed()
