@@ -16,7 +16,7 @@ import structlog
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
-from consumers import stream
+from consumers import loss_check, stream
 from consumers.ahead import ReadAhead
 from consumers.client import TolerantClient
 from consumers.intake import Interrupted, Reading
@@ -180,6 +180,10 @@ class Term:
                 ReadAhead(reading, self._settings.batch_events_max) as ahead,
             ):
                 await self._beat()
+                await loss_check.require_no_loss_ahead(
+                    self._client, self._connection, state, reading.position, reading.pending_at_start
+                )
+                await self._beat()
                 self._trouble.over()
                 with suppress(Interrupted):
                     while not await self._swept():
@@ -215,10 +219,12 @@ class Term:
         wait_s = 0 if self._fanning_out else TICK_S
         stands = {held.position for held in self._held}
         if len(stands) > 1:  # one that has just joined: a batch for each, read when it is needed, until they are level
+            after = reading.position
             messages = await reading.next_batch(events_max, wait_s)
             if not messages:
                 return 0
             events, began = len(messages), time.perf_counter()
+            await self._require_no_loss(after, messages[-1].position, events)
             members_max = 0 if events >= events_max else MEMBERS_MAX
             applied = await apply_to_all(self._connection, self._held, messages, stream_created, members_max)
         else:
@@ -229,6 +235,7 @@ class Term:
                 reading.interrupt(f"a batch after {gathered.after} was read ahead, but {stands} is applied")
                 raise Interrupted(reading.doubt)
             events, began = gathered.events, time.perf_counter()
+            await self._require_no_loss(gathered.after, gathered.position, events)
             # Behind, the events come first: a fan-out in every full batch would hold up all that follow.
             members_max = 0 if events >= events_max else MEMBERS_MAX
             applied = await apply_level(self._connection, self._held, gathered.batch(), stream_created, members_max)
@@ -240,6 +247,9 @@ class Term:
         for each in applied.parked:
             log.warning("parked", position=each.message.position, reason=each.why.reason, detail=each.why.detail)
         return events
+
+    async def _require_no_loss(self, after: int, position: int, events: int) -> None:
+        await loss_check.require_no_loss_within(self._client, self._connection, after, position, events)
 
     async def _beat(self) -> None:
         """Show PostgreSQL that this leader lives, and see that PostgreSQL does and nobody has called a new term."""

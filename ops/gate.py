@@ -6,7 +6,7 @@ from typing import Final
 
 import asyncpg
 
-from consumers import stream
+from consumers import loss_check, stream
 from consumers.client import TolerantClient
 from consumers.stream import StreamState
 from ops.comparing import Findings
@@ -24,16 +24,25 @@ Approve = Callable[[Findings], Awaitable[bool]]
 
 
 async def require_whole_stream(connection: asyncpg.Connection, client: TolerantClient, live: Checkpoint) -> StreamState:
-    """Return the stream's state; refuse another one, and one that lacks messages which no recorded erasure took out."""
+    """Return the stream's state; refuse another one, and one that has lost messages which nobody has acknowledged."""
     state = await stream.identify(client, live)
     if state is None:
         raise StreamMissing(stream.STREAM, live.position)
     if any(job.kind == "erase" for job in await jobs.unfinished(connection)):
         raise JobRefused("An erasure is under way or was interrupted. Finish it first: the same `membership erase`.")
-    erased = await jobs.erased_messages(connection, state.created)
-    if state.missing > erased:
-        raise StreamIncomplete(stream.STREAM, state.missing - erased, state.first_position, state.last_position)
+    require_no_erasure_elsewhere(state)
+    if lost := await loss_check.unexplained(connection, state):
+        raise StreamIncomplete(stream.STREAM, lost, state.first_position, state.last_position)
     return state
+
+
+def require_no_erasure_elsewhere(state: StreamState) -> None:
+    """Raise `JobRefused` while the stream says that an erasure is under way."""
+    if state.tally.erasing_from is not None:
+        raise JobRefused(
+            f"Stream {stream.STREAM} says that an erasure is under way or was interrupted, begun with another "
+            "database. Finish it first: the same `membership erase`, with either database."
+        )
 
 
 async def pass_gate(place: Workplace, findings: Findings, approve: Approve) -> None:
