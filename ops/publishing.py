@@ -23,7 +23,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError, NoStreamResponseError
 
 from consumers.client import BrokerSilent, connect_lasting
-from consumers.stream import STREAM
+from consumers.stream import STREAM, explain, explain_unstored
 from projections.errors import MembershipError
 
 BATCH_EVENTS_MAX: Final = 1_000
@@ -109,7 +109,7 @@ async def persist(client: Client, nats_url: str, batch: Sequence[Publication]) -
             raise StreamAbsent from None
         except (NatsError, NatsTimeoutError, OSError) as problem:
             if time.monotonic() > gives_up_at:
-                raise BrokerUnavailable(nats_url, problem) from None
+                raise BrokerUnavailable(nats_url, await explain_unstored(client, problem)) from None
             await asyncio.sleep(RETRY_S)
 
 
@@ -153,6 +153,6 @@ async def _alone(client: Client, publication: Publication) -> Receipt:
         )
     except (MaxPayloadError, APIError) as problem:
         raise PublishRefused(
-            f"The broker refused event {publication.msg_id} on {publication.subject}: {problem}."
+            f"The broker refused event {publication.msg_id} on {publication.subject}: {explain(problem)}."
         ) from None
     return Receipt(publication.msg_id, ack.seq, bool(ack.duplicate))
