@@ -48,7 +48,12 @@ def require_no_erasure_elsewhere(state: StreamState) -> None:
 async def pass_gate(place: Workplace, findings: Findings, approve: Approve) -> None:
     """Return if nothing speaks against the switch; raises `GateRefused` with all reasons, and notes them."""
     await place.enter("gate")
-    reasons = [*await _lag(place, findings.position), *await _empty(place), *_newly_parked(findings)]
+    reasons = [*await _lag(place, findings), *await _empty(place, findings), *_newly_parked(findings)]
+    if not reasons and findings.not_compared and not await approve(findings):
+        reasons.append(
+            f"{not_compared(place.live, findings)} Nobody approved to switch without a comparison. `membership "
+            "rebuild --yes` switches all the same, `membership jobs cancel` gives the new generation up."
+        )
     if not reasons and findings.count and not await approve(findings):
         reasons.append(
             f"{counted(findings.count, 'differing row')} in {place.live}, and nobody approved that. "
@@ -60,10 +65,17 @@ async def pass_gate(place: Workplace, findings: Findings, approve: Approve) -> N
         raise GateRefused(reasons)
 
 
-async def _lag(place: Workplace, position: int) -> list[str]:
+def not_compared(live: str, findings: Findings) -> str:
+    """Say that the live generation cannot be compared, and why."""
+    return f"The live generation {live} cannot be compared: {findings.not_compared.rstrip('.')}."
+
+
+async def _lag(place: Workplace, findings: Findings) -> list[str]:
+    if findings.not_compared:
+        return []  # there is no comparison that the lag could weaken, and damaged tables may be why it lags
     if any(each.live and each.state == "broken" for each in await generations.standings(place.work)):
         return []  # it will never catch up; that is why a new one is made
-    stored_ns = await stream.next_message_time_ns(place.client, position)
+    stored_ns = await stream.next_message_time_ns(place.client, findings.position)
     lag_s = 0.0 if stored_ns is None else time.time() - stored_ns / 1e9
     if lag_s <= LAG_MAX_S:
         return []
@@ -74,11 +86,14 @@ async def _lag(place: Workplace, position: int) -> list[str]:
     return [reason]
 
 
-async def _empty(place: Workplace) -> list[str]:
-    if not await rebuild.is_empty(place.work, place.new) or await rebuild.is_empty(place.work, place.live):
+async def _empty(place: Workplace, findings: Findings) -> list[str]:
+    if not await rebuild.is_empty(place.work, place.new):
         return []
+    if not findings.not_compared and await rebuild.is_empty(place.work, place.live):
+        return []
+    beside = "and what {} holds cannot be read" if findings.not_compared else "although {} does"
     reason = (
-        f"The new generation holds no customer, although {place.live} does. Is this the right stream "
+        f"The new generation holds no customer, {beside.format(place.live)}. Is this the right stream "
         "(MEMBERSHIP_NATS_URL)? `membership jobs cancel` gives the new generation up."
     )
     return [reason]

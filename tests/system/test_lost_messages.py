@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -162,9 +164,6 @@ async def test_status_names_a_silent_store_and_keeps_what_it_knows(own_system: S
 
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["lines", "json"])
 async def test_status_is_watched_as_lines_where_no_terminal_is(system: System, options: tuple[str, ...]) -> None:
-    import signal
-    import sys
-
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "ops", "status", "--watch", *options,
         env=system.environment, stdout=asyncio.subprocess.PIPE,
@@ -189,7 +188,7 @@ async def on_a_new_database(
     name = "test_restored"
     connection = await asyncpg.connect(postgres.url)
     await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    folder.mkdir()
+    await asyncio.to_thread(folder.mkdir)
     other = System(system.database_url.rpartition("/")[0] + f"/{name}", system.broker, folder)
     try:
         await other.start()
