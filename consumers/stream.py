@@ -229,10 +229,15 @@ async def _ask(client: Client, call: str, body: bytes) -> dict[str, Any]:
     return answer
 
 
+async def exists(client: Client) -> bool:
+    """Say whether there is a stream; raises nats-py's errors when JetStream does not answer."""
+    return await _information(client) is not None
+
+
 def explain(problem: BaseException) -> str:
     """Return a sentence, without its full stop, for what a request to JetStream raised."""
     if isinstance(problem, NoRespondersError):
-        return f"nothing answers for JetStream on the broker: it is disabled there. {_RESTART}"
+        return f"nothing answers for JetStream on the broker: it is disabled there, or still starting. {_RESTART}"
     if isinstance(problem, APIError) and (problem.code or 0) >= _SERVER_ERROR:
         return f"JetStream is unavailable on the broker ({problem.description}). {_RESTART}"
     return str(problem).rstrip(".") or "no answer in time"
@@ -241,7 +246,7 @@ def explain(problem: BaseException) -> str:
 async def explain_unstored(client: Client, problem: BaseException) -> str:
     """Return the same for a publication without an answer: a broker whose disk was full answers all else."""
     try:
-        if await _information(client) is None:
+        if not await exists(client):
             return explain(problem)
     except (NatsError, NatsTimeoutError) as silent:
         return explain(silent)
