@@ -62,12 +62,15 @@ async def _acknowledge(connection: asyncpg.Connection, client: TolerantClient, r
 
 def _description(state: StreamState, live: Checkpoint, lost: int, remaining: int) -> str:
     ahead = max(0, state.last_position - live.position - remaining)
-    beyond = f"up to {ahead:,} of them" if ahead else "none of them"
+    where = (
+        f"up to {ahead:,} of them lie beyond it, and no read model will hold what those said."
+        if ahead
+        else "none of them lie beyond it. The live generation may hold what they said; a rebuilt one will not."
+    )
     return (
         f"Stream {stream.STREAM} lacks {counted(lost, 'message')} that no erasure took out. Its first position is "
         f"{state.first_position}, its last {state.last_position}. The live generation has applied position "
-        f"{live.position}; {beyond} lie beyond it, and what they said will be in no read model. What was lost before "
-        "it is in the live generation, and a rebuild would drop it: verify and the rebuild's comparison will show it."
+        f"{live.position}; {where}"
     )
 
 

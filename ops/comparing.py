@@ -90,7 +90,7 @@ async def _read_live(place: Workplace, position: int) -> Findings:
         async with place.work.transaction():  # a savepoint, so that what was made up stays
             await rebuild.keep_first_seen(place.work, place.new, place.live)
             return await _differences(place, position)
-    except UNAVAILABLE:
+    except (*UNAVAILABLE, asyncpg.TransactionRollbackError):  # passes by itself
         raise
     except asyncpg.PostgresError as problem:
         if place.work.is_closed():
