@@ -129,6 +129,13 @@ class TolerantClient(Client):
         """End the handing over."""
         self._sinks.pop(subscription._id, None)  # noqa: SLF001 - the same
 
+    async def close(self) -> None:
+        """Close for good; without a connection, discard what is pending: nats-py would write it to a closed socket."""
+        if not self.is_connected:
+            self._pending.clear()
+            self._pending_data_size = 0
+        await super().close()
+
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         sink = self._sinks.get(sid)
         if sink is None or not sink(subject, reply, data, headers):

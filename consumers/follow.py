@@ -18,7 +18,7 @@ import structlog
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
-from consumers import stream
+from consumers import loss_check, stream
 from consumers.ahead import ReadAhead
 from consumers.batch_limits import BatchLimits
 from consumers.client import TolerantClient
@@ -216,6 +216,10 @@ class Term:
                 reading = await self._beating(stack.enter_async_context(self._link.reading))
                 ahead = await stack.enter_async_context(ReadAhead(reading, self._limits))
                 await self._beat()
+                await loss_check.require_no_loss_ahead(
+                    self._client, self._connection, state, reading.position, reading.pending_at_start
+                )
+                await self._beat()
                 self._trouble.over()
                 with suppress(Interrupted):
                     while not await self._swept():
@@ -253,6 +257,7 @@ class Term:
         if gathered.after != applied_to:
             reading.interrupt(f"a batch after {gathered.after} was read ahead, but {applied_to} is applied")
             raise Interrupted(reading.doubt)
+        await self._require_no_loss(gathered.after, gathered.position, gathered.events)
         began = time.perf_counter()
         applied = await self._apply(gathered, stream_created)
         fanning_out = self._fanning_out
@@ -305,6 +310,9 @@ class Term:
             if not calling.done():
                 calling.cancel()
                 await asyncio.wait([calling], timeout=CANCEL_WAIT_S)
+
+    async def _require_no_loss(self, after: int, position: int, events: int) -> None:
+        await loss_check.require_no_loss_within(self._client, self._connection, after, position, events)
 
     async def _beat(self) -> None:
         """Show PostgreSQL that this leader lives, and see that PostgreSQL does and nobody has called a new term."""

@@ -63,6 +63,8 @@ class Reading:
         """The last position handed out."""
         self.pending = 0
         """Messages that the broker still had to deliver when the last one came."""
+        self.pending_at_start = 0
+        """Messages that followed the position that the reading begins after."""
         self._client = client
         self._after = after
         self._subject = subject
@@ -196,7 +198,7 @@ class Reading:
         answer = msgspec.json.decode(reply.data)
         if "error" in answer:
             raise Interrupted(f"the broker refused a consumer: {answer['error'].get('description')}")
-        self.pending = answer["num_pending"]
+        self.pending = self.pending_at_start = answer["num_pending"]
 
     async def _pull(self) -> None:
         request = {

@@ -1,19 +1,26 @@
 """The stream: how it is configured, and whether it is still the one that the checkpoint speaks of.
 
-Reads: JetStream's stream API and single messages by position. Writes: the stream's creation, if it never existed.
+Reads: JetStream's stream API and single messages by position. Writes: the stream's creation, if it never existed;
+the tally of erased and acknowledged messages in the stream's metadata, which every database over the stream reads and
+which is part of the stream's snapshots.
 Fails: `StreamRefused` and its kinds, when applying the stream could corrupt the read model or lose events;
 nats-py's errors when the broker is away.
 """
 
+import uuid
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError
 
 from projections.checkpoint import Checkpoint
+from projections.erasure import Tally
 from projections.errors import StreamMissing, StreamRecreated, StreamRefused, StreamUnsafe, StreamWentBack
 from projections.events import SUBJECT_ROOT, Position
 
@@ -21,6 +28,13 @@ STREAM: Final = "MEMBERSHIP"
 DUPLICATE_WINDOW_NS: Final = 120 * 10**9
 REQUEST_TIMEOUT_S: Final = 2.0
 """Well below the silence that ends a leader's session; the projector beats between any two requests."""
+PROBE_TTL_S: Final = 5
+"""How long the broker keeps a consumer that was created only to count messages, if its deletion is lost."""
+ERASED_KEY: Final = "membership-erased"
+ERASING_KEY: Final = "membership-erasing"
+ACKNOWLEDGED_KEY: Final = "membership-acknowledged"
+_SERVER_KEYS: Final = "_nats."
+"""The server's own metadata keys; it sets them itself."""
 _STREAM_NOT_FOUND: Final = 10059
 _SERVER_ERROR: Final = 500
 """From here on JetStream's codes speak of the broker's state, not of what was asked."""
@@ -34,6 +48,8 @@ class StreamState(Struct, frozen=True):
     first_position: Position
     last_position: Position
     messages: int
+    tally: Tally = Tally()
+    """What the stream's own metadata says of positions without a message."""
 
     @property
     def missing(self) -> int:
@@ -59,14 +75,57 @@ def configuration(replicas: int) -> dict[str, Any]:
 
 async def look(client: Client) -> StreamState | None:
     """Return the stream's state, None when it does not exist; raises `StreamUnsafe` if it may lose events."""
-    reply = await _ask(client, f"STREAM.INFO.{STREAM}", b"")
-    if "error" in reply:
-        if reply["error"].get("err_code") == _STREAM_NOT_FOUND:
-            return None
-        raise StreamRefused(f"The broker refused to tell about stream {STREAM}: {reply['error'].get('description')}.")
+    reply = await _information(client)
+    if reply is None:
+        return None
     _require_safe(reply["config"])
     state = reply["state"]
-    return StreamState(reply["created"], Position(state["first_seq"]), Position(state["last_seq"]), state["messages"])
+    first, last = Position(state["first_seq"]), Position(state["last_seq"])
+    return StreamState(reply["created"], first, last, state["messages"], _tally_of(reply["config"]))
+
+
+async def record_tally(client: Client, tally: Tally) -> None:
+    """Write the tally into the stream's metadata; the rest of the configuration is sent back as it was read."""
+    reply = await _information(client)
+    if reply is None:
+        raise StreamRefused(f"Stream {STREAM} does not exist any more.")
+    config = reply["config"]
+    kept = {
+        name: value
+        for name, value in (config.get("metadata") or {}).items()
+        if not name.startswith(_SERVER_KEYS) and name not in {ERASED_KEY, ERASING_KEY, ACKNOWLEDGED_KEY}
+    }
+    changed = config | {"metadata": kept | _metadata_of(tally)}
+    reply = await _ask(client, f"STREAM.UPDATE.{STREAM}", msgspec.json.encode(changed))
+    if "error" in reply:
+        raise StreamRefused(
+            f"The broker refused to change the metadata of stream {STREAM}: {reply['error'].get('description')}."
+        )
+
+
+def _metadata_of(tally: Tally) -> dict[str, str]:
+    values = {ERASED_KEY: tally.erased, ACKNOWLEDGED_KEY: tally.acknowledged, ERASING_KEY: tally.erasing_from}
+    return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def _tally_of(config: dict[str, Any]) -> Tally:
+    metadata = config.get("metadata") or {}
+    try:
+        erased, acknowledged = int(metadata.get(ERASED_KEY, 0)), int(metadata.get(ACKNOWLEDGED_KEY, 0))
+        erasing_from = metadata.get(ERASING_KEY)
+        return Tally(erased, acknowledged, None if erasing_from is None else int(erasing_from))
+    except ValueError:
+        raise StreamRefused(f"The metadata of stream {STREAM} is not a tally of erased messages: {metadata}.") from None
+
+
+async def _information(client: Client) -> dict[str, Any] | None:
+    """Return what the broker says of the stream, configuration and state; None when it does not exist."""
+    reply = await _ask(client, f"STREAM.INFO.{STREAM}", b"")
+    if "error" not in reply:
+        return reply
+    if reply["error"].get("err_code") == _STREAM_NOT_FOUND:
+        return None
+    raise StreamRefused(f"The broker refused to tell about stream {STREAM}: {reply['error'].get('description')}.")
 
 
 async def create(client: Client, replicas: int) -> StreamState:
@@ -116,6 +175,26 @@ async def count(client: Client, subject: str) -> int:
     return sum((reply["state"].get("subjects") or {}).values())
 
 
+async def count_after(client: Client, position: int) -> int:
+    """Return how many messages the stream holds after a position: what a consumer created there would deliver."""
+    name = f"membership-count-{uuid.uuid4().hex}"
+    config = {
+        "name": name,
+        "deliver_policy": "by_start_sequence",
+        "opt_start_seq": position + 1,
+        "ack_policy": "none",
+        "mem_storage": True,
+        "num_replicas": 1,
+        "inactive_threshold": PROBE_TTL_S * 10**9,
+    }
+    request = msgspec.json.encode({"stream_name": STREAM, "config": config})
+    reply = await _ask(client, f"CONSUMER.CREATE.{STREAM}.{name}", request)
+    if "error" in reply:
+        raise StreamRefused(f"The broker refused a consumer: {reply['error'].get('description')}.")
+    await client.publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{name}", b"")
+    return int(reply["num_pending"])
+
+
 async def purge(client: Client, subject: str) -> int:
     """Take all messages on a subject out of the stream, wildcards allowed; return how many there were."""
     reply = await _ask(client, f"STREAM.PURGE.{STREAM}", msgspec.json.encode({"filter": subject}))
@@ -149,6 +228,37 @@ async def _ask(client: Client, call: str, body: bytes) -> dict[str, Any]:
         raise APIError.from_error(answer["error"])
     return answer
 
+
+async def exists(client: Client) -> bool:
+    """Say whether there is a stream; raises nats-py's errors when JetStream does not answer."""
+    return await _information(client) is not None
+
+
+def explain(problem: BaseException) -> str:
+    """Return a sentence, without its full stop, for what a request to JetStream raised."""
+    if isinstance(problem, NoRespondersError):
+        return f"nothing answers for JetStream on the broker: it is disabled there, or still starting. {_RESTART}"
+    if isinstance(problem, APIError) and (problem.code or 0) >= _SERVER_ERROR:
+        return f"JetStream is unavailable on the broker ({problem.description}). {_RESTART}"
+    return str(problem).rstrip(".") or "no answer in time"
+
+
+async def explain_unstored(client: Client, problem: BaseException) -> str:
+    """Return the same for a publication without an answer: a broker whose disk was full answers all else."""
+    try:
+        if not await exists(client):
+            return explain(problem)
+    except (NatsError, NatsTimeoutError) as silent:
+        return explain(silent)
+    except StreamRefused:
+        return explain(problem)
+    return f"it answers, but stores nothing. {_RESTART}"
+
+
+_RESTART: Final = (
+    "nats-server stops storing when its disk is full, and stores again only after a restart: "
+    "see its log and its /healthz, make room, restart it"
+)
 
 _SAFE: Final[dict[str, Any]] = {
     "storage": "file",

@@ -28,7 +28,17 @@ click.rich_click.COMMAND_GROUPS = {
         {"name": "Processes", "commands": ["serve", "project", "migrate"]},
         {
             "name": "Operate",
-            "commands": ["status", "parked", "verify", "repair", "rebuild", "rollback", "jobs", "audit"],
+            "commands": [
+                "status",
+                "parked",
+                "verify",
+                "repair",
+                "rebuild",
+                "rollback",
+                "jobs",
+                "audit",
+                "acknowledge-missing",
+            ],
         },
         {"name": "Who may read, and who is read", "commands": ["api-key", "erase"]},
     ]
@@ -186,11 +196,19 @@ def migrate() -> None:
 
 @cli.command()
 @JSON
-def status(as_json: bool) -> None:
-    """Show how far the read model is behind the stream, and how many events are parked."""
-    from ops.status import show  # noqa: PLC0415
+@click.option("--watch", is_flag=True, help="Show it again every 2 seconds, until Ctrl-C.")
+def status(as_json: bool, watch: bool) -> None:
+    """Show how far the read model is behind the stream, and how many events are parked.
 
-    _run(show(operator_settings("database_url", "nats_url"), as_json=as_json))
+    Exits 1 with a sentence on standard error when no projector leads, when the stream has lost messages that no
+    erasure removed, or when PostgreSQL or the broker does not answer.
+    """
+    from ops import status as run  # noqa: PLC0415
+
+    settings = operator_settings("database_url", "nats_url")
+    if watch:
+        _run(_until_stopped(run.watch(settings, as_json=as_json)))
+    _run(run.show(settings, as_json=as_json))
 
 
 MAX_RATE = click.option("--max-rate", type=Rate(), help="Events a second at most.")
@@ -381,6 +399,23 @@ def parked_discard(positions: tuple[int, ...], reason: str) -> None:
         raise click.BadParameter("say why; it is all that the next operator will know.", param_hint="--reason")
     url = operator_settings("database_url").database_url
     _run(_with_database(url, lambda each: discard(each, sorted(set(positions)), reason.strip())))
+
+
+@cli.command("acknowledge-missing")
+@click.option("--reason", required=True, help="Why the messages are gone; kept in the audit.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def acknowledge_missing(reason: str, yes: bool) -> None:
+    """Accept that the stream has lost messages that no erasure removed, so that work goes on without them.
+
+    Shows how many are missing. Afterwards the projector passes the hole, and verify, repair and rebuild work again on
+    what the stream still holds. Only the number is recorded: a later loss is noticed again.
+    """
+    from ops.acknowledge_missing import acknowledge_missing as run  # noqa: PLC0415
+
+    if not reason.strip():
+        raise click.BadParameter("say why; it is all that the next operator will know.", param_hint="--reason")
+    settings = operator_settings("database_url", "nats_url")
+    _run(_with_database(settings.database_url, lambda each: run(each, settings, reason.strip(), yes=yes)))
 
 
 @cli.command()

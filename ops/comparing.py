@@ -9,13 +9,15 @@ import time
 from contextlib import aclosing
 from typing import Final
 
+import asyncpg
 from msgspec import Struct
 
 from consumers.replay import replay
 from ops.workplace import Workplace
 from projections import checkpoint as checkpoints
-from projections import fan_out, rebuild
+from projections import fan_out, generations, rebuild
 from projections.checkpoint import Checkpoint
+from projections.database import UNAVAILABLE
 from projections.differences import KEYS, Comparison, Difference, Part
 from projections.errors import JobRefused
 from projections.projector import park, read_batch, write_in_parts
@@ -46,6 +48,8 @@ class Findings(Struct, frozen=True):
     count: int
     newly_parked: list[int]
     """Positions that the new generation parked and the live one did not."""
+    not_compared: str = ""
+    """Why the live generation could not be compared, in PostgreSQL's words; empty when it was."""
 
 
 NOTHING: Final = Findings(0, [], 0, [])
@@ -66,15 +70,32 @@ async def compare(place: Workplace, held: Checkpoint) -> Findings:
 
 
 async def _compare(place: Workplace, held: Checkpoint) -> Findings | None:
-    """Return what differs; None, having done nothing, while a fan-out is under way in the live generation."""
+    """Return what differs; None, having done nothing, while a fan-out is under way in the live generation.
+
+    A broken one is compared as it is: no projector will end its fan-outs.
+    """
     async with place.work.transaction(isolation="repeatable_read"):
         live = await checkpoints.read(place.work, place.live)  # the snapshot is taken here
-        if await fan_out.count(place.work, place.live):
+        broken = await generations.state_of(place.work, place.live) == "broken"
+        if not broken and await fan_out.count(place.work, place.live):
             return None
         await _make_up(place, held, live)
         await rebuild.forget_discarded(place.work, place.new)
-        await rebuild.keep_first_seen(place.work, place.new, place.live)
-        return await _differences(place, live.position)
+        return await _read_live(place, live.position)
+
+
+async def _read_live(place: Workplace, position: int) -> Findings:
+    """Return what differs; that the live tables cannot be read is a finding too, and leaves the new ones whole."""
+    try:
+        async with place.work.transaction():  # a savepoint, so that what was made up stays
+            await rebuild.keep_first_seen(place.work, place.new, place.live)
+            return await _differences(place, position)
+    except (*UNAVAILABLE, asyncpg.TransactionRollbackError):  # passes by itself
+        raise
+    except asyncpg.PostgresError as problem:
+        if place.work.is_closed():
+            raise
+        return Findings(position, [], 0, [], not_compared=str(problem.args[0]))
 
 
 async def _make_up(place: Workplace, held: Checkpoint, live: Checkpoint) -> None:

@@ -23,7 +23,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from consumers.client import BrokerSilent, TolerantClient, connect_lasting
 from ops.comparing import NOTHING, Findings, compare
 from ops.filling import fill
-from ops.gate import Approve, pass_gate, require_whole_stream
+from ops.gate import Approve, not_compared, pass_gate, require_whole_stream
 from ops.progress import Screen
 from ops.terminal import counted
 from ops.throttle import Pace
@@ -53,6 +53,8 @@ class Result(NamedTuple):
     was: str
     """The generation that was live when it began."""
     switched_to: str | None
+    way_back: bool
+    """Whether the generation that was live still follows, so that a rollback can return to it."""
 
 
 class GenerationJob:
@@ -170,11 +172,12 @@ async def _phases(place: Workplace, actor: str, approve: Approve) -> Result:
         findings = await compare(place, held)
         if place.job.kind == "verify":
             await _end_verification(place, findings)
-            return Result(findings, place.live, None)
+            return Result(findings, place.live, None, way_back=False)
         await pass_gate(place, findings, approve)
-    await _join(place)
+    await _join(place, findings)
     await _switch(place, actor, findings)
-    return Result(findings, place.live, place.new)
+    way_back = await generations.state_of(place.work, place.live) != "broken"
+    return Result(findings, place.live, place.new, way_back)
 
 
 async def _is_ours(place: Workplace) -> bool:
@@ -183,10 +186,10 @@ async def _is_ours(place: Workplace) -> bool:
     return found[place.new].state == "filling"
 
 
-async def _join(place: Workplace) -> None:
+async def _join(place: Workplace, findings: Findings) -> None:
     """Hand the generation to the projector, and wait until it has brought it level with the live one."""
     meter = await place.enter("join", "events")
-    await generations.join(place.work, place.new)
+    await generations.join(place.work, place.new, broken=place.live if findings.not_compared else None)
     behind, moved_at = None, time.monotonic()
     while True:
         found = {each.generation: each for each in await generations.standings(place.work)}
@@ -218,10 +221,16 @@ async def _switch(place: Workplace, actor: str, findings: Findings) -> None:
         await rebuild.forget_discarded(place.work, place.new)  # since the comparison, too
         await generations.switch(place.work, place.new, old_follows_s=place.settings.rollback_window_s)
         compared = findings is not NOTHING  # in this run, and not in one that died between the comparison and here
-        how = f"with {counted(findings.count, 'differing row')}" if compared else "as an earlier run was allowed to"
+        how = _how(findings) if compared else "as an earlier run was allowed to"
         what = f"switched from {was} to {place.new} {how}"
         await jobs.audit(place.work, actor, "switch", what)
         await jobs.finish(place.work, place.job, "done", what)
+
+
+def _how(findings: Findings) -> str:
+    if findings.not_compared:
+        return f"without a comparison: {findings.not_compared}"
+    return f"with {counted(findings.count, 'differing row')}"
 
 
 async def _end_verification(place: Workplace, findings: Findings) -> None:
@@ -229,7 +238,9 @@ async def _end_verification(place: Workplace, findings: Findings) -> None:
     async with place.work.transaction():
         await place.work.execute("SET LOCAL synchronous_commit = on")
         what = f"{counted(findings.count, 'difference')} at position {findings.position}"
-        await jobs.finish(place.work, place.job, "done", what)
+        if findings.not_compared:
+            what = not_compared(place.live, findings)
+        await jobs.finish(place.work, place.job, "failed" if findings.not_compared else "done", what)
 
 
 async def give_up(connection: asyncpg.Connection, job: Job, actor: str) -> None:

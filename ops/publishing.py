@@ -23,7 +23,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError, NoStreamResponseError
 
 from consumers.client import BrokerSilent, connect_lasting
-from consumers.stream import STREAM
+from consumers.stream import STREAM, exists, explain, explain_unstored
 from projections.errors import MembershipError
 
 BATCH_EVENTS_MAX: Final = 1_000
@@ -106,11 +106,21 @@ async def persist(client: Client, nats_url: str, batch: Sequence[Publication]) -
         try:
             return await _at_once(client, batch) or await _one_by_one(client, batch)
         except (NoRespondersError, NoStreamResponseError):
-            raise StreamAbsent from None
+            raise await _unanswered(client, nats_url) from None
         except (NatsError, NatsTimeoutError, OSError) as problem:
             if time.monotonic() > gives_up_at:
-                raise BrokerUnavailable(nats_url, problem) from None
+                raise BrokerUnavailable(nats_url, await explain_unstored(client, problem)) from None
             await asyncio.sleep(RETRY_S)
+
+
+async def _unanswered(client: Client, nats_url: str) -> MembershipError:
+    """Return why nothing answers on a subject of the stream: the stream is absent, or JetStream is disabled."""
+    try:
+        if not await exists(client):
+            return StreamAbsent()
+    except (NatsError, NatsTimeoutError) as problem:
+        return BrokerUnavailable(nats_url, explain(problem))
+    return BrokerUnavailable(nats_url, "no stream takes the event's subject, although the stream exists")
 
 
 async def _at_once(client: Client, batch: Sequence[Publication]) -> list[Receipt] | None:
@@ -153,6 +163,6 @@ async def _alone(client: Client, publication: Publication) -> Receipt:
         )
     except (MaxPayloadError, APIError) as problem:
         raise PublishRefused(
-            f"The broker refused event {publication.msg_id} on {publication.subject}: {problem}."
+            f"The broker refused event {publication.msg_id} on {publication.subject}: {explain(problem)}."
         ) from None
     return Receipt(publication.msg_id, ack.seq, bool(ack.duplicate))

@@ -7,11 +7,11 @@ import asyncpg
 
 from ops.account import actor
 from ops.comparing import NOTHING, ROWS_READ_MAX, Findings
-from ops.gate import Approve
+from ops.gate import Approve, not_compared
 from ops.generation_job import GenerationJob, Kind, Result
 from ops.progress import JsonScreen, Screen
 from ops.row_diff import described
-from ops.terminal import asked
+from ops.terminal import asked, fail
 from ops.throttle import Pace, Throttle
 from projections import checkpoint as checkpoints
 from projections import generations, jobs
@@ -38,16 +38,29 @@ async def rebuild(settings: Settings, pace: Pace, *, yes: bool, as_json: bool) -
         if as_json or not sys.stdin.isatty():
             return False
         differ = "1 row differs" if findings.count == 1 else f"{findings.count:,} rows differ"
+        if findings.not_compared:
+            differ = "The new generation was not compared with the live one"
         return await asked(f"{differ}. Switch to the new generation all the same?")
 
     result = await _run(settings, "rebuild", pace, approve, as_json=as_json)
     if as_json:
         _print_json(result)
     else:
-        hours = settings.rollback_window_s / 3600
-        same = "" if result.findings.count or result.findings is NOTHING else ", row for row as before"
-        print(f"{result.switched_to} is live{same}. {result.was} follows for {hours:g} hours: `membership rollback`.")
+        print(_switched(result, settings.rollback_window_s / 3600))
     return 0
+
+
+def _switched(result: Result, hours: float) -> str:
+    findings = result.findings
+    compared = findings is not NOTHING and not findings.not_compared
+    same = ", row for row as before" if compared and not findings.count else ""
+    back = f"{result.was} follows for {hours:g} hours: `membership rollback`."
+    if not result.way_back:
+        back = (
+            f"{result.was} is broken and follows no longer, so no rollback returns to it; it is dropped after "
+            f"{hours:g} hours."
+        )
+    return f"{result.switched_to} is live{same}. {back}"
 
 
 async def verify(settings: Settings, pace: Pace, *, as_json: bool) -> int:
@@ -57,14 +70,17 @@ async def verify(settings: Settings, pace: Pace, *, as_json: bool) -> int:
         return False
 
     result = await _run(settings, "verify", pace, never, as_json=as_json)
+    findings = result.findings
     if as_json:
         _print_json(result)
-    elif result.findings.count:
-        show(result.findings)
-        advise(result.findings)
-    else:
-        print(f"No row differs from the stream, at position {result.findings.position}.")
-    return 1 if result.findings.count else 0
+    elif findings.count:
+        show(findings)
+        advise(findings)
+    elif not findings.not_compared:
+        print(f"No row differs from the stream, at position {findings.position}.")
+    if findings.not_compared:
+        return fail(f"{not_compared(result.was, findings)} `membership rebuild --yes` replaces it with a new one.")
+    return 1 if findings.count else 0
 
 
 async def rollback(connection: asyncpg.Connection) -> int:
@@ -81,7 +97,9 @@ async def rollback(connection: asyncpg.Connection) -> int:
 
 
 def show(findings: Findings) -> None:
-    """Print the rows that differ, column by column."""
+    """Print the rows that differ, column by column; nothing where there was no comparison."""
+    if findings.not_compared:
+        return
     for each in findings.differences[:SHOWN]:
         print(described(each))
     if findings.count > SHOWN:
@@ -116,7 +134,8 @@ def _print_json(result: Result) -> None:
     found = {
         "generation": result.switched_to,
         "position": result.findings.position,
-        "differences": result.findings.count,
+        "differences": None if result.findings.not_compared else result.findings.count,
+        "not_compared": result.findings.not_compared or None,
         "rows": [
             {"table": each.table, "key": each.key, "held": each.held or None, "wanted": each.wanted or None}
             for each in result.findings.differences

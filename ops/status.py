@@ -1,17 +1,24 @@
-"""`membership status`: how far the read model is behind the stream, asked of both, never guessed from one."""
+"""`membership status`: how far the read model is behind the stream, and whether anything needs an operator.
 
+Reads: PostgreSQL and the stream; what one of them does not answer is unknown, never derived from the other.
+"""
+
+import asyncio
 import json
+import sys
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
+import asyncpg
 import msgspec
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from rich.table import Table
 
-from consumers import stream
+from consumers import loss_check, stream
 from consumers.client import connect_briefly
+from consumers.leadership import LOCK_KEY
 from ops.jobs import described
 from ops.terminal import console, fail, stamp
 from projections import checkpoint as checkpoints
@@ -21,6 +28,11 @@ from projections.errors import MembershipError, StreamRefused
 from projections.migrations import require_migrated
 from projections.queries import for_generation
 from projections.settings import Settings
+
+WATCH_EVERY_S: Final = 2.0
+NO_LEADER: Final = (
+    "No projector leads, so no event is applied. Start `membership project`; if one has ended, its log says why."
+)
 
 
 class DatabaseUnavailable(MembershipError):
@@ -33,7 +45,7 @@ class DatabaseUnavailable(MembershipError):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What `status --json` prints. `stream_position` and the lags are None when the broker cannot be asked."""
+    """What `status --json` prints. What only the stream knows is None when the broker does not answer."""
 
     generation: str
     position: int
@@ -41,6 +53,10 @@ class Status(msgspec.Struct, frozen=True):
     lag_events: int | None
     lag_s: float | None
     parked: int
+    leader: bool
+    """Whether a projector leads now."""
+    missing_events: int | None
+    """Positions of the stream without a message that neither an erasure nor an acknowledgement explains."""
     jobs: list[dict[str, Any]]
     """Those under way and those that wait to be resumed."""
     generations: list[dict[str, Any]]
@@ -50,40 +66,88 @@ class Status(msgspec.Struct, frozen=True):
 
 
 async def show(settings: Settings, *, as_json: bool) -> int:
-    """Print the status; return the exit code, 1 when the broker did not answer."""
-    status, trouble = await gather(settings)
+    """Print the status; return the exit code, 1 when something needs an operator."""
+    status, problems = await gather(settings)
     if as_json:
         print(json.dumps(msgspec.to_builtins(status)))
     else:
         _print_table(status)
-    return 0 if trouble is None else fail(trouble)
+    return _exit_code(problems)
 
 
-async def gather(settings: Settings) -> tuple[Status, str | None]:
-    """Return the status, and why the broker's part is missing if it is."""
+async def watch(settings: Settings, *, as_json: bool) -> None:
+    """Print the status every `WATCH_EVERY_S` until cancelled, as plain lines where no terminal reads them."""
+    as_table = sys.stdout.isatty() and not as_json
+    while True:
+        try:
+            status, problems = await gather(settings)
+        except MembershipError as problem:
+            _exit_code([str(problem)])
+        else:
+            if as_table:
+                console().clear()
+                _print_table(status)
+            else:
+                print(json.dumps(msgspec.to_builtins(status)) if as_json else _line(status), flush=True)
+            _exit_code(problems)
+        await asyncio.sleep(WATCH_EVERY_S)
+
+
+def _exit_code(problems: list[str]) -> int:
+    """Print each problem on standard error; return 1 if there is one."""
+    for problem in problems:
+        fail(problem)
+    return 1 if problems else 0
+
+
+async def gather(settings: Settings) -> tuple[Status, list[str]]:
+    """Return the status, and a sentence for each thing that needs an operator; raises `DatabaseUnavailable`."""
     try:
         connection = await database.connect(settings.database_url, "membership-status")
+        try:
+            with database.closed_is_unavailable(connection):
+                return await _gather(connection, settings)
+        finally:
+            await connection.close()
     except database.UNAVAILABLE as problem:
         raise DatabaseUnavailable(problem) from None
-    try:
-        await require_migrated(connection)
-        name = await checkpoints.live_generation(connection)
-        checkpoint = await checkpoints.read(connection, name)
-        parked = await connection.fetchval(for_generation("SELECT count(*) FROM {generation}.parked_event", name))
-        fan_outs = await fan_out.count(connection, name)
-        running = await jobs.is_running(connection)
-        under_way = [described(job, running=running) for job in await jobs.unfinished(connection)]
-        standings = [
-            msgspec.structs.asdict(each) | {"follows_until": each.follows_until and stamp(each.follows_until)}
-            for each in await generations.standings(connection)
-        ]
-    finally:
-        await connection.close()
-    known = Status(name, checkpoint.position, None, None, None, parked, under_way, standings, fan_outs)
-    return await _with_stream(settings, known, checkpoint)
 
 
-async def _with_stream(settings: Settings, known: Status, checkpoint: Checkpoint) -> tuple[Status, str | None]:
+async def _gather(connection: asyncpg.Connection, settings: Settings) -> tuple[Status, list[str]]:
+    await require_migrated(connection)
+    name = await checkpoints.live_generation(connection)
+    checkpoint = await checkpoints.read(connection, name)
+    parked = await connection.fetchval(for_generation("SELECT count(*) FROM {generation}.parked_event", name))
+    fan_outs = await fan_out.count(connection, name)
+    running = await jobs.is_running(connection)
+    under_way = [described(job, running=running) for job in await jobs.unfinished(connection)]
+    standings = [
+        msgspec.structs.asdict(each) | {"follows_until": each.follows_until and stamp(each.follows_until)}
+        for each in await generations.standings(connection)
+    ]
+    leader = await projector_leads(connection)
+    position = checkpoint.position
+    known = Status(name, position, None, None, None, parked, leader, None, under_way, standings, fan_outs)
+    status, problem = await _with_stream(connection, settings, known, checkpoint)
+    return status, [each for each in ("" if leader else NO_LEADER, problem) if each]
+
+
+async def projector_leads(connection: asyncpg.Connection) -> bool:
+    """Say whether a session of this database holds the projectors' lock; PostgreSQL shows its key in two halves."""
+    return bool(
+        await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 "
+            "AND (classid::bigint << 32) | objid::bigint = $1 "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
+            LOCK_KEY,
+        )
+    )
+
+
+async def _with_stream(
+    connection: asyncpg.Connection, settings: Settings, known: Status, checkpoint: Checkpoint
+) -> tuple[Status, str]:
+    """Return the status with what the stream says, and a sentence if that needs an operator."""
     try:
         client = await connect_briefly(settings.nats_url, "membership-status")
         try:
@@ -95,9 +159,24 @@ async def _with_stream(settings: Settings, known: Status, checkpoint: Checkpoint
             await client.close()
     except StreamRefused as refused:
         return known, str(refused)
-    except (NatsError, OSError, MembershipError) as problem:  # nats-py's timeout is an OSError too
-        return known, f"The broker cannot be asked: {str(problem).rstrip('.') or 'no answer'}."
-    return msgspec.structs.replace(known, stream_position=last, lag_events=lag_events, lag_s=lag_s), None
+    except MembershipError as problem:
+        return known, f"The broker cannot be asked: {str(problem).rstrip('.')}."
+    except (NatsError, OSError) as problem:  # nats-py's timeout is an OSError too
+        return known, f"The broker cannot be asked: {stream.explain(problem)}."
+    missing = 0 if state is None else await loss_check.unexplained(connection, state)
+    status = msgspec.structs.replace(
+        known, stream_position=last, lag_events=lag_events, lag_s=lag_s, missing_events=missing
+    )
+    return status, _loss(missing)
+
+
+def _loss(missing: int) -> str:
+    if not missing:
+        return ""
+    return (
+        f"Stream {stream.STREAM} has lost {missing:,} messages that no erasure took out. Restore it from its backup, "
+        "or accept the loss with `membership acknowledge-missing`."
+    )
 
 
 async def _lag_s(client: Client, position: int) -> float:
@@ -106,11 +185,35 @@ async def _lag_s(client: Client, position: int) -> float:
     return 0.0 if stored_ns is None else round(max(0.0, time.time() - stored_ns / 1e9), 3)
 
 
+_FIELDS: Final = (
+    "generation",
+    "position",
+    "stream_position",
+    "lag_events",
+    "lag_s",
+    "parked",
+    "fan_outs",
+    "leader",
+    "missing_events",
+)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "unknown" if value is None else str(value)
+
+
+def _line(status: Status) -> str:
+    """Return the status as one line of `name=value`, for a log."""
+    shown = " ".join(f"{field}={_shown(getattr(status, field))}" for field in _FIELDS)
+    return f"{stamp(datetime.now(UTC))} {shown} jobs={len(status.jobs)}"
+
+
 def _print_table(status: Status) -> None:
     table = Table(show_header=False, box=None)
-    for field in ("generation", "position", "stream_position", "lag_events", "lag_s", "parked", "fan_outs"):
-        value = getattr(status, field)
-        table.add_row(field, "unknown" if value is None else str(value))
+    for field in _FIELDS:
+        table.add_row(field, _shown(getattr(status, field)))
     table.add_row("jobs", "\n".join(map(_job_line, status.jobs)) or "none")
     table.add_row("generations", "\n".join(map(_generation_line, status.generations)))
     console().print(table)

@@ -17,13 +17,14 @@ MembershipError
     ├── StreamRecreated        stream_recreated
     ├── StreamWentBack         stream_went_back
     ├── StreamIncomplete       stream_incomplete
+    ├── StreamLostMessages     stream_lost_messages
     └── StreamUnsafe           stream_unsafe
 
 The docstring of a class says when it is raised; the message of an instance says what an operator can do.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class MembershipError(Exception):
@@ -156,6 +157,14 @@ class StreamRefused(MembershipError):
     code = "stream_refused"
 
 
+_RESTORE_WARNING: Final = (
+    "A backup made before an erasure brings the erased customer back: repeat such erasures after restoring it."
+)
+_RESTORE_OR_ACKNOWLEDGE: Final = (
+    f"Restore the stream from its backup, or accept the loss with `membership acknowledge-missing`. {_RESTORE_WARNING}"
+)
+
+
 class StreamMissing(StreamRefused):
     """The stream is gone although events of it were applied."""
 
@@ -166,7 +175,8 @@ class StreamMissing(StreamRefused):
         self.position = position
         super().__init__(
             f"Stream {stream} does not exist, but the read model has applied it up to position {position}. "
-            "Restore the stream from its backup, or start with an empty database if its events are gone for good."
+            "Restore the stream from its backup, or start with an empty database if its events are gone for good. "
+            f"{_RESTORE_WARNING}"
         )
 
 
@@ -182,7 +192,8 @@ class StreamRecreated(StreamRefused):
         super().__init__(
             f"Stream {stream} was created at {found_created}, but the checkpoint belongs to the stream created at "
             f"{expected_created}. It is another stream under the same name; its events were not applied. "
-            "Restore the original stream, or start with an empty database to read the new one from its beginning."
+            "Restore the original stream, or start with an empty database to read the new one from its beginning. "
+            f"{_RESTORE_WARNING}"
         )
 
 
@@ -198,7 +209,7 @@ class StreamWentBack(StreamRefused):
         super().__init__(
             f"Stream {stream} went back: the read model has applied position {position}, but {found}. "
             "The broker lost acknowledged messages (see sync_interval). Restore the stream from its backup, or start "
-            "with an empty database to read what is left from its beginning."
+            f"with an empty database to read what is left from its beginning. {_RESTORE_WARNING}"
         )
 
 
@@ -212,8 +223,25 @@ class StreamIncomplete(StreamRefused):
         self.missing = missing
         super().__init__(
             f"Stream {stream} lacks {missing:,} messages that no erasure took out (its first is {first}, its last "
-            f"{last}), so what is derived from it would lack what they said. Nothing was changed. "
-            "Restore the stream from its backup; the live generation still has it all."
+            f"{last}), so what is derived from it would lack what they said. Nothing was changed. The live generation "
+            f"still holds what it has applied. {_RESTORE_OR_ACKNOWLEDGE}"
+        )
+
+
+class StreamLostMessages(StreamRefused):
+    """Messages that were not applied yet are gone from the stream, and no erasure removed them."""
+
+    code = "stream_lost_messages"
+
+    def __init__(self, stream: str, lost: int, after: int, before: int) -> None:
+        self.stream = stream
+        self.lost = lost
+        self.after = after
+        self.before = before
+        super().__init__(
+            f"Stream {stream} has lost {lost:,} messages that were not applied yet, between positions {after} and "
+            f"{before}, and no erasure removed them. Nothing was applied beyond position {after}. "
+            f"{_RESTORE_OR_ACKNOWLEDGE}"
         )
 
 

@@ -92,12 +92,15 @@ async def roster(connection: asyncpg.Connection) -> list[Generation]:
     return sorted(found)
 
 
-async def join(connection: asyncpg.Connection, name: Generation) -> None:
+async def join(connection: asyncpg.Connection, name: Generation, *, broken: Generation | None = None) -> None:
     """Let the projector follow `name` from its next batch on. Owns the transaction; twice is once.
 
-    Raising the epochs makes a projector that still holds the old roster start its term anew.
+    Raising the epochs makes a projector that still holds the old roster start its term anew. `broken` names a
+    generation that it follows no longer: its tables cannot be read, so they must not hold up the new one.
     """
     async with connection.transaction():
+        if broken is not None:
+            await mark_broken(connection, broken)
         await connection.execute("UPDATE control.generation SET state = 'following' WHERE generation = $1", name)
         await summon(connection)
 
@@ -167,6 +170,12 @@ async def switch(connection: asyncpg.Connection, to: Generation, *, old_follows_
     await notices.tell_flush(connection)
 
 
+async def state_of(connection: asyncpg.Connection, name: str) -> State:
+    """Return the state of a generation, which may be dropped."""
+    state: State = await connection.fetchval("SELECT state FROM control.generation WHERE generation = $1", name)
+    return state
+
+
 async def previous(connection: asyncpg.Connection) -> Generation:
     """Return the generation a rollback points back at; raises `NothingToRollBackTo`."""
     row = await connection.fetchrow(
@@ -175,9 +184,10 @@ async def previous(connection: asyncpg.Connection) -> Generation:
     if row is None or row["previous"] is None:
         raise NothingToRollBackTo("The live generation is the first one: no rebuild has replaced another yet.")
     if row["state"] != "following":
+        broken = ": its tables refused an event or could not be read, so it has not followed the stream"
         raise NothingToRollBackTo(
-            f"Generation {row['previous']}, which was live before, is {row['state']}. "
-            "`membership rebuild` makes a new one."
+            f"Generation {row['previous']}, which was live before, is {row['state']}"
+            f"{broken if row['state'] == 'broken' else ''}. `membership rebuild` makes a new one."
         )
     return generation(row["previous"])
 

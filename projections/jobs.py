@@ -178,12 +178,3 @@ async def deeds(connection: asyncpg.Connection, rows_max: int) -> list[asyncpg.R
     return await connection.fetch(
         "SELECT at, actor, action, position, detail FROM control.audit ORDER BY audit_id DESC LIMIT $1", rows_max
     )
-
-
-async def erased_messages(connection: asyncpg.Connection, stream_created: str) -> int:
-    """Return how many messages recorded erasures took out of a stream."""
-    return int(
-        await connection.fetchval(
-            "SELECT coalesce(sum(messages), 0)::bigint FROM control.erasure WHERE stream_created = $1", stream_created
-        )
-    )

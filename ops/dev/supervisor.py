@@ -19,6 +19,10 @@ STEADY_S: Final = 10.0
 BACKOFF_FIRST_S: Final = 0.25
 BACKOFF_MAX_S: Final = 5.0
 LAST_LINES: Final = 5
+HEALTH_EVERY_S: Final = 1.0
+UNHEALTHY_MAX_S: Final = 5.0
+"""How long a child may report a problem before it is restarted: nats-server stores nothing after its disk was full,
+even when there is room again, until it is restarted."""
 
 
 async def in_steps(steps: Iterator[float]) -> None:
@@ -70,11 +74,10 @@ class Supervisor:
         pause_s = 0.0
         while True:
             began = time.monotonic()
-            while child.running:  # noqa: ASYNC110 - the kernel tells of an end only to those who ask
-                await asyncio.sleep(WATCH_S)
+            what = await _until_failed(child)
             if time.monotonic() - began > STEADY_S:
                 pause_s = 0.0
-            say(f"{child.name} ended with {_ending(child.exit_code)}; starting it again. {_last_words(child)}")
+            say(f"{child.name} {what}; starting it again. {_last_words(child)}")
             pause_s = await self._start_again(child, pause_s)
             self._restarted()
 
@@ -89,6 +92,23 @@ class Supervisor:
                 say(str(problem))
             else:
                 return pause_s
+
+
+async def _until_failed(child: ChildProcess) -> str:
+    """Wait until a child has ended, or has been stopped because it stayed unhealthy; return which."""
+    asked_at = healthy_at = time.monotonic()
+    while child.running:
+        await asyncio.sleep(WATCH_S)
+        if not child.reports_health or time.monotonic() - asked_at < HEALTH_EVERY_S:
+            continue
+        problem = await asyncio.to_thread(child.health_problem)
+        asked_at = time.monotonic()
+        if not problem:
+            healthy_at = asked_at
+        elif asked_at - healthy_at > UNHEALTHY_MAX_S:
+            await in_steps(child.stopping())
+            return f"was stopped, because it stayed unhealthy: {problem}"
+    return f"ended with {_ending(child.exit_code)}"
 
 
 def _ending(code: int | None) -> str:

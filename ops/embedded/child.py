@@ -119,6 +119,8 @@ class ChildProcess(ABC):
     death_signal: ClassVar[int] = signal.SIGTERM
     stop_signals: ClassVar[Sequence[tuple[int, float]]] = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
     """Signals in order, each with the seconds it is given."""
+    reports_health: ClassVar[bool] = False
+    """Whether `health_problem` asks anything."""
     passing: ClassVar[Sequence[str]] = ()
     """Words in the log, in lower case, that tell of a failure that passes by itself."""
 
@@ -182,6 +184,10 @@ class ChildProcess(ABC):
             yield from self._gone(time.monotonic() + patience_s)
             if self._life is None and not self.running:
                 return
+
+    def health_problem(self) -> str:
+        """Return what is wrong with a program that runs, empty for nothing. Blocks for a second at most."""
+        return ""
 
     @abstractmethod
     def _prepare(self) -> Iterator[float]:

@@ -297,4 +297,9 @@ async def test_kill_9_of_the_projector_leaves_the_rows_the_generator_decided(own
         own_system.kill("project")
         own_system.launch("project")
     await own_system.settled(await publishing)
+
+    async def copied() -> bool:
+        return not await own_system.fetch("SELECT FROM control.fan_out")
+
+    await eventually(copied, "the campaigns' keys are copied to their memberships")
     await demand_the_towns_rows(own_system, town)

@@ -1,0 +1,89 @@
+"""`membership acknowledge-missing`: an operator accepts that messages of the stream are lost, and says why.
+
+Afterwards the projector passes the hole, and verify, repair and rebuild take the stream as it is.
+"""
+
+import sys
+
+import asyncpg
+from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeoutError
+
+from consumers import loss_check, stream
+from consumers.client import BrokerSilent, TolerantClient, connect_lasting
+from consumers.stream import StreamState
+from ops.account import actor
+from ops.gate import require_no_erasure_elsewhere
+from ops.terminal import asked, counted, fail
+from projections import checkpoint as checkpoints
+from projections import erasure, jobs
+from projections.checkpoint import Checkpoint
+from projections.erasure import Tally
+from projections.errors import JobRefused, StreamMissing
+from projections.settings import Settings
+
+WITHOUT_APPROVAL = 2
+"""The exit code when the operator has not agreed, as for wrong usage."""
+
+
+async def acknowledge_missing(connection: asyncpg.Connection, settings: Settings, reason: str, *, yes: bool) -> int:
+    """Show what is missing, ask, and record the answer; return the exit code."""
+    try:
+        client = await connect_lasting(settings.nats_url, "membership-acknowledge")
+        try:
+            return await _acknowledge(connection, client, reason, yes=yes)
+        finally:
+            await client.close()
+    except (NatsError, NatsTimeoutError) as problem:
+        raise BrokerSilent(problem) from None
+
+
+async def _acknowledge(connection: asyncpg.Connection, client: TolerantClient, reason: str, *, yes: bool) -> int:
+    await jobs.take_lock(connection)  # an erasure changes the same record
+    live = await checkpoints.read(connection, await checkpoints.live_generation(connection))
+    state = await stream.identify(client, live)
+    if state is None:
+        raise StreamMissing(stream.STREAM, live.position)
+    if any(job.kind == "erase" for job in await jobs.unfinished(connection)):
+        raise JobRefused("An erasure was interrupted. Finish it first: the same `membership erase`.")
+    require_no_erasure_elsewhere(state)
+    tally = await loss_check.tally_of(connection, state)
+    lost = tally.unexplained(state.missing)
+    if lost == 0:
+        print(f"Stream {stream.STREAM} has lost nothing: every missing position is erased or acknowledged already.")
+        return 0
+    print(_description(state, live, lost, await stream.count_after(client, live.position)))
+    if not yes and not await _approved():
+        return fail("Nothing was acknowledged. Add --yes to acknowledge without being asked.", WITHOUT_APPROVAL)
+    await _record(connection, client, state, tally, lost=lost, reason=reason)
+    print(f"Acknowledged {counted(lost, 'lost message')}. Start the projector again if it has ended.")
+    return 0
+
+
+def _description(state: StreamState, live: Checkpoint, lost: int, remaining: int) -> str:
+    ahead = max(0, state.last_position - live.position - remaining)
+    where = (
+        f"up to {ahead:,} of them lie beyond it, and no read model will hold what those said."
+        if ahead
+        else "none of them lie beyond it. The live generation may hold what they said; a rebuilt one will not."
+    )
+    return (
+        f"Stream {stream.STREAM} lacks {counted(lost, 'message')} that no erasure took out. Its first position is "
+        f"{state.first_position}, its last {state.last_position}. The live generation has applied position "
+        f"{live.position}; {where}"
+    )
+
+
+async def _approved() -> bool:
+    return sys.stdin.isatty() and await asked("Acknowledge that these messages are lost?")
+
+
+async def _record(
+    connection: asyncpg.Connection, client: TolerantClient, state: StreamState, tally: Tally, *, lost: int, reason: str
+) -> None:
+    """Record in the database, then in the stream; if the second fails, the projector's next term copies it there."""
+    in_all = tally.acknowledged + lost
+    async with connection.transaction():
+        await erasure.acknowledge(connection, state.created, lost, in_all, reason=reason, actor=actor())
+        await jobs.audit(connection, actor(), "acknowledge-missing", f"{counted(lost, 'lost message')}: {reason}")
+    await stream.record_tally(client, Tally(tally.erased, in_all))

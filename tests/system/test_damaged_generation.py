@@ -1,0 +1,79 @@
+"""A live generation whose tables cannot be read is replaced by a rebuild, which says what it could not compare."""
+
+import json
+
+import asyncpg
+import pytest
+
+from tests.builders import campaign_id, customer_id, published
+from tests.command import Ended, membership
+from tests.system.processes import System
+from tests.system.town import Town
+
+
+async def operate(system: System, *arguments: str) -> Ended:
+    return await membership(system.environment, *arguments)
+
+
+@pytest.fixture
+async def town(own_system: System) -> Town:
+    """A town whose events are all applied."""
+    town = Town(3, customers=10, campaigns=6, memberships_each=3)
+    await own_system.settled(await own_system.publish(town.events()))
+    return town
+
+
+async def execute(system: System, statement: str) -> None:
+    connection = await asyncpg.connect(system.database_url)
+    await connection.execute(statement)
+    await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("ALTER TABLE g1.campaign RENAME COLUMN created_at TO oops", 'column "oops" does not exist'),
+        ("DROP TABLE g1.parked_event", 'relation "g1.parked_event" does not exist'),
+    ],
+    ids=["column renamed", "table dropped"],
+)
+@pytest.mark.usefixtures("town")
+async def test_a_live_generation_that_cannot_be_compared_is_replaced(
+    own_system: System, damage: str, said: str
+) -> None:
+    await execute(own_system, damage)
+    sentence = f"The live generation g1 cannot be compared: {said}."
+    verified = await operate(own_system, "verify", "--no-throttle")
+    assert (verified.code, sentence in verified.err, "No row differs" in verified.out) == (1, True, False), verified
+    refused = await operate(own_system, "rebuild", "--no-throttle")
+    assert (refused.code, sentence in refused.err, "membership rebuild --yes" in refused.err) == (1, True, True), (
+        refused
+    )
+    replaced = await operate(own_system, "rebuild", "--yes", "--no-throttle")
+    assert replaced.code == 0, replaced
+    assert replaced.out.splitlines()[-1] == (
+        "g3 is live. g1 is broken and follows no longer, so no rollback returns to it; it is dropped after 24 hours."
+    )
+    back = await operate(own_system, "rollback")
+    assert (back.code, "Generation g1, which was live before, is broken" in back.err) == (1, True), back
+    assert said in (await operate(own_system, "audit")).out
+    await own_system.settled(await own_system.publish([published("customer.upserted.v1", 10**9, customer=1)]))
+    reply = await own_system.get(f"/customers/{customer_id(1)}/campaigns", params={"include_deleted": True})
+    assert reply.status_code == 200, reply.text
+    verified = await operate(own_system, "verify", "--no-throttle", "--json")
+    found = json.loads(verified.out.splitlines()[-1])
+    assert (verified.code, found["differences"], found["not_compared"]) == (0, 0, None)
+
+
+@pytest.mark.usefixtures("town")
+async def test_a_broken_generation_with_a_fan_out_left_over_is_replaced(own_system: System) -> None:
+    own_system.kill("project")
+    await execute(own_system, "UPDATE control.generation SET state = 'broken' WHERE generation = 'g1'")
+    await execute(
+        own_system,
+        "INSERT INTO control.fan_out (generation, campaign_id, resumes_at) "  # noqa: S608 - an id of the tests
+        f"VALUES ('g1', '{campaign_id(1)}', '{customer_id(1)}')",
+    )
+    own_system.launch("project")
+    replaced = await operate(own_system, "rebuild", "--yes", "--no-throttle")
+    assert (replaced.code, "g1 is broken and follows no longer" in replaced.out) == (0, True), replaced
