@@ -24,6 +24,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
+from projections.error_text import error_text
 from projections.errors import MembershipError
 
 CONNECT_TIMEOUT_S = 2
@@ -177,7 +178,7 @@ class BrokerSilent(MembershipError):
 
     def __init__(self, problem: object) -> None:
         self.problem = problem
-        super().__init__(f"The broker does not answer: {str(problem).rstrip('.') or 'timeout'}. Nothing was begun.")
+        super().__init__(f"The broker does not answer: {error_text(problem)}. Nothing was begun.")
 
 
 async def connect_lasting(nats_url: str, name: str) -> TolerantClient:
