@@ -1,4 +1,4 @@
-"""`membership jobs`: what runs, what waits to be resumed, what was; and how to end it."""
+"""`membership jobs` and `membership audit`: what runs, what waits to be resumed, what was; and how to end a job."""
 
 import asyncio
 import json
@@ -98,7 +98,7 @@ async def list_deeds(connection: asyncpg.Connection, rows_max: int) -> int:
     for row in await jobs.deeds(connection, rows_max):
         position = "" if row["position"] is None else str(row["position"])
         table.add_row(stamp(row["at"]), row["actor"], row["action"], position, escaped(row["detail"]))
-    console().print(table if table.row_count else "Nothing yet: no switch, repair, retry, discard or erasure.")
+    console().print(table if table.row_count else "Nothing yet: no switch, repair, retry, discard, erasure or API key.")
     return 0
 
 
