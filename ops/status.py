@@ -17,10 +17,11 @@ from ops.terminal import console, fail, stamp
 from projections import checkpoint as checkpoints
 from projections import database, fan_out, generations, jobs
 from projections.checkpoint import Checkpoint
+from projections.error_text import error_text
 from projections.errors import MembershipError, StreamRefused
 from projections.migrations import require_migrated
 from projections.queries import for_generation
-from projections.settings import Settings
+from projections.settings import Settings, database_location
 
 
 class DatabaseUnavailable(MembershipError):
@@ -28,8 +29,8 @@ class DatabaseUnavailable(MembershipError):
 
     code = "database_unavailable"
 
-    def __init__(self, problem: BaseException) -> None:
-        super().__init__(f"PostgreSQL cannot be used: {problem or type(problem).__name__}.")
+    def __init__(self, url: str, problem: BaseException) -> None:
+        super().__init__(f"PostgreSQL cannot be used: {error_text(problem)} ({database_location(url)}).")
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -64,7 +65,7 @@ async def gather(settings: Settings) -> tuple[Status, str | None]:
     try:
         connection = await database.connect(settings.database_url, "membership-status")
     except database.UNAVAILABLE as problem:
-        raise DatabaseUnavailable(problem) from None
+        raise DatabaseUnavailable(settings.database_url, problem) from None
     try:
         await require_migrated(connection)
         name = await checkpoints.live_generation(connection)
@@ -96,7 +97,7 @@ async def _with_stream(settings: Settings, known: Status, checkpoint: Checkpoint
     except StreamRefused as refused:
         return known, str(refused)
     except (NatsError, OSError, MembershipError) as problem:  # nats-py's timeout is an OSError too
-        return known, f"The broker cannot be asked: {str(problem).rstrip('.') or 'no answer'}."
+        return known, f"The broker cannot be asked: {error_text(problem)}."
     return msgspec.structs.replace(known, stream_position=last, lag_events=lag_events, lag_s=lag_s), None
 
 

@@ -1,7 +1,8 @@
 """API keys: made, listed, revoked and looked up; the key itself is kept nowhere.
 
 Writes: control.api_key, control.audit. Reads: the first.
-Invariants: creating and revoking a key writes its audit row in the same transaction, with the key id, never the key; a key holds 160 random bits, so one round of SHA-256 is all the hash it needs; comparison is constant-time.
+Invariants: creating and revoking a key writes its audit row in the same transaction, with the key id, never the key.
+A key holds 160 random bits, so one round of SHA-256 is all the hash it needs; comparison is constant-time.
 """
 
 import hashlib
