@@ -4,7 +4,7 @@ Writes: stream MEMBERSHIP. With `sync_interval: always` an atomic batch costs on
 one each, so batches are the way to publish many. The broker refuses a batch whole when it has seen any of its ids;
 then its events go one by one, and the acks say which were there already.
 Invariants: an event is stored once per message id within the broker's duplicate window; receipts come in the order of
-the publications. Fails: `StreamAbsent`, `BrokerUnavailable`, `PublishRefused`.
+the publications. Fails: `StreamAbsent`, `JetStreamOff`, `BrokerUnavailable`, `PublishRefused`.
 """
 
 import asyncio
@@ -19,11 +19,12 @@ import msgspec
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError
-from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError, NoStreamResponseError
 
+from consumers import stream
 from consumers.client import BrokerSilent, connect_lasting
 from consumers.stream import STREAM
+from projections.error_text import error_text
 from projections.errors import MembershipError
 
 BATCH_EVENTS_MAX: Final = 1_000
@@ -34,15 +35,37 @@ ACK_TIMEOUT_S: Final = 5.0
 GIVE_UP_S: Final = 30.0
 """How long the same events are tried again while the broker does not answer."""
 RETRY_S: Final = 0.25
+SERVER_ERROR: Final = 500
+"""From here on JetStream's codes speak of the broker's state, which may pass, not of the event."""
 
 
 class StreamAbsent(MembershipError):
-    """There is no stream to publish to."""
+    """There is no stream to publish to; whether there ever was one, only a database can say."""
 
     code = "stream_absent"
 
-    def __init__(self) -> None:
-        super().__init__(f"There is no stream {STREAM} yet. `membership project` creates it; start one and try again.")
+    def __init__(self, *, never_applied: bool = False) -> None:
+        create = "`membership project` creates it; start one and publish again."
+        super().__init__(
+            f"There is no stream {STREAM} yet, and the database has applied nothing. {create}"
+            if never_applied
+            else f"There is no stream {STREAM} on this broker. In a new installation {create} If events were published "
+            "before, the stream was deleted or this is another broker: check MEMBERSHIP_NATS_URL, or restore the "
+            "stream from its backup."
+        )
+
+
+class JetStreamOff(MembershipError):
+    """The broker answers, but its JetStream does not."""
+
+    code = "jetstream_off"
+
+    def __init__(self, nats_url: str) -> None:
+        super().__init__(
+            f"The broker at {_hosts(nats_url)} runs without JetStream: it is not enabled, or nats-server switched it "
+            "off after an error, such as a full disk, which its log names. Make room if it is that, restart "
+            "nats-server, then publish again: events that are there already are not stored twice."
+        )
 
 
 class BrokerUnavailable(MembershipError):
@@ -51,9 +74,8 @@ class BrokerUnavailable(MembershipError):
     code = "broker_unavailable"
 
     def __init__(self, nats_url: str, problem: object) -> None:
-        hosts = ", ".join(urlsplit(url.strip()).netloc.rpartition("@")[2] for url in nats_url.split(","))
         super().__init__(
-            f"The broker at {hosts} does not answer: {problem or 'timeout'}. "
+            f"The broker at {_hosts(nats_url)} does not answer: {_broker_text(problem)}. "
             "Publish again once it does: events that are there already are not stored twice."
         )
 
@@ -62,6 +84,15 @@ class PublishRefused(MembershipError):
     """The broker will not store an event, and would not if asked again."""
 
     code = "publish_refused"
+
+
+def _hosts(nats_url: str) -> str:
+    return ", ".join(urlsplit(url.strip()).netloc.rpartition("@")[2] for url in nats_url.split(","))
+
+
+def _broker_text(problem: object) -> str:
+    """Return the broker's description of an error: nats-py prints an API error as its fields."""
+    return error_text(getattr(problem, "description", None) or problem)
 
 
 class Publication(NamedTuple):
@@ -105,12 +136,21 @@ async def persist(client: Client, nats_url: str, batch: Sequence[Publication]) -
     while True:
         try:
             return await _at_once(client, batch) or await _one_by_one(client, batch)
-        except (NoRespondersError, NoStreamResponseError):
-            raise StreamAbsent from None
-        except (NatsError, NatsTimeoutError, OSError) as problem:
+        except (NatsError, OSError) as problem:  # nats-py's timeout is an OSError too
+            unanswered = isinstance(problem, (NoRespondersError, NoStreamResponseError))
+            if unanswered and await _is_absent(client):
+                raise StreamAbsent from None
             if time.monotonic() > gives_up_at:
-                raise BrokerUnavailable(nats_url, problem) from None
+                raise (JetStreamOff(nats_url) if unanswered else BrokerUnavailable(nats_url, problem)) from None
             await asyncio.sleep(RETRY_S)
+
+
+async def _is_absent(client: Client) -> bool:
+    """Ask whether there is no stream: a JetStream that starts, or was switched off, leaves a publish unanswered too."""
+    try:
+        return await stream.look(client) is None
+    except (NatsError, OSError):
+        return False
 
 
 async def _at_once(client: Client, batch: Sequence[Publication]) -> list[Receipt] | None:
@@ -152,7 +192,9 @@ async def _alone(client: Client, publication: Publication) -> Receipt:
             publication.subject, publication.body, timeout=ACK_TIMEOUT_S, stream=STREAM, headers=headers
         )
     except (MaxPayloadError, APIError) as problem:
+        if isinstance(problem, APIError) and (problem.code or 0) >= SERVER_ERROR:
+            raise
         raise PublishRefused(
-            f"The broker refused event {publication.msg_id} on {publication.subject}: {problem}."
+            f"The broker refused event {publication.msg_id} on {publication.subject}: {_broker_text(problem)}."
         ) from None
     return Receipt(publication.msg_id, ack.seq, bool(ack.duplicate))

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import nats as nats_py
 import pytest
@@ -9,8 +11,17 @@ from nats.aio.client import Client
 
 from consumers import stream
 from ops import publishing
+from ops.embedded import nats as embedded
 from ops.embedded.nats import NatsServer
-from ops.publishing import BrokerUnavailable, Publication, PublishRefused, Receipt, StreamAbsent, publish_events
+from ops.publishing import (
+    BrokerUnavailable,
+    JetStreamOff,
+    Publication,
+    PublishRefused,
+    Receipt,
+    StreamAbsent,
+    publish_events,
+)
 
 
 @pytest.fixture
@@ -101,6 +112,49 @@ async def test_a_missing_stream_says_who_makes_it(nats: NatsServer) -> None:
         await published(nats, events(1, 2))
     with pytest.raises(StreamAbsent):
         await published(nats, events(1, 1))
+
+
+async def test_a_broker_without_jetstream_is_told_from_a_missing_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "GIVE_UP_S", 0.5)
+    monkeypatch.setattr(embedded, "_CONFIGURATION", "host: 127.0.0.1\nport: {port}\n")
+    server = NatsServer(tmp_path / "nats")
+    await asyncio.to_thread(server.start)
+    try:
+        with pytest.raises(JetStreamOff, match=f"127.0.0.1:{server.port} runs without JetStream"):
+            await published(server, events(1, 2))
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_a_batch_that_another_connection_abandoned_costs_nothing(client: Client, nats: NatsServer) -> None:
+    headers = {"Nats-Msg-Id": "id-1", "Nats-Batch-Id": "abandoned", "Nats-Batch-Sequence": "1"}
+    await client.publish("membership.test.1", b"body 1", headers=headers)
+    await client.flush()
+    receipts = await published(nats, events(1, 3))
+    assert receipts == [Receipt(f"id-{n}", n, duplicate=False) for n in range(1, 4)]
+    assert await stored(client) == 3
+
+
+async def test_a_batch_that_lost_its_beginning_goes_one_by_one(client: Client, nats: NatsServer) -> None:
+    """As after a reconnect in the middle: the broker has forgotten the batch, and refuses its commit."""
+
+    class Forgetful(Client):
+        """Loses what is published without a reply, as a connection that breaks does."""
+
+        async def publish(self, *given: Any, **named: Any) -> None:
+            if "reply" in named or len(given) > 2:
+                await super().publish(*given, **named)
+
+    lossy = Forgetful()
+    await lossy.connect(nats.url)
+    try:
+        receipts = await publishing.persist(lossy, nats.url, events(1, 3))
+    finally:
+        await lossy.close()
+    assert receipts == [Receipt(f"id-{n}", n, duplicate=False) for n in range(1, 4)]
+    assert await stored(client) == 3
 
 
 async def test_a_broker_that_is_away_is_named_without_its_password() -> None:
