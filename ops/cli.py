@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, get_args
+from unicodedata import category
 
 import asyncpg
 import rich_click as click
@@ -59,6 +60,33 @@ class Rate(click.ParamType[int]):
         return rate
 
 
+class ParkingReason(click.ParamType[str]):
+    """Why events are parked; a misspelt reason would find nothing, as if nothing were parked."""
+
+    name = "reason"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        from projections.events import Reason  # noqa: PLC0415 - only this option needs the contract
+
+        if value not in get_args(Reason):
+            self.fail(f"{value!r} is no reason for parking; allowed: {', '.join(get_args(Reason))}.", param, ctx)
+        return str(value)
+
+
+class Text(click.ParamType[str]):
+    """A text that PostgreSQL can keep."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        text = str(value)
+        if any(category(each) in {"Cc", "Cs"} for each in text):  # control characters, and bytes that are no UTF-8
+            self.fail("it must be UTF-8 without control characters.", param, ctx)
+        return text
+
+
+POSITION = click.IntRange(1, 2**63 - 1)
+"""A stream position is an int64."""
 USER = click.option("--user", "user_id", required=True, type=click.UUID, help="The user's id, a UUID.")
 ADMIN = click.option("--admin", "is_admin", is_flag=True, help="See every customer and campaign.")
 JSON = click.option("--json", "as_json", is_flag=True, help="For machines: JSON on standard output.")
@@ -315,8 +343,8 @@ def parked() -> None:
     """Look at events that could not be applied. They are kept whole; the projection goes on without them."""
 
 
-REASON = click.option("--reason", help="Only those parked for this reason, such as invalid_field.")
-SUBJECT = click.option("--subject", "subject_prefix", help="Only those whose subject begins like this.")
+REASON = click.option("--reason", type=ParkingReason(), help="Only those parked for it, such as invalid_field.")
+SUBJECT = click.option("--subject", "subject_prefix", type=Text(), help="Only those whose subject begins like this.")
 
 
 @parked.command("list")
@@ -334,7 +362,7 @@ def parked_list(limit: int, reason: str | None, subject_prefix: str | None) -> N
 
 
 @parked.command("show")
-@click.argument("position", type=click.IntRange(1))
+@click.argument("position", type=POSITION)
 def parked_show(position: int) -> None:
     """Print the parked event at a stream POSITION whole: subject, headers, reason, body."""
     from ops.parked import show_parked  # noqa: PLC0415
@@ -343,7 +371,7 @@ def parked_show(position: int) -> None:
 
 
 @parked.command("retry")
-@click.argument("positions", type=click.IntRange(1), nargs=-1)
+@click.argument("positions", type=POSITION, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All of them, or all that the filters leave.")
 @REASON
 @SUBJECT
@@ -376,8 +404,8 @@ def parked_retry(  # noqa: PLR0917 - click passes them by name
 
 
 @parked.command("discard")
-@click.argument("positions", type=click.IntRange(1), nargs=-1, required=True)
-@click.option("--reason", required=True, help="Why they are never to be applied; kept in the audit.")
+@click.argument("positions", type=POSITION, nargs=-1, required=True)
+@click.option("--reason", required=True, type=Text(), help="Why they are never to be applied; kept in the audit.")
 def parked_discard(positions: tuple[int, ...], reason: str) -> None:
     """Take the events at these POSITIONS off the list for good. The stream keeps them, the audit says why.
 
@@ -417,7 +445,7 @@ def api_key() -> None:
 @api_key.command("create")
 @USER
 @ADMIN
-@click.option("--label", default="", help="What the key is for, so that you know it again.")
+@click.option("--label", default="", type=Text(), help="What the key is for, so that you know it again.")
 def api_key_create(user_id: object, is_admin: bool, label: str) -> None:
     """Make a key and print it: the only time it is shown."""
     from ops.api_keys import create  # noqa: PLC0415
@@ -438,7 +466,7 @@ def api_key_list() -> None:
 
 
 @api_key.command("revoke")
-@click.argument("key_id")
+@click.argument("key_id", type=Text())
 def api_key_revoke(key_id: str) -> None:
     """Revoke the key with this KEY_ID; every API process refuses it within seconds."""
     from ops.api_keys import revoke  # noqa: PLC0415

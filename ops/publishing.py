@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 from nats.aio.client import Client
@@ -22,7 +21,7 @@ from nats.errors import MaxPayloadError, NoRespondersError
 from nats.js.errors import APIError, NoStreamResponseError
 
 from consumers import stream
-from consumers.client import BrokerSilent, connect_lasting
+from consumers.client import BrokerSilent, broker_hosts, broker_problem, connect_lasting
 from consumers.stream import STREAM
 from projections.error_text import error_text
 from projections.errors import MembershipError
@@ -62,9 +61,9 @@ class JetStreamOff(MembershipError):
 
     def __init__(self, nats_url: str) -> None:
         super().__init__(
-            f"The broker at {_hosts(nats_url)} runs without JetStream: it is not enabled, or nats-server switched it "
-            "off after an error, such as a full disk, which its log names. Make room if it is that, restart "
-            "nats-server, then publish again: events that are there already are not stored twice."
+            f"The broker at {broker_hosts(nats_url)} runs without JetStream: it is not enabled, or nats-server "
+            "switched it off after an error, such as a full disk, which its log names. Make room if it is that, "
+            "restart nats-server, then publish again: events that are there already are not stored twice."
         )
 
 
@@ -75,8 +74,8 @@ class BrokerUnavailable(MembershipError):
 
     def __init__(self, nats_url: str, problem: object) -> None:
         super().__init__(
-            f"The broker at {_hosts(nats_url)} does not answer: {_broker_text(problem)}. "
-            "Publish again once it does: events that are there already are not stored twice."
+            f"{broker_problem(problem, nats_url)}. Publish again once it works: "
+            "events that are there already are not stored twice."
         )
 
 
@@ -84,15 +83,6 @@ class PublishRefused(MembershipError):
     """The broker will not store an event, and would not if asked again."""
 
     code = "publish_refused"
-
-
-def _hosts(nats_url: str) -> str:
-    return ", ".join(urlsplit(url.strip()).netloc.rpartition("@")[2] for url in nats_url.split(","))
-
-
-def _broker_text(problem: object) -> str:
-    """Return the broker's description of an error: nats-py prints an API error as its fields."""
-    return error_text(getattr(problem, "description", None) or problem)
 
 
 class Publication(NamedTuple):
@@ -195,6 +185,6 @@ async def _alone(client: Client, publication: Publication) -> Receipt:
         if isinstance(problem, APIError) and (problem.code or 0) >= SERVER_ERROR:
             raise
         raise PublishRefused(
-            f"The broker refused event {publication.msg_id} on {publication.subject}: {_broker_text(problem)}."
+            f"The broker refused event {publication.msg_id} on {publication.subject}: {error_text(problem)}."
         ) from None
     return Receipt(publication.msg_id, ack.seq, bool(ack.duplicate))

@@ -9,7 +9,9 @@ import os
 
 def error_text(error: object) -> str:
     """Return what went wrong as the end of a sentence; a text given instead of an exception is cleaned likewise."""
-    return _one_line(_system_text(error) or str(error)) or _text_of_kind(error)
+    # An error of JetStream's API prints itself as its fields; `description` is the broker's own sentence.
+    described = getattr(error, "description", None)
+    return _one_line(_system_text(error) or str(described or error)) or _text_of_kind(error)
 
 
 def _system_text(error: object) -> str:

@@ -165,6 +165,24 @@ async def test_a_stopped_job_says_whether_there_is_one_to_resume(
     assert away == "Stopped. If `membership jobs list` shows an open job, the same command goes on with it."
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["parked", "show", str(2**63)], "is not in the range"),
+        (["parked", "retry", str(10**30)], "is not in the range"),
+        (["parked", "list", "--reason", "invalid_feild"], "allowed: oversize, unknown_subject"),
+        (["api-key", "create", "--user", USER, "--label", "a\x1bb"], "without control characters"),
+        (["api-key", "revoke", "\udcff"], "without control characters"),
+    ],
+)
+async def test_arguments_that_the_database_could_not_take_are_wrong_usage(
+    system: System, words: list[str], named: str
+) -> None:
+    ended = await membership(system.environment, *words)
+    assert (ended.code, ended.out) == (2, "")
+    assert named in " ".join(ended.err.replace("│", " ").split())
+
+
 async def test_ctrl_c_before_a_job_began_promises_no_resumption(
     system: System, connection: asyncpg.Connection, database_url: str
 ) -> None:

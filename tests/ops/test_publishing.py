@@ -10,6 +10,7 @@ import pytest
 from nats.aio.client import Client
 
 from consumers import stream
+from consumers.client import BrokerSilent
 from ops import publishing
 from ops.embedded import nats as embedded
 from ops.embedded.nats import NatsServer
@@ -161,6 +162,19 @@ async def test_a_broker_that_is_away_is_named_without_its_password() -> None:
     with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1 does not answer") as caught:
         _ = [each async for each in publish_events("nats://me:hunter2@127.0.0.1:1", events(1, 1))]
     assert "hunter2" not in str(caught.value)
+
+
+def test_wrong_credentials_are_not_called_silence() -> None:
+    for error in (nats_py.errors.AuthorizationError(), nats_py.errors.Error("nats: 'Authorization Violation'")):
+        text = str(BrokerUnavailable("nats://me:hunter2@broker:4222", error))
+        assert text.startswith("The broker at broker:4222 refuses the user and password, or the token")
+        assert "hunter2" not in text
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError(), nats_py.errors.Error()])
+def test_a_silent_broker_is_never_without_a_reason(error: Exception) -> None:
+    assert ": ." not in str(BrokerUnavailable("nats://broker:4222", error))
+    assert ": ." not in str(BrokerSilent(error))
 
 
 @pytest.mark.usefixtures("client")
