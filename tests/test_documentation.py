@@ -59,6 +59,13 @@ def test_every_setting_is_documented_with_its_default_and_no_other() -> None:
     assert named - set(VARIABLES) == {*NOT_YET, *RESERVED_PREFIXES}
 
 
+def test_the_deployment_files_set_only_variables_that_are_settings() -> None:
+    deploy = [each for each in (ROOT / "deploy").rglob("*") if each.is_file()]
+    files = [ROOT / "compose.yaml", ROOT / "Dockerfile", *deploy]
+    named = {name for file in files for name in re.findall(r"MEMBERSHIP_[A-Z_]+", file.read_text(encoding="utf-8"))}
+    assert {"MEMBERSHIP_DATABASE_URL", "MEMBERSHIP_HTTP_HOST"} <= named <= set(VARIABLES)
+
+
 def test_every_problem_code_is_documented_with_its_status() -> None:
     text = page("docs/api.md")
     for problem in PROBLEMS.values():
