@@ -17,13 +17,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Final
+from urllib.parse import urlsplit
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.errors import AuthorizationError
 from nats.errors import Error as NatsError
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
+from projections.error_text import error_text
 from projections.errors import MembershipError
 
 CONNECT_TIMEOUT_S = 2
@@ -182,9 +185,22 @@ class BrokerSilent(MembershipError):
 
     code = "broker_silent"
 
-    def __init__(self, problem: object) -> None:
+    def __init__(self, problem: object, nats_url: str = "") -> None:
         self.problem = problem
-        super().__init__(f"The broker does not answer: {str(problem).rstrip('.') or 'timeout'}. Nothing was begun.")
+        super().__init__(f"{broker_problem(problem, nats_url)}. Nothing was begun.")
+
+
+def broker_hosts(nats_url: str) -> str:
+    """Return the hosts and ports of NATS URLs for a message, without user and password."""
+    return ", ".join(urlsplit(url.strip()).netloc.rpartition("@")[2] for url in nats_url.split(","))
+
+
+def broker_problem(problem: object, nats_url: str = "") -> str:
+    """Return why a broker cannot be used, as a sentence without its full stop; names the hosts, never a password."""
+    broker = f"The broker at {broker_hosts(nats_url)}" if nats_url else "The broker"
+    if isinstance(problem, AuthorizationError) or "authorization violation" in str(problem).lower():
+        return f"{broker} refuses the user and password, or the token, of MEMBERSHIP_NATS_URL"
+    return f"{broker} does not answer: {error_text(problem)}"
 
 
 async def connect_lasting(nats_url: str, name: str) -> TolerantClient:
@@ -202,7 +218,7 @@ async def connect_lasting(nats_url: str, name: str) -> TolerantClient:
                 error_cb=_quiet,
             )
     except (NatsError, OSError) as problem:
-        raise BrokerSilent(problem) from None
+        raise BrokerSilent(problem, nats_url) from None
     return client
 
 

@@ -5,13 +5,14 @@ import sys
 import asyncpg
 from rich.table import Table
 
+from ops.account import actor
 from ops.terminal import console, fail
 from projections import api_keys
 
 
 async def create(connection: asyncpg.Connection, user_id: str, is_admin: bool, label: str) -> int:
     """Make a key and print it alone on standard output, so that it can be piped into a secret store."""
-    key = await api_keys.create(connection, user_id, is_admin=is_admin, label=label)
+    key = await api_keys.create(connection, user_id, is_admin=is_admin, label=label, actor=actor())
     print(key)
     print("Send it as X-API-Key. It is shown only now; keep it safe.", file=sys.stderr)
     return 0
@@ -35,7 +36,7 @@ async def list_keys(connection: asyncpg.Connection) -> int:
 
 async def revoke(connection: asyncpg.Connection, key_id: str) -> int:
     """Revoke a key; 1 when there is none of that id."""
-    if not await api_keys.revoke(connection, key_id):
+    if not await api_keys.revoke(connection, key_id, actor=actor()):
         return fail(f"There is no API key with the id {key_id!r}. `membership api-key list` shows them all.")
     print(f"Revoked {key_id}. API processes refuse it within 5 seconds.")
     return 0

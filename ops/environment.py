@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,13 +23,16 @@ def process_settings(*needed: str) -> Settings:
     return load(set(needed), os.environ)
 
 
-def operator_settings(*needed: str) -> Settings:
-    """Return the settings of a command at a terminal: what the environment lacks comes from a running dev stack."""
+def operator_settings(*needed: str, optional: AbstractSet[str] = frozenset()) -> Settings:
+    """Return the settings of a command at a terminal: what the environment lacks comes from a running dev stack.
+
+    Fields in `optional` are taken from the stack too, but may be missing.
+    """
     environment = dict(os.environ)
     lacking = [
         name
         for name in _FROM_DEV
-        if name.removeprefix("MEMBERSHIP_").lower() in needed
+        if name.removeprefix("MEMBERSHIP_").lower() in {*needed, *optional}
         and not (environment.get(name) or environment.get(f"{name}_FILE"))
     ]
     # All of it or nothing: half of production and half of a dev stack would be neither.

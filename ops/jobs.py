@@ -1,4 +1,4 @@
-"""`membership jobs`: what runs, what waits to be resumed, what was; and how to end it."""
+"""`membership jobs` and `membership audit`: what runs, what waits to be resumed, what was; and how to end a job."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from rich.table import Table
 from ops.account import actor
 from ops.generation_job import give_up
 from ops.terminal import console, escaped, fail, stamp
-from projections import jobs
+from projections import database, jobs
 from projections.jobs import Job
 
 CANCEL_PATIENCE_S = 30.0
@@ -92,13 +92,33 @@ async def cancel(connection: asyncpg.Connection) -> int:
     return 0
 
 
+async def stopped_sentence(database_url: str, kind: str) -> str:
+    """Say what Ctrl-C leaves of a job: it can be resumed only if its row was written."""
+    unknown = "Stopped. If `membership jobs list` shows an open job, the same command goes on with it."
+    try:
+        connection = await database.connect(database_url, "membership-command")
+        try:
+            with database.closed_is_unavailable(connection):
+                found = [job for job in await jobs.unfinished(connection) if job.kind == kind]
+        finally:
+            connection.terminate()
+    except (*database.UNAVAILABLE, asyncpg.PostgresError):
+        return unknown
+    if not found:
+        return "Stopped before the job began; there is nothing to go on with."
+    return (
+        f"Stopped. The same command goes on with job {found[0].job_id} where it was; "
+        "`membership jobs cancel` gives it up."
+    )
+
+
 async def list_deeds(connection: asyncpg.Connection, rows_max: int) -> int:
     """Print what operators did, the newest first."""
     table = Table("at", "by", "what", "position", "detail", box=None)
     for row in await jobs.deeds(connection, rows_max):
         position = "" if row["position"] is None else str(row["position"])
         table.add_row(stamp(row["at"]), row["actor"], row["action"], position, escaped(row["detail"]))
-    console().print(table if table.row_count else "Nothing yet: no switch, repair, retry, discard or erasure.")
+    console().print(table if table.row_count else "Nothing yet: no switch, repair, retry, discard, erasure or API key.")
     return 0
 
 

@@ -4,7 +4,7 @@ Writes: stream MEMBERSHIP. With `sync_interval: always` an atomic batch costs on
 one each, so batches are the way to publish many. The broker refuses a batch whole when it has seen any of its ids;
 then its events go one by one, and the acks say which were there already.
 Invariants: an event is stored once per message id within the broker's duplicate window; receipts come in the order of
-the publications. Fails: `StreamAbsent`, `BrokerUnavailable`, `PublishRefused`.
+the publications. Fails: `StreamAbsent`, `JetStreamOff`, `BrokerUnavailable`, `PublishRefused`.
 """
 
 import asyncio
@@ -13,17 +13,16 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError
-from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError, NoStreamResponseError
 
-from consumers.client import BrokerSilent, connect_lasting
-from consumers.stream import STREAM, exists, explain, explain_unstored
+from consumers.client import BrokerSilent, broker_hosts, broker_problem, connect_lasting
+from consumers.stream import STREAM, exists, explain_unstored
+from projections.error_text import error_text
 from projections.errors import MembershipError
 
 BATCH_EVENTS_MAX: Final = 1_000
@@ -34,15 +33,37 @@ ACK_TIMEOUT_S: Final = 5.0
 GIVE_UP_S: Final = 30.0
 """How long the same events are tried again while the broker does not answer."""
 RETRY_S: Final = 0.25
+SERVER_ERROR: Final = 500
+"""From here on JetStream's codes speak of the broker's state, which may pass, not of the event."""
 
 
 class StreamAbsent(MembershipError):
-    """There is no stream to publish to."""
+    """There is no stream to publish to; whether there ever was one, only a database can say."""
 
     code = "stream_absent"
 
-    def __init__(self) -> None:
-        super().__init__(f"There is no stream {STREAM} yet. `membership project` creates it; start one and try again.")
+    def __init__(self, *, never_applied: bool = False) -> None:
+        create = "`membership project` creates it; start one and publish again."
+        super().__init__(
+            f"There is no stream {STREAM} yet, and the database has applied nothing. {create}"
+            if never_applied
+            else f"There is no stream {STREAM} on this broker. In a new installation {create} If events were published "
+            "before, the stream was deleted or this is another broker: check MEMBERSHIP_NATS_URL, or restore the "
+            "stream from its backup."
+        )
+
+
+class JetStreamOff(MembershipError):
+    """The broker answers, but its JetStream does not."""
+
+    code = "jetstream_off"
+
+    def __init__(self, nats_url: str) -> None:
+        super().__init__(
+            f"The broker at {broker_hosts(nats_url)} runs without JetStream: it is not enabled, or nats-server "
+            "switched it off after an error, such as a full disk, which its log names. Make room if it is that, "
+            "restart nats-server, then publish again: events that are there already are not stored twice."
+        )
 
 
 class BrokerUnavailable(MembershipError):
@@ -51,10 +72,9 @@ class BrokerUnavailable(MembershipError):
     code = "broker_unavailable"
 
     def __init__(self, nats_url: str, problem: object) -> None:
-        hosts = ", ".join(urlsplit(url.strip()).netloc.rpartition("@")[2] for url in nats_url.split(","))
         super().__init__(
-            f"The broker at {hosts} does not answer: {problem or 'timeout'}. "
-            "Publish again once it does: events that are there already are not stored twice."
+            f"{broker_problem(problem, nats_url)}. Publish again once it works: "
+            "events that are there already are not stored twice."
         )
 
 
@@ -105,22 +125,28 @@ async def persist(client: Client, nats_url: str, batch: Sequence[Publication]) -
     while True:
         try:
             return await _at_once(client, batch) or await _one_by_one(client, batch)
-        except (NoRespondersError, NoStreamResponseError):
-            raise await _unanswered(client, nats_url) from None
-        except (NatsError, NatsTimeoutError, OSError) as problem:
+        except (NatsError, OSError) as problem:  # nats-py's timeout is an OSError too
+            unanswered = isinstance(problem, (NoRespondersError, NoStreamResponseError))
+            if unanswered and await _is_absent(client):
+                raise StreamAbsent from None
             if time.monotonic() > gives_up_at:
-                raise BrokerUnavailable(nats_url, await explain_unstored(client, problem)) from None
+                raise await _gave_up(client, nats_url, problem) from None
             await asyncio.sleep(RETRY_S)
 
 
-async def _unanswered(client: Client, nats_url: str) -> MembershipError:
-    """Return why nothing answers on a subject of the stream: the stream is absent, or JetStream is disabled."""
+async def _is_absent(client: Client) -> bool:
+    """Ask whether there is no stream: a JetStream that starts, or was switched off, leaves a publish unanswered too."""
     try:
-        if not await exists(client):
-            return StreamAbsent()
-    except (NatsError, NatsTimeoutError) as problem:
-        return BrokerUnavailable(nats_url, explain(problem))
-    return BrokerUnavailable(nats_url, "no stream takes the event's subject, although the stream exists")
+        return not await exists(client)
+    except (NatsError, OSError):
+        return False
+
+
+async def _gave_up(client: Client, nats_url: str, problem: BaseException) -> MembershipError:
+    """Return why a batch was not stored in time, as far as the broker says."""
+    if isinstance(problem, (NoRespondersError, NoStreamResponseError)):
+        return JetStreamOff(nats_url)
+    return BrokerUnavailable(nats_url, await explain_unstored(client, problem))
 
 
 async def _at_once(client: Client, batch: Sequence[Publication]) -> list[Receipt] | None:
@@ -162,7 +188,9 @@ async def _alone(client: Client, publication: Publication) -> Receipt:
             publication.subject, publication.body, timeout=ACK_TIMEOUT_S, stream=STREAM, headers=headers
         )
     except (MaxPayloadError, APIError) as problem:
+        if isinstance(problem, APIError) and (problem.code or 0) >= SERVER_ERROR:
+            raise
         raise PublishRefused(
-            f"The broker refused event {publication.msg_id} on {publication.subject}: {explain(problem)}."
+            f"The broker refused event {publication.msg_id} on {publication.subject}: {error_text(problem)}."
         ) from None
     return Receipt(publication.msg_id, ack.seq, bool(ack.duplicate))

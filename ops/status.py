@@ -24,10 +24,11 @@ from ops.terminal import console, fail, stamp
 from projections import checkpoint as checkpoints
 from projections import database, fan_out, generations, jobs
 from projections.checkpoint import Checkpoint
+from projections.error_text import error_text
 from projections.errors import MembershipError, StreamRefused
 from projections.migrations import require_migrated
 from projections.queries import for_generation
-from projections.settings import Settings
+from projections.settings import Settings, database_location
 
 WATCH_EVERY_S: Final = 2.0
 NO_LEADER: Final = (
@@ -40,8 +41,8 @@ class DatabaseUnavailable(MembershipError):
 
     code = "database_unavailable"
 
-    def __init__(self, problem: BaseException) -> None:
-        super().__init__(f"PostgreSQL cannot be used: {problem or type(problem).__name__}.")
+    def __init__(self, url: str, problem: BaseException) -> None:
+        super().__init__(f"PostgreSQL cannot be used: {error_text(problem)} ({database_location(url)}).")
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -110,7 +111,7 @@ async def gather(settings: Settings) -> tuple[Status, list[str]]:
         finally:
             await connection.close()
     except database.UNAVAILABLE as problem:
-        raise DatabaseUnavailable(problem) from None
+        raise DatabaseUnavailable(settings.database_url, problem) from None
 
 
 async def _gather(connection: asyncpg.Connection, settings: Settings) -> tuple[Status, list[str]]:
@@ -160,7 +161,7 @@ async def _with_stream(
     except StreamRefused as refused:
         return known, str(refused)
     except MembershipError as problem:
-        return known, f"The broker cannot be asked: {str(problem).rstrip('.')}."
+        return known, f"The broker cannot be asked: {error_text(problem)}."
     except (NatsError, OSError) as problem:  # nats-py's timeout is an OSError too
         return known, f"The broker cannot be asked: {stream.explain(problem)}."
     missing = 0 if state is None else await loss_check.unexplained(connection, state)

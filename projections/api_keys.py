@@ -1,7 +1,8 @@
 """API keys: made, listed, revoked and looked up; the key itself is kept nowhere.
 
-Writes: control.api_key. Reads: the same.
-Invariants: a key holds 160 random bits, so one round of SHA-256 is all the hash it needs; comparison is constant-time.
+Writes: control.api_key, control.audit. Reads: the first.
+Invariants: creating and revoking a key writes its audit row in the same transaction, with the key id, never the key.
+A key holds 160 random bits, so one round of SHA-256 is all the hash it needs; comparison is constant-time.
 """
 
 import hashlib
@@ -13,6 +14,8 @@ from typing import Final, Protocol
 
 import asyncpg
 from msgspec import Struct
+
+from projections import jobs
 
 PREFIX: Final = "mbr"
 """Makes a leaked key recognisable to people and scanners."""
@@ -42,18 +45,20 @@ def key_id_of(key: str) -> str | None:
     return form[1] if form else None
 
 
-async def create(connection: asyncpg.Connection, user_id: str, *, is_admin: bool, label: str) -> str:
-    """Make a key for a user and return it: the only time it is ever shown."""
+async def create(connection: asyncpg.Connection, user_id: str, *, is_admin: bool, label: str, actor: str) -> str:
+    """Make a key for a user and return it: the only time it is ever shown. Owns the transaction."""
     key_id = secrets.token_hex(KEY_ID_BYTES)
     key = f"{PREFIX}_{key_id}_{secrets.token_hex(SECRET_BYTES)}"
-    await connection.execute(
-        "INSERT INTO control.api_key (key_id, key_sha256, user_id, is_admin, label) VALUES ($1, $2, $3, $4, $5)",
-        key_id,
-        _hash(key),
-        user_id,
-        is_admin,
-        label,
-    )
+    async with connection.transaction():
+        await connection.execute(
+            "INSERT INTO control.api_key (key_id, key_sha256, user_id, is_admin, label) VALUES ($1, $2, $3, $4, $5)",
+            key_id,
+            _hash(key),
+            user_id,
+            is_admin,
+            label,
+        )
+        await jobs.audit(connection, actor, "api_key.create", _described(key_id, user_id, is_admin, label))
     return key
 
 
@@ -65,12 +70,27 @@ async def listed(connection: asyncpg.Connection) -> list[ApiKey]:
     return [ApiKey(**dict(row)) for row in rows]
 
 
-async def revoke(connection: asyncpg.Connection, key_id: str) -> bool:
-    """Revoke a key; False when there is none of that id. Revoking twice keeps the first time."""
-    row = await connection.fetchrow(
-        "UPDATE control.api_key SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1 RETURNING key_id", key_id
-    )
-    return row is not None
+async def revoke(connection: asyncpg.Connection, key_id: str, *, actor: str) -> bool:
+    """Revoke a key; False when there is none of that id. Owns the transaction.
+
+    Revoking twice keeps the first time and adds nothing to the audit.
+    """
+    async with connection.transaction():
+        row = await connection.fetchrow(
+            "UPDATE control.api_key SET revoked_at = now() WHERE key_id = $1 AND revoked_at IS NULL "
+            "RETURNING user_id::text, is_admin, label",
+            key_id,
+        )
+        if row is not None:
+            await jobs.audit(connection, actor, "api_key.revoke", _described(key_id, *row))
+            return True
+        return bool(await connection.fetchval("SELECT true FROM control.api_key WHERE key_id = $1", key_id))
+
+
+def _described(key_id: str, user_id: str, is_admin: bool, label: str) -> str:
+    """Return what the audit says of a key."""
+    admin = ", admin" if is_admin else ""
+    return f"key {key_id} of user {user_id}{admin}{label and f', label {label!r}'}"
 
 
 async def find(connection: _Fetches, key: str) -> tuple[str, bool] | None:

@@ -6,13 +6,14 @@ Types are versioned (`….v1`) and closed: a new meaning is a new type beside th
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, time
+from functools import cache
 from operator import attrgetter
 from typing import Annotated, Any, Final, Literal, NamedTuple, NewType
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, inspect
 from msgspec.structs import force_setattr
 
 CustomerId = NewType("CustomerId", str)
@@ -27,7 +28,8 @@ SUBJECT_ROOT: Final = "membership"
 UUID_PATTERN: Final = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 """Ids are lower-case hyphenated UUIDs, so that equal ids are equal strings everywhere."""
 
-Id = Annotated[str, Meta(pattern=rf"\A{UUID_PATTERN}\Z")]
+_ID_PATTERN: Final = rf"\A{UUID_PATTERN}\Z"
+Id = Annotated[str, Meta(pattern=_ID_PATTERN)]
 Version = Annotated[int, Meta(ge=1, le=INT64_MAX)]
 Count = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 Integer = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
@@ -140,8 +142,12 @@ class Objective:
         if named is None:
             named = "ai" if wire.keys() & {"label_in", "min_score"} and "channels" not in wire else "contact"
         if not isinstance(named, str) or named not in _OBJECTIVES:
-            raise ValueError(f"Invalid objective type {named!r}")
-        return cls(msgspec.convert(wire, _OBJECTIVES[named], strict=True))
+            raise ValueError(f"Invalid objective type {named!r}; allowed: {', '.join(_OBJECTIVES)}")
+        try:
+            return cls(msgspec.convert(wire, _OBJECTIVES[named], strict=True))
+        except msgspec.ValidationError as problem:
+            # Passed on as it is, its path would begin at the objective instead of at the event.
+            raise ValueError(_in_plain_words(str(problem), _OBJECTIVES[named]).replace(" - at `$.", " in `")) from None
 
 
 _OBJECTIVES: Final[dict[str, Any]] = {"contact": ContactObjective, "email": EmailObjective, "ai": AiObjective}
@@ -425,7 +431,7 @@ def _read(decoder: msgspec.json.Decoder[Any], body: bytes, family: str) -> Event
         body.decode()  # msgspec does not look into fields it ignores, but ill-formed UTF-8 is no JSON anywhere
         envelope = decoder.decode(body)
     except msgspec.ValidationError as problem:
-        return _invalid(str(problem), family)
+        return _invalid(_in_plain_words(str(problem), decoder.type), family)
     except OverflowError as problem:
         return Unreadable("invalid_field", f"A date-time is outside the years 1 to 9999 in UTC: {problem}.")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
@@ -442,6 +448,41 @@ def _invalid(problem: str, family: str) -> Unreadable:
         known = ", ".join(EVENT_TYPES[family])
         return Unreadable("unknown_type", f"{problem}. On {SUBJECT_ROOT}.{family}.> the types are {known}.")
     return Unreadable("invalid_field", f"{problem}.")
+
+
+def _in_plain_words(problem: str, kind: Any) -> str:  # noqa: ANN401 - a type
+    """Add to a decoder's message what it leaves out: the values a field allows, and what the pattern of an id means."""
+    problem = problem.replace(_ID_PATTERN_TEXT, "a lower-case hyphenated UUID")
+    if not problem.startswith("Invalid enum value"):
+        return problem
+    path = problem.rpartition(" - at ")[2].strip("`")  # for an unknown type, the caller names those of the subject
+    allowed = _allowed_values(kind).get(_INDEX.sub("[]", path))
+    return f"{problem}; allowed: {allowed}" if allowed and path != "$.type" else problem
+
+
+_ID_PATTERN_TEXT: Final = f"`str` matching regex {_ID_PATTERN!r}"
+"""How msgspec describes an ill-formed id."""
+_INDEX: Final = re.compile(r"\[[0-9]+\]")
+
+
+@cache
+def _allowed_values(kind: Any) -> Mapping[str, str]:  # noqa: ANN401 - a type
+    """Return, by path, the values of every field of a type that allows only some; found once, when first needed."""
+    return dict(_walk("$", inspect.type_info(kind)))
+
+
+def _walk(path: str, node: inspect.Type) -> Iterator[tuple[str, str]]:
+    match node:
+        case inspect.LiteralType(values=values):
+            yield path, ", ".join(map(str, values))
+        case inspect.StructType(fields=fields):
+            for field in fields:
+                yield from _walk(f"{path}.{field.encode_name}", field.type)
+        case inspect.ListType(item_type=item):
+            yield from _walk(f"{path}[]", item)
+        case inspect.UnionType(types=types):
+            for each in types:
+                yield from _walk(path, each)
 
 
 def _disagreeing(event: Event, names: tuple[str, ...], ids: tuple[str, ...]) -> Unreadable:

@@ -3,13 +3,16 @@
 Fails: `SettingsInvalid`, naming every variable that is missing or wrong, all at once.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
+from projections.error_text import error_text
 from projections.errors import SettingsInvalid
 
 PREFIX = "MEMBERSHIP_"
@@ -175,11 +178,25 @@ VARIABLES: tuple[str, ...] = tuple(
 NOT_YET = {"MEMBERSHIP_JWKS_URL", "MEMBERSHIP_JWKS_FILE"}
 """Names the command contract reserves and this release cannot honour: better refused than ignored."""
 
+RESERVED_PREFIXES = ("MEMBERSHIP_TEST_", "MEMBERSHIP_BENCH_")
+"""Variables of the test suite and the benchmarks; their child processes inherit them and ignore them."""
+
+SERVICE_LINK = re.compile(
+    r"MEMBERSHIP_(?:[A-Z0-9_]+_)?"
+    r"(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+"""What Kubernetes and Docker links put into every container beside a service whose name begins with `membership`."""
+SERVICE_LINK_URLS = ("tcp://", "udp://", "sctp://")
+"""The value of a link's `<SERVICE>_PORT`, whose name alone could be a misspelt setting."""
+SIMILARITY_MIN = 0.75
+"""How alike (difflib's ratio) a known name must be to be suggested: one or two letters, or one word, may differ."""
+
 
 def load(needed: set[str], environment: Mapping[str, str]) -> Settings:
     """Read the settings; `needed` names the fields without which the calling process cannot work.
 
-    Raises `SettingsInvalid` with every problem found. Secrets may be given as a file by `<NAME>_FILE`.
+    Raises `SettingsInvalid` with every problem found, unknown variables included. Secrets may be given as a file by
+    `<NAME>_FILE`.
     """
     values: dict[str, Any] = {}
     problems: list[str] = [
@@ -187,6 +204,7 @@ def load(needed: set[str], environment: Mapping[str, str]) -> Settings:
         for name in sorted(NOT_YET)
         if environment.get(name)
     ]
+    problems += unknown_variables(environment)
     for variable in TABLE:
         try:
             values[variable.field] = _read(variable, environment, variable.field in needed)
@@ -195,6 +213,45 @@ def load(needed: set[str], environment: Mapping[str, str]) -> Settings:
     if problems:
         raise SettingsInvalid(problems)
     return Settings(**values)
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each variable that has our prefix and is no setting; one without a value has no effect."""
+    return [
+        f"{name} is not a setting; {_suggestion(name)}."
+        for name, value in sorted(environment.items())
+        if value and name.startswith(PREFIX) and not _is_known(name, value)
+    ]
+
+
+def _is_known(name: str, value: str) -> bool:
+    return (
+        name in VARIABLES
+        or name in NOT_YET
+        or name.startswith(RESERVED_PREFIXES)
+        or SERVICE_LINK.fullmatch(name) is not None
+        or (name.endswith("_PORT") and value.startswith(SERVICE_LINK_URLS))
+    )
+
+
+def _suggestion(name: str) -> str:
+    similar = get_close_matches(name, VARIABLES, n=1, cutoff=SIMILARITY_MIN)
+    return f"did you mean {similar[0]}" if similar else "docs/configuration.md lists those that are; unset it"
+
+
+def database_location(url: str) -> str:
+    """Return host, port and database of a PostgreSQL URL for a message, without user and password."""
+    parts = urlsplit(url)
+    options = parse_qs(parts.query)
+    hosts = parts.netloc.rpartition("@")[2] or ",".join(options.get("host", ["localhost"]))
+    database = unquote(parts.path.removeprefix("/")) or options.get("dbname", options.get("database", [""]))[0]
+    if "@" in database:  # an unescaped slash in the password: what follows it is not the database alone
+        return "the server in MEMBERSHIP_DATABASE_URL"
+    return f"{_with_ports(hosts.split(','), options.get('port', ['5432'])[0])}{database and f', database {database}'}"
+
+
+def _with_ports(hosts: Iterable[str], port: str) -> str:
+    return ", ".join(host if re.search(r":\d+\Z", host) or host.startswith("/") else f"{host}:{port}" for host in hosts)
 
 
 def _read(variable: Variable, environment: Mapping[str, str], needed: bool) -> Any:  # noqa: ANN401 - by field
@@ -222,4 +279,4 @@ def _text(variable: Variable, environment: Mapping[str, str]) -> tuple[str, str]
     try:
         return Path(path).read_text(encoding="utf-8").strip(), file_name
     except (OSError, UnicodeDecodeError) as problem:
-        raise ValueError(f"{file_name} names a file that cannot be read: {problem}.") from None
+        raise ValueError(f"{file_name} names a file that cannot be read: {error_text(problem)}.") from None

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import structlog
 
+from projections.error_text import error_text
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
@@ -28,6 +30,6 @@ class Trouble:
             say(f"{event}: {sentence}")
 
     def _news(self, problem: BaseException | str) -> str:
-        sentence = str(problem) or type(problem).__name__
+        sentence = error_text(problem)
         told, self._told = self._told, sentence
         return sentence if sentence != told else ""

@@ -9,7 +9,7 @@ import pytest
 
 from ops.cli import cli
 from projections.events import EVENT_TYPES, Reason
-from projections.settings import TABLE, VARIABLES
+from projections.settings import NOT_YET, RESERVED_PREFIXES, TABLE, VARIABLES
 from service import routes
 from service.parameters import SortField
 from service.problems import PROBLEMS
@@ -22,13 +22,31 @@ def page(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_every_event_type_and_reason_is_documented() -> None:
+def test_every_event_type_is_documented() -> None:
     text = page("docs/events.md")
     for types in EVENT_TYPES.values():
         for name in types:
             assert f"`{name}`" in text
-    for reason in get_args(Reason):
-        assert f"| `{reason}` |" in text
+
+
+def test_every_parking_reason_has_its_meaning_and_what_to_do() -> None:
+    section = page("docs/events.md").partition("## What cannot be applied is parked")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|$", section, re.MULTILINE)
+    assert {reason for reason, _, _ in rows} == set(get_args(Reason))
+    assert len(rows) == len(get_args(Reason))
+    for reason, means, to_do in rows:
+        assert min(len(means), len(to_do)) > len("do this"), reason
+
+
+VERSION_MAX_US = 10**17
+"""Microseconds until the year 5138: more is a time in nanoseconds, which no ordinary producer could exceed again."""
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_example_gives_nanoseconds_as_a_version(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "%s%N" not in text
+    assert all(int(version) < VERSION_MAX_US for version in re.findall(r'"version": ?(\d+)', text))
 
 
 def test_every_setting_is_documented_with_its_default_and_no_other() -> None:
@@ -37,8 +55,15 @@ def test_every_setting_is_documented_with_its_default_and_no_other() -> None:
         assert f"| `{variable.name}`" in text
         if variable.default:
             assert f"| `{variable.default}` |" in text
-    named = set(re.findall(r"MEMBERSHIP_[A-Z_]+[A-Z]", text))
-    assert named - set(VARIABLES) == {"MEMBERSHIP_JWKS_URL", "MEMBERSHIP_JWKS_FILE"}
+    named = set(re.findall(r"MEMBERSHIP_[A-Z_]+", text))
+    assert named - set(VARIABLES) == {*NOT_YET, *RESERVED_PREFIXES}
+
+
+def test_the_deployment_files_set_only_variables_that_are_settings() -> None:
+    deploy = [each for each in (ROOT / "deploy").rglob("*") if each.is_file()]
+    files = [ROOT / "compose.yaml", ROOT / "Dockerfile", *deploy]
+    named = {name for file in files for name in re.findall(r"MEMBERSHIP_[A-Z_]+", file.read_text(encoding="utf-8"))}
+    assert {"MEMBERSHIP_DATABASE_URL", "MEMBERSHIP_HTTP_HOST"} <= named <= set(VARIABLES)
 
 
 def test_every_problem_code_is_documented_with_its_status() -> None:

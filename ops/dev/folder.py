@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from ops.embedded.child import POLL_S
+from projections.error_text import error_text
 from projections.errors import MembershipError
 
 LEFTOVERS_GONE_S: Final = 30.0
@@ -55,7 +56,8 @@ class DevFolder:
             (self.root / "log").mkdir(mode=0o755, parents=True, exist_ok=True)
             mine = self._open_lock("dev.lock")
         except OSError as problem:
-            raise DevRefused(f"{self.root} cannot be used: {problem}. Choose another with --data-dir.") from problem
+            why = error_text(problem)
+            raise DevRefused(f"{self.root} cannot be used: {why}. Choose another with --data-dir.") from problem
         if not _locked(mine):
             pid = os.pread(mine, 20, 0).decode().strip() or "unknown"
             raise DevRefused(

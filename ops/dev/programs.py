@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from ops.embedded.child import ChildProcess, launch, until_ended
+from projections.settings import NOT_YET, VARIABLES, load
 
 ANSWER_S: Final = 2.0
 OURS: Final = ("MEMBERSHIP_DATABASE_URL", "MEMBERSHIP_NATS_URL", "MEMBERSHIP_JW", "MEMBERSHIP_HTTP_")
@@ -70,6 +71,12 @@ def environment_of(database_url: str, nats_url: str, jwt_secret: str, port: int)
         # A log that is read when something has just died must not lack its last lines.
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def check_environment() -> None:
+    """Raise `SettingsInvalid` for what the children would refuse, before anything is started."""
+    replaced = {name for name in (*VARIABLES, *NOT_YET) if name.startswith(OURS)}
+    load(set(), {name: value for name, value in os.environ.items() if name not in replaced})
 
 
 def ask(port: int, path: str) -> tuple[int, bytes] | None:

@@ -17,7 +17,13 @@ WATCH_S: Final = 0.05
 STEADY_S: Final = 10.0
 """A child that lived this long is started again at once; one that did not, after an ever longer pause."""
 BACKOFF_FIRST_S: Final = 0.25
-BACKOFF_MAX_S: Final = 5.0
+BACKOFF_MAX_S: Final = 0.5
+"""So that pause and start together stay below READY_AGAIN_S, whatever was killed and how often before."""
+START_ALLOWED_S: Final = 4.0
+"""What a start may take of READY_AGAIN_S. The slowest is PostgreSQL, which first syncs its files after a kill: 1 to 3 s
+on two busy cores; the projector takes 0.3 s."""
+READY_AGAIN_S: Final = 5.0
+"""The promise of `membership dev`: a child that was killed works again after this long at most."""
 LAST_LINES: Final = 5
 HEALTH_EVERY_S: Final = 1.0
 UNHEALTHY_MAX_S: Final = 5.0
@@ -85,7 +91,7 @@ class Supervisor:
         """Start a child until it is ready; return the pause before the next try, should it end soon."""
         while True:
             await asyncio.sleep(pause_s)
-            pause_s = min(max(2 * pause_s, BACKOFF_FIRST_S), BACKOFF_MAX_S)
+            pause_s = next_pause_s(pause_s)
             try:
                 await in_steps(child.starting())
             except EmbeddedFailed as problem:
@@ -109,6 +115,11 @@ async def _until_failed(child: ChildProcess) -> str:
             await in_steps(child.stopping())
             return f"was stopped, because it stayed unhealthy: {problem}"
     return f"ended with {_ending(child.exit_code)}"
+
+
+def next_pause_s(pause_s: float) -> float:
+    """Return how long to wait before the next start of a child that ended soon after the last one."""
+    return min(max(2 * pause_s, BACKOFF_FIRST_S), BACKOFF_MAX_S)
 
 
 def _ending(code: int | None) -> str:

@@ -1,6 +1,9 @@
 """The command as an operator types it: what it prints, what it says when it cannot, and its exit codes."""
 
+import asyncio
 import json
+import signal
+import sys
 from pathlib import Path
 
 import asyncpg
@@ -9,6 +12,8 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
+from ops.jobs import stopped_sentence
+from projections import jobs
 from tests.builders import published
 from tests.command import membership
 from tests.system.processes import JWT_SECRET, System, eventually
@@ -108,6 +113,101 @@ async def test_an_unreachable_database_is_a_sentence(system: System) -> None:
     ended = await membership(environment, "migrate")
     assert ended.code == 1
     assert "PostgreSQL cannot be used" in ended.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "migrate",
+        "status",
+        "rebuild --yes",
+        "verify",
+        "repair --customer ad000000-0000-4000-8000-00000000000a",
+        "rollback",
+        "jobs list",
+        "audit",
+        "parked list",
+        "erase --yes --customer ad000000-0000-4000-8000-00000000000a",
+        "api-key list",
+    ],
+)
+async def test_every_command_names_the_database_it_cannot_reach(system: System, words: str) -> None:
+    environment = system.environment | {"MEMBERSHIP_DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/members"}
+    ended = await membership(environment, *words.split())
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.strip() == "PostgreSQL cannot be used: Connection refused (127.0.0.1:1, database members)."
+
+
+async def test_a_database_url_that_the_driver_refuses_is_a_sentence(system: System) -> None:
+    environment = system.environment | {"MEMBERSHIP_DATABASE_URL": f"{system.database_url}?sslmode=sometimes"}
+    ended = await membership(environment, "audit")
+    assert (ended.code, "MEMBERSHIP_DATABASE_URL is wrong" in ended.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["serve", "project", "migrate", "status", "dev"])
+async def test_a_misspelt_setting_is_refused_by_every_command(system: System, command: str, tmp_path: Path) -> None:
+    environment = system.environment | {"MEMBERSHIP_HTTP_POTR": "8080", "PYTHONPATH": str(Path.cwd())}
+    ended = await membership(environment, command, cwd=tmp_path)
+    assert ended.code == 2
+    assert "MEMBERSHIP_HTTP_POTR is not a setting; did you mean MEMBERSHIP_HTTP_PORT." in ended.err
+
+
+async def test_a_stopped_job_says_whether_there_is_one_to_resume(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
+    assert await stopped_sentence(database_url, "rebuild") == (
+        "Stopped before the job began; there is nothing to go on with."
+    )
+    job = await jobs.open_or_resume(connection, "rebuild", "fill", "test")
+    assert f"goes on with job {job.job_id} where it was" in await stopped_sentence(database_url, "rebuild")
+    assert "nothing to go on with" in await stopped_sentence(database_url, "verify")
+    away = await stopped_sentence("postgresql://me@127.0.0.1:1/x", "rebuild")
+    assert away == "Stopped. If `membership jobs list` shows an open job, the same command goes on with it."
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["parked", "show", str(2**63)], "is not in the range"),
+        (["parked", "retry", str(10**30)], "is not in the range"),
+        (["parked", "list", "--reason", "invalid_feild"], "allowed: oversize, unknown_subject"),
+        (["api-key", "create", "--user", USER, "--label", "a\x1bb"], "without control characters"),
+        (["api-key", "revoke", "\udcff"], "without control characters"),
+    ],
+)
+async def test_arguments_that_the_database_could_not_take_are_wrong_usage(
+    system: System, words: list[str], named: str
+) -> None:
+    ended = await membership(system.environment, *words)
+    assert (ended.code, ended.out) == (2, "")
+    assert named in " ".join(ended.err.replace("│", " ").split())
+
+
+async def test_ctrl_c_before_a_job_began_promises_no_resumption(
+    system: System, connection: asyncpg.Connection, database_url: str
+) -> None:
+    environment = system.environment | {"MEMBERSHIP_DATABASE_URL": database_url}
+    await connection.execute("SELECT pg_advisory_lock($1, $2)", jobs.LOCK_CLASS, jobs.HELPERS_LOCK_ID)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "ops", "verify", env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
+    await eventually(lambda: connection.fetchval(waiting), "the command waits for the lock")
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert process.returncode == 130
+    assert "Stopped before the job began" in err.decode()
+
+
+async def test_api_keys_made_and_revoked_are_in_the_audit(system: System) -> None:
+    made = await membership(system.environment, "api-key", "create", "--user", USER, "--label", "audited")
+    key_id = made.out.split("_")[1]
+    assert (await membership(system.environment, "api-key", "revoke", key_id)).code == 0
+    listed = (await membership(system.environment, "audit", "--limit", "2")).out
+    assert "api_key.create" in listed
+    assert "api_key.revoke" in listed
+    assert listed.count(f"key {key_id} of user {USER}, label 'audited'") == 2
+    assert made.out.strip() not in listed
 
 
 async def test_migrate_says_what_it_did_and_then_that_there_is_nothing_to_do(system: System) -> None:

@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from ops.embedded.nats import NatsServer
-from ops.publish import publication
+from ops.publish import ALIKE_SHOWN_MAX, BAD_SHOWN_MAX, LINE_BYTES_MAX, publication
 from ops.publishing import Publication
 from projections.events import Unreadable
 from tests.builders import ALL_TYPES, body_of, data_of, published
@@ -59,6 +60,63 @@ async def test_a_bad_line_is_named_and_nothing_is_published(system: System, tmp_
     await system.settled(state["position"] + 1)
 
 
+async def shown(environment: dict[str, str], file: str, *options: str) -> list[str]:
+    ended = await membership(environment, "publish", file, *options)
+    assert (ended.code, ended.out) == (1, ""), ended.err
+    return ended.err.splitlines()
+
+
+NO_BROKER = {"MEMBERSHIP_NATS_URL": "nats://127.0.0.1:1"}
+
+
+async def test_a_csv_gets_one_error_and_not_one_a_line(tmp_path: Path) -> None:
+    rows = [b"customer_id,campaign_id", *[b"c%d,ca%d" % (n, n) for n in range(3_000)]]
+    first, second = await shown(NO_BROKER, written(tmp_path, *rows))
+    assert first.startswith("line 1: invalid_json: Not a JSON object")
+    assert second == (
+        "None of the 3,001 lines is a JSON object; the input looks like CSV: 'customer_id,campaign_id'. "
+        "`membership publish` reads NDJSON: one event a line, each line one JSON object. Nothing was published."
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (json.dumps(json.loads(GOOD[0]), indent=2).encode(), "The first JSON object spans "),
+        (b"\n".join([json.dumps(json.loads(each), indent=2).encode() for each in GOOD]), "`jq -c . FILE` converts it."),
+        (b"[" + b",\n".join(GOOD) + b"\n]", "The input is a JSON array. "),
+        (b"[" + GOOD[0] + b"]", "`jq -c '.[]' FILE` converts it"),
+        (b"PK\x03\x04\x00\n\x00\xff", "The input is no text in UTF-8. "),
+        (b"hello\nworld", "the input is in another format: 'hello'"),
+        (b'"a"\n"b"', "None of the 2 lines is a JSON object"),
+    ],
+    ids=["pretty", "two pretty", "array on lines", "array", "binary", "text", "strings"],
+)
+async def test_another_format_is_named_with_the_way_out(content: bytes, words: str, tmp_path: Path) -> None:
+    first, last = await shown(NO_BROKER, written(tmp_path, content))
+    assert first.startswith("line 1: ")
+    assert words in last
+    assert last.endswith("Nothing was published.")
+
+
+async def test_equal_errors_are_counted_and_all_are_limited(tmp_path: Path) -> None:
+    equal = written(tmp_path, GOOD[0], *[b'{"id":"x","type":"nope","data":{}}'] * 1_000)
+    lines = await shown(NO_BROKER, equal)
+    assert [line.partition(":")[0] for line in lines[:-2]] == [f"line {n}" for n in range(2, 2 + ALIKE_SHOWN_MAX)]
+    assert lines[-2] == f"… and {1_000 - ALIKE_SHOWN_MAX} more lines with the error of line 2."
+    assert lines[-1].startswith("1,000 of 1,001 lines are bad; nothing was published.")
+    different = written(tmp_path, *[b'{"id":"x","type":"nope%d","data":{}}' % n for n in range(80)])
+    lines = await shown(NO_BROKER, different)
+    assert len(lines) == BAD_SHOWN_MAX + 2
+    assert lines[-2] == f"… and {80 - BAD_SHOWN_MAX} more bad lines."
+
+
+async def test_a_line_without_an_end_is_not_kept_whole(tmp_path: Path) -> None:
+    first, last = await shown(NO_BROKER, written(tmp_path, b"x" * (3 * LINE_BYTES_MAX), GOOD[0]))
+    assert first.startswith("line 1: oversize: ")
+    assert last.startswith("1 of 2 lines is bad; nothing was published.")
+
+
 async def test_an_empty_file_is_no_error(system: System, tmp_path: Path) -> None:
     ended = await membership(system.environment, "publish", written(tmp_path, b"", b"  "))
     assert (ended.code, "Published 0 new events" in ended.out) == (0, True)
@@ -73,7 +131,26 @@ async def test_a_file_that_is_not_there_and_a_missing_setting_are_exit_code_2(tm
 
 async def test_a_missing_stream_is_a_sentence(nats: NatsServer, tmp_path: Path) -> None:
     ended = await membership({"MEMBERSHIP_NATS_URL": nats.url}, "publish", written(tmp_path, GOOD[0]))
-    assert (ended.code, "membership project" in ended.err) == (1, True)
+    assert (ended.code, ended.out) == (1, "")
+    assert "In a new installation `membership project` creates it" in ended.err
+    assert "the stream was deleted or this is another broker" in ended.err
+
+
+async def test_a_missing_stream_is_told_apart_by_a_database_that_is_given(
+    nats: NatsServer, database_url: str, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    environment = {"MEMBERSHIP_NATS_URL": nats.url, "MEMBERSHIP_DATABASE_URL": database_url}
+    file = written(tmp_path, GOOD[0])
+    ended = await membership(environment, "publish", file)
+    assert (ended.code, "the database has applied nothing. `membership project` creates it" in ended.err) == (1, True)
+    await connection.execute("UPDATE control.checkpoint SET position = 7, stream_created = 'then', message_time_ns = 1")
+    ended = await membership(environment, "publish", file)
+    assert (ended.code, "has applied it up to position 7" in ended.err) == (1, True)
+    assert "membership project" not in ended.err
+    ended = await membership(
+        environment | {"MEMBERSHIP_DATABASE_URL": "postgresql://me@127.0.0.1:1/x"}, "publish", file
+    )
+    assert (ended.code, "this is another broker" in ended.err) == (1, True)
 
 
 @pytest.mark.parametrize("event_type", ALL_TYPES)

@@ -2,15 +2,27 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import nats as nats_py
 import pytest
 from nats.aio.client import Client
 
 from consumers import stream
+from consumers.client import BrokerSilent
 from ops import publishing
+from ops.embedded import nats as embedded
 from ops.embedded.nats import NatsServer
-from ops.publishing import BrokerUnavailable, Publication, PublishRefused, Receipt, StreamAbsent, publish_events
+from ops.publishing import (
+    BrokerUnavailable,
+    JetStreamOff,
+    Publication,
+    PublishRefused,
+    Receipt,
+    StreamAbsent,
+    publish_events,
+)
 
 
 @pytest.fixture
@@ -103,10 +115,66 @@ async def test_a_missing_stream_says_who_makes_it(nats: NatsServer) -> None:
         await published(nats, events(1, 1))
 
 
+async def test_a_broker_without_jetstream_is_told_from_a_missing_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "GIVE_UP_S", 0.5)
+    monkeypatch.setattr(embedded, "_CONFIGURATION", "host: 127.0.0.1\nport: {port}\n")
+    server = NatsServer(tmp_path / "nats")
+    await asyncio.to_thread(server.start)
+    try:
+        with pytest.raises(JetStreamOff, match=f"127.0.0.1:{server.port} runs without JetStream"):
+            await published(server, events(1, 2))
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_a_batch_that_another_connection_abandoned_costs_nothing(client: Client, nats: NatsServer) -> None:
+    headers = {"Nats-Msg-Id": "id-1", "Nats-Batch-Id": "abandoned", "Nats-Batch-Sequence": "1"}
+    await client.publish("membership.test.1", b"body 1", headers=headers)
+    await client.flush()
+    receipts = await published(nats, events(1, 3))
+    assert receipts == [Receipt(f"id-{n}", n, duplicate=False) for n in range(1, 4)]
+    assert await stored(client) == 3
+
+
+async def test_a_batch_that_lost_its_beginning_goes_one_by_one(client: Client, nats: NatsServer) -> None:
+    """As after a reconnect in the middle: the broker has forgotten the batch, and refuses its commit."""
+
+    class Forgetful(Client):
+        """Loses what is published without a reply, as a connection that breaks does."""
+
+        async def publish(self, *given: Any, **named: Any) -> None:
+            if "reply" in named or len(given) > 2:
+                await super().publish(*given, **named)
+
+    lossy = Forgetful()
+    await lossy.connect(nats.url)
+    try:
+        receipts = await publishing.persist(lossy, nats.url, events(1, 3))
+    finally:
+        await lossy.close()
+    assert receipts == [Receipt(f"id-{n}", n, duplicate=False) for n in range(1, 4)]
+    assert await stored(client) == 3
+
+
 async def test_a_broker_that_is_away_is_named_without_its_password() -> None:
     with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1 does not answer") as caught:
         _ = [each async for each in publish_events("nats://me:hunter2@127.0.0.1:1", events(1, 1))]
     assert "hunter2" not in str(caught.value)
+
+
+def test_wrong_credentials_are_not_called_silence() -> None:
+    for error in (nats_py.errors.AuthorizationError(), nats_py.errors.Error("nats: 'Authorization Violation'")):
+        text = str(BrokerUnavailable("nats://me:hunter2@broker:4222", error))
+        assert text.startswith("The broker at broker:4222 refuses the user and password, or the token")
+        assert "hunter2" not in text
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError(), nats_py.errors.Error()])
+def test_a_silent_broker_is_never_without_a_reason(error: Exception) -> None:
+    assert ": ." not in str(BrokerUnavailable("nats://broker:4222", error))
+    assert ": ." not in str(BrokerSilent(error))
 
 
 @pytest.mark.usefixtures("client")

@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projections.events import (
+    _FAMILIES,
     BODY_BYTES_MAX,
     EVENT_TYPES,
     CampaignUpserted,
     CustomerUpserted,
     TargetEnrolled,
     Unreadable,
+    _allowed_values,
     decode,
     subject_of,
 )
@@ -143,6 +145,60 @@ def test_every_integer_of_an_event_is_within_int64(number: int) -> None:
         assert isinstance(found, Unreadable), outside
         assert found.reason == "invalid_field"
         assert len(found.detail) < 200
+
+
+STAGE = {
+    "id": ANYONE,
+    "campaign_id": ANYONE,
+    "key": "new",
+    "name": "New",
+    "position": 1,
+    "semantic_type": "new",
+    "created_at": "2026-01-01T00:00:00Z",
+    "updated_at": "2026-01-01T00:00:00Z",
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "path", "allowed"),
+    [
+        ({"status": "runing"}, "`$.data.status`", "done, draft, paused, running"),
+        ({"first_contact_channel": "fax"}, "`$.data.first_contact_channel`", "call, whatsapp"),
+        ({"stages": [STAGE | {"semantic_type": "old"}]}, "stages[0].semantic_type`", "active, lost, new, won"),
+        ({"goal_spec": {"objectives": [{"type": "fax"}]}}, "`$.data.goal_spec.objectives[0]`", "contact, email, ai"),
+        ({"goal_spec": {"objectives": [{"channels": ["fax"]}]}}, "`channels[0]`", "call, whatsapp"),
+        (
+            {"goal_spec": {"objectives": [{"type": "ai", "label_in": ["x"]}]}},
+            "label_in[0]",
+            "negative, neutral, positive",
+        ),
+    ],
+)
+def test_a_value_outside_an_enum_is_answered_with_the_allowed_ones(
+    fields: dict[str, object], path: str, allowed: str
+) -> None:
+    found = campaign(**fields)
+    assert isinstance(found, Unreadable)
+    assert path in found.detail
+    assert f"; allowed: {allowed}" in found.detail
+
+
+def test_every_field_that_allows_only_some_values_is_known_with_them() -> None:
+    found = {name: set(_allowed_values(family.decoder.type)) for name, family in _FAMILIES.items()}
+    lists = {"$.data.status", "$.data.first_contact_channel", "$.data.stages[].semantic_type"}
+    assert found["campaign"] == lists | {"$.specversion"}
+    assert all("$.specversion" in paths for paths in found.values())
+
+
+def test_the_path_of_an_objective_begins_at_the_event() -> None:
+    found = campaign(goal_spec={"objectives": [{"type": "contact"}, {"type": "contact", "min_count": "7"}]})
+    assert isinstance(found, Unreadable)
+    assert "in `min_count` - at `$.data.goal_spec.objectives[1]`" in found.detail
+
+
+def test_an_ill_formed_id_is_described_and_not_given_as_a_pattern() -> None:
+    found = campaign(owner_id="X")
+    assert found == Unreadable("invalid_field", "Expected a lower-case hyphenated UUID - at `$.data.owner_id`.")
 
 
 def test_an_escaped_backslash_before_u0000_is_no_nul() -> None:

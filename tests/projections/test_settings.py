@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from projections.errors import SettingsInvalid
-from projections.settings import TABLE, VARIABLES, load
+from projections.settings import TABLE, VARIABLES, database_location, load
 
 SECRET = "s" * 32
 GOOD = {
@@ -84,6 +84,54 @@ def test_a_secret_is_never_shown() -> None:
 def test_a_wrong_value_is_refused_by_its_variable(name: str, text: str) -> None:
     (problem,) = problems({**GOOD, f"MEMBERSHIP_{name}": text})
     assert problem.startswith(f"MEMBERSHIP_{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("HTTP_POTR", "did you mean MEMBERSHIP_HTTP_PORT"),
+        ("HTTP_PORTS", "did you mean MEMBERSHIP_HTTP_PORT"),
+        ("HTPP_PORT", "did you mean MEMBERSHIP_HTTP_PORT"),
+        ("DATABASE_URL_FIEL", "did you mean MEMBERSHIP_DATABASE_URL_FILE"),
+        ("LOGLEVEL", "did you mean MEMBERSHIP_LOG_LEVEL"),
+        ("COLOUR_OF_THE_SKY", "docs/configuration.md lists those that are"),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_the_nearest_name(name: str, nearest: str) -> None:
+    (problem,) = problems({**GOOD, f"MEMBERSHIP_{name}": "8080"})
+    assert problem.startswith(f"MEMBERSHIP_{name} is not a setting; {nearest}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MEMBERSHIP_TEST_SEEDS", "3"),
+        ("MEMBERSHIP_BENCH_ROWS", "3"),
+        ("MEMBERSHIP_HTTP_POTR", ""),
+        ("MEMBERSHIP", "x"),
+        ("MEMBERSHIP_PORT", "tcp://10.0.0.1:80"),
+        ("MEMBERSHIP_SERVICE_HOST", "10.0.0.1"),
+        ("MEMBERSHIP_API_SERVICE_PORT_HTTP", "80"),
+        ("MEMBERSHIP_API_PORT_80_TCP_ADDR", "10.0.0.1"),
+    ],
+)
+def test_names_of_tests_and_of_kubernetes_are_no_misspelt_settings(name: str, value: str) -> None:
+    load(ALL, {**GOOD, name: value})
+
+
+@pytest.mark.parametrize(
+    ("url", "location"),
+    [
+        ("postgresql://me:hunter2@db.example:6432/members", "db.example:6432, database members"),
+        ("postgresql://me:hunter2@a,b:6432/members", "a:5432, b:6432, database members"),
+        ("postgresql://me:hunter2@[::1]/members?sslmode=require", "[::1]:5432, database members"),
+        ("postgresql:///members?host=/run/postgresql", "/run/postgresql, database members"),
+        ("postgresql://me:hunter2@db", "db:5432"),
+        ("postgresql://me:1/hunter2@db/members", "the server in MEMBERSHIP_DATABASE_URL"),
+    ],
+)
+def test_a_database_is_located_without_its_password(url: str, location: str) -> None:
+    assert database_location(url) == location
 
 
 def test_the_list_of_variables_holds_each_once() -> None:

@@ -393,7 +393,7 @@ async def a_key(system: System, owner: int, *, admin: bool = False) -> str:
     """Create a key for an owner, by number."""
     connection = await databases.connect(system.database_url, "test")
     try:
-        return await api_keys.create(connection, owner_id(owner), is_admin=admin, label="test")
+        return await api_keys.create(connection, owner_id(owner), is_admin=admin, label="test", actor="test")
     finally:
         await connection.close()
 
@@ -401,7 +401,7 @@ async def a_key(system: System, owner: int, *, admin: bool = False) -> str:
 async def revoke(system: System, key: str) -> None:
     connection = await databases.connect(system.database_url, "test")
     try:
-        assert await api_keys.revoke(connection, str(api_keys.key_id_of(key)))
+        assert await api_keys.revoke(connection, str(api_keys.key_id_of(key)), actor="test")
     finally:
         await connection.close()
 

@@ -78,7 +78,7 @@ async def test_an_api_that_starts_while_postgresql_is_away_lives_refuses_at_once
     customer = story.member_of(story.campaign("kept"))
     await story.tell()
     connection = await databases.connect(server.url, "test")
-    key = {"X-API-Key": await api_keys.create(connection, owner_id(1), is_admin=True, label="test")}
+    key = {"X-API-Key": await api_keys.create(connection, owner_id(1), is_admin=True, label="test", actor="test")}
     await connection.close()
 
     system.kill("serve")
