@@ -18,6 +18,8 @@ COMPRESS_BYTES_MIN: Final = 1_000
 COMPRESS_IN_THREAD_BYTES: Final = 500_000
 """Above, compressing would hold up other requests of this process."""
 GZIP_LEVEL: Final = 4
+ACCEPT_ENCODING_CHARS_MAX: Final = 500
+"""Browsers send some 30. A longer list is not parsed, and the answer is not compressed: what was parsed is kept."""
 
 
 def body_of(request: ListRequest, page: Page, next_cursor: str | None) -> bytes:
@@ -55,9 +57,13 @@ def is_current(tag: str, if_none_match: str) -> bool:
     return any(candidate.strip().removeprefix("W/") == tag for candidate in if_none_match.split(","))
 
 
-@lru_cache(maxsize=1_000)
 def accepts_gzip(accept_encoding: str) -> bool:
     """Say whether gzip may be sent (RFC 9110, 12.5.3): named, or by `*`, and not with a weight of zero."""
+    return len(accept_encoding) <= ACCEPT_ENCODING_CHARS_MAX and _accepts_gzip(accept_encoding)
+
+
+@lru_cache(maxsize=1_000)
+def _accepts_gzip(accept_encoding: str) -> bool:
     weights: dict[str, float] = {}
     for part in accept_encoding.lower().split(","):
         coding, _, parameters = part.partition(";")

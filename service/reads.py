@@ -117,6 +117,8 @@ class Page(Struct, frozen=True):
     """Whether the customer exists at all."""
     owner_id: str | None
     deleted: bool | None
+    parked: str | None
+    """Why the event at the request's minimum position was parked; None when it was not."""
     stale: bool
     """Whether only the exact shape can answer."""
     counts: list[int] | None
@@ -188,6 +190,7 @@ def values_of(request: ListRequest, scope: str | None, after: After | None, shap
         request.limit,
         min(request.offset, OFFSET_BEYOND),
         *(after or (None, None)),
+        request.min_position,
     )
     return asked if shape.together else (*asked, *_narrowing(request))
 
@@ -211,7 +214,7 @@ def _narrowing(request: ListRequest) -> tuple[str | datetime | None, ...]:
 async def name_key_of(reader: Reader, name: Generation, campaign_id: str, beginning: str) -> str:
     """Return the whole sort key that a cursor holds the beginning of; the beginning itself if it changed since."""
     statement = for_generation(_BLOCKS["name_key_of"], name)
-    row = await reader.alone(statement, (campaign_id, beginning))
+    row = await reader.lookup(statement, (campaign_id, beginning))
     return beginning if row is None else str(row["name_key"])
 
 
@@ -223,7 +226,7 @@ async def whereabouts(pool: ReadPool) -> Whereabouts | None:
 
 async def cursor_key(reader: Reader) -> bytes:
     """Return the key that cursors are signed with, the same in every process."""
-    row = await reader.alone(_BLOCKS["cursor_key"], ())
+    row = await reader.lookup(_BLOCKS["cursor_key"], ())
     if row is None:
         raise DatabaseNotMigrated(["the key that cursors are signed with"])
     return bytes(row["key"])
@@ -243,6 +246,7 @@ def page_statement(name: Generation, shape: Shape) -> str:
     of_found = {"{sort_key}": expression, "{campaign_id}": "membership.campaign_id", **keys}
     first = {
         "{requests}": _BLOCKS["asked_together" if shape.together else "asked_alone"],
+        "{parked}": _BLOCKS["parked"],
         "{staleness}": "false" if shape.exact else _BLOCKS["stale"],
         "{with}": "",
         "{counting}": _BLOCKS["counts_matching" if shape.dated or shape.exact else "counts_precomputed"],

@@ -42,11 +42,17 @@ class Reply(Struct, frozen=True, gc=False):
         await send(end)
 
 
-def reply(answer: Answer, position: int, if_none_match: str) -> Reply:
+def reply(answer: Answer, position: int, if_none_match: str, parked: str | None = None) -> Reply:
     """Return the reply that says the answer holds at `position`; without a body if the caller holds it already."""
+    stated = (*answer.described, *standing(position, parked))
     if if_none_match and is_current(answer.tag, if_none_match):
-        return Reply(304, (*answer.described, at(position)), b"")
-    return Reply(200, (*answer.described, at(position), *answer.represented), answer.body)
+        return Reply(304, stated, b"")
+    return Reply(200, (*stated, *answer.represented), answer.body)
+
+
+def standing(position: int, parked: str | None) -> tuple[Header, ...]:
+    """Return the headers that say where the read model stands, and why the position asked for is parked, if it is."""
+    return (at(position),) if parked is None else (at(position), (b"membership-parked", parked.encode("ascii")))
 
 
 def at(position: int) -> Header:

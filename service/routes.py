@@ -1,5 +1,6 @@
 """The handlers, thin: credentials and parameters in, an outcome of the room behind, its headers out."""
 
+import asyncio
 import mimetypes
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service import answers, listing, metrics, openapi, paging
+from service.admission import caller
 from service.auth import Authenticator
 from service.cache import Cache, Key
 from service.freshness import Freshness
@@ -18,7 +20,7 @@ from service.listing import CampaignLists, Listing, NoCustomer, NotReached
 from service.paging import Cursor
 from service.parameters import ListRequest, Pair, Violation, parse, query_pairs
 from service.problems import refusal, refuse, unprocessable
-from service.replies import Answer, Reply, at, reply
+from service.replies import Answer, Reply, reply, standing
 
 
 class Rooms(Struct, frozen=True):
@@ -28,6 +30,8 @@ class Rooms(Struct, frozen=True):
     freshness: Freshness
     lists: CampaignLists
     cache: Cache
+    answer_within_s: float
+    """From a request's arrival to its answer; a wait that the caller asked for comes on top."""
 
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -47,16 +51,23 @@ TAMPERED_CURSOR: Final = Violation(
 async def list_customer_campaigns(request: AnyRequest, customer_id: FromPath[str]) -> Reply:
     """Answer which campaigns a customer is in."""
     rooms: Rooms = request.app.state.rooms
+    # Whatever a request has to queue for, it fails together with all that wait for the same silent database.
+    async with asyncio.timeout(rooms.answer_within_s) as limit:
+        return await _listed(rooms, request, customer_id, limit)
+
+
+async def _listed(rooms: Rooms, request: AnyRequest, customer_id: str, limit: asyncio.Timeout) -> Reply:
     headers = request.headers
     principal = await rooms.authenticator.principal(
         headers.getall("authorization", []), headers.getall("x-api-key", [])
     )
+    caller.set(principal.user_id)
     pairs = query_pairs(request.scope["query_string"])
     parsed, cursor = await _parsed(rooms, customer_id, pairs, headers.get("membership-min-position"))
     if not isinstance(parsed, ListRequest):
         return unprocessable(parsed)
     before = rooms.cache.before_reading()
-    outcome = await rooms.lists.answer(parsed, principal, cursor, headers.getall("prefer", []))
+    outcome = await rooms.lists.answer(parsed, principal, cursor, headers.getall("prefer", []), limit)
     match outcome:
         case Listing():
             links = paging.links(pairs, parsed, outcome.total, outcome.next_cursor)
@@ -65,9 +76,9 @@ async def list_customer_campaigns(request: AnyRequest, customer_id: FromPath[str
                 key = Key(principal.scope, request.scope["path"], request.scope["query_string"], _accepts_gzip(request))
                 rooms.cache.remember(key, answer, listing.tags(parsed, outcome), before)
             held = ",".join(request.headers.getall("if-none-match", []))
-            return reply(answer, answer.position, held)
-        case NoCustomer(position):
-            return refusal("customer_not_found", at(position))
+            return reply(answer, answer.position, held, outcome.parked)
+        case NoCustomer(position, parked):
+            return refusal("customer_not_found", *standing(position, parked))
         case NotReached():
             return refusal("position_not_reached")
         case Violation():
