@@ -25,6 +25,7 @@ from service.hot import HotPath
 from service.listing import CampaignLists
 from service.liveness import PROBE_EVERY_S, Liveness
 from service.log_rate import RateLimitedLog
+from service.page_budget import PageBudget, PageTooLarge
 from service.problems import refuse, request_id
 from service.reader import CONNECTIONS_STEADY, Reader
 from service.supervision import supervise
@@ -69,7 +70,7 @@ def create_app(settings: Settings) -> ASGIApp:
         hot.admission = Admission(max(1, settings.database_connections_max - RESERVED_CONNECTIONS))
         hot.liveness = Liveness(settings.database_url, (pool, steady))
         probe = asyncio.create_task(supervise("probe", hot.liveness.probe, PROBE_EVERY_S), name="probe")
-        lists = CampaignLists(Reader(pool, steady, hot.admission), freshness)
+        lists = CampaignLists(Reader(pool, steady, hot.admission), freshness, PageBudget(cache))
         hot.authenticator = Authenticator(settings, pool)
         within_s = settings.read_timeout_s + ANSWER_GRACE_S
         app.state.rooms = routes.Rooms(hot.authenticator, freshness, lists, cache, within_s)
@@ -129,6 +130,7 @@ _EXCEPTIONS: Final[dict[Any, Any]] = {
     Unauthenticated: _problem("unauthenticated"),
     NotReady: _problem("not_ready"),
     DatabaseNotMigrated: _problem("not_ready"),
+    PageTooLarge: _problem("page_too_large"),
     **dict.fromkeys(reads.GENERATION_GONE, _problem("not_ready")),
     **dict.fromkeys(UNAVAILABLE, _unavailable),
     NotFoundException: _problem("route_not_found"),

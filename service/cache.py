@@ -111,6 +111,11 @@ class Cache:
         """The position up to which changes have been told."""
         return self._heard
 
+    def limit(self, bytes_max: int) -> None:
+        """Take no more than this from now on."""
+        self._bytes_max = bytes_max
+        self._make_room()
+
     # --- What requests ask -------------------------------------------------------------------------------------------
 
     def find(self, key: Key) -> tuple[Answer, int] | None:

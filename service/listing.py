@@ -16,10 +16,11 @@ from projections.queries import Generation
 from service import answers, paging, reads
 from service.auth import Principal
 from service.freshness import Freshness, NotReady
+from service.page_budget import PageBudget, PageTooLarge, Reservation
 from service.paging import FORM, Cursor
 from service.parameters import ListRequest, Violation
 from service.reader import Reader
-from service.reads import After, Page
+from service.reads import UNRESERVED_BYTES_MAX, After, Page
 
 SWITCHES_MAX: Final = 3
 """More pointer moves within one read are no switches but a fault."""
@@ -28,6 +29,8 @@ KEY_BYTES_MAX: Final = 1_000
 
 Short enough for the request lines that proxies take."""
 _CHAR_BYTES_MAX: Final = 4
+WAIT_SHARE: Final = 0.7
+"""Of the time that a request has left, what it may wait for the memory of a large page."""
 WAIT_DEFAULT_S: Final = 2.0
 WAIT_MAX_S: Final = 10.0
 _WAIT: Final = re.compile(r"""(?:^|[,;])\s*wait\s*=\s*"?(\d{1,9})"?\s*(?=$|[,;])""", re.IGNORECASE)
@@ -43,12 +46,15 @@ FOREIGN_CURSOR: Final = Violation(
 class Listing(Struct, frozen=True):
     """The answer: its body, and what its headers are made of."""
 
-    body: bytes
+    body: list[bytes]
+    """In parts; all of them are the JSON."""
     total: int
     position: int
     next_cursor: str | None
     parked: str | None
     """Why the event at the position that the caller named is not applied, nor will be by itself."""
+    reservation: Reservation | None
+    """The memory of a large page, to be released once it was sent."""
 
 
 class NoCustomer(Struct, frozen=True):
@@ -76,7 +82,7 @@ def depends_on_its_page_only(request: ListRequest) -> bool:
 
 def tags(request: ListRequest, found: Listing) -> frozenset[str]:
     """Return what an answer depends on. Ids that are no campaign's, of stages, do no harm."""
-    shown = _ID.findall(found.body)
+    shown = (each for part in found.body for each in _ID.findall(part))
     return frozenset({customer_tag(request.customer_id), *(campaign_tag(each.decode()) for each in shown)})
 
 
@@ -93,8 +99,9 @@ def wait_s(prefer: Sequence[str]) -> float:
 class CampaignLists:
     """Answers requests from the live generation."""
 
-    def __init__(self, reader: Reader, freshness: Freshness) -> None:
+    def __init__(self, reader: Reader, freshness: Freshness, budget: PageBudget) -> None:
         self._reader = reader
+        self._budget = budget
         self._freshness = freshness
         self._signing_key = b""
 
@@ -121,6 +128,23 @@ class CampaignLists:
         if wanted is not None and not await self._reached(wanted, wait_s(prefer), principal, limit):
             return NotReached()
         page = await self._page(request, principal.scope, cursor)
+        if page.items_bytes <= UNRESERVED_BYTES_MAX:
+            return await self._outcome(request, principal, bound_to, page, None)
+        reservation = await self._budget.reserve(page.items_bytes, _left_s(limit))
+        try:
+            page = await self._page(request, principal.scope, cursor, page.items_bytes)
+            outcome = await self._outcome(request, principal, bound_to, page, reservation)
+        except BaseException:
+            reservation.release()
+            raise
+        if not isinstance(outcome, Listing):
+            reservation.release()
+        return outcome
+
+    async def _outcome(
+        self, request: ListRequest, principal: Principal, bound_to: bytes, page: Page, reservation: Reservation | None
+    ) -> Outcome:
+        wanted = request.min_position
         if wanted is not None and page.position < wanted:  # the read model went back: restored, or begun anew
             self._freshness.forget()
             return NotReached()
@@ -128,7 +152,7 @@ class CampaignLists:
             return NoCustomer(page.position, page.parked)
         next_cursor = await self._next_cursor(page, bound_to)
         body = answers.body_of(request, page, next_cursor)
-        return Listing(body, answers.total_of(request, page), page.position, next_cursor, page.parked)
+        return Listing(body, answers.total_of(request, page), page.position, next_cursor, page.parked, reservation)
 
     async def _reached(self, position: int, wait: float, principal: Principal, limit: asyncio.Timeout) -> bool:
         began = asyncio.get_running_loop().time()
@@ -139,13 +163,24 @@ class CampaignLists:
         finally:
             limit.reschedule(ends + asyncio.get_running_loop().time() - began)
 
-    async def _page(self, request: ListRequest, scope: str | None, cursor: Cursor | None) -> Page:
-        """Read a page of the live generation, asking again when the pointer moved meanwhile."""
+    async def _page(
+        self,
+        request: ListRequest,
+        scope: str | None,
+        cursor: Cursor | None,
+        items_bytes_max: int = UNRESERVED_BYTES_MAX,
+    ) -> Page:
+        """Read a page of the live generation, asking again when the pointer moved meanwhile.
+
+        Raises `PageTooLarge` if a page for which memory was reserved has grown beyond it.
+        """
         name = await self._freshness.generation()
         for _ in range(SWITCHES_MAX):
             with suppress(*reads.GENERATION_GONE):
                 after = None if cursor is None else await self._after(name, request, cursor)
-                page = await reads.read_page(self._reader, name, request, scope, after)
+                page = await reads.read_page(self._reader, name, request, scope, after, items_bytes_max=items_bytes_max)
+                if UNRESERVED_BYTES_MAX < items_bytes_max < page.items_bytes:
+                    raise PageTooLarge
                 if page.live_generation == name:
                     return page
             name = (await self._freshness.refresh()).generation
@@ -166,6 +201,12 @@ class CampaignLists:
     async def _key(self) -> bytes:
         self._signing_key = self._signing_key or await reads.cursor_key(self._reader)
         return self._signing_key
+
+
+def _left_s(limit: asyncio.Timeout) -> float:
+    """Return how long a request may wait for memory, so that enough is left to read and to answer."""
+    now = asyncio.get_running_loop().time()
+    return ((limit.when() or now) - now) * WAIT_SHARE
 
 
 def _cut(key: str) -> str:

@@ -132,8 +132,9 @@ _LIST_RESPONSES: Final = {
         "Service Unavailable",
         _NOT_READY
         | {
+            "page_too_large": "The page is larger than this server can answer at the moment; ask for a smaller limit.",
             "position_not_reached": "The position asked for is not applied yet; "
-            "try again, or wait longer with Prefer: wait=S."
+            "try again, or wait longer with Prefer: wait=S.",
         },
         "Retry-After",
     ),

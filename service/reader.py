@@ -41,12 +41,12 @@ class Reader:
         self._workers: set[asyncio.Task[None]] = set()
         self._working = 0
 
-    async def alone(self, statement: str, values: Values, *, steady: bool = False) -> asyncpg.Record | None:
-        """Return the first row; raises what `ReadPool.fetchrow` does, and `Overloaded`."""
+    async def alone(self, statement: str, values: Values, *, steady: bool = False) -> list[asyncpg.Record]:
+        """Return the rows; raises what `ReadPool.fetch` does, and `Overloaded`."""
         if steady:
-            return await self._steady.fetchrow(statement, *values)
+            return await self._steady.fetch(statement, *values)
         async with self._admission.slot(caller.get()):
-            return await self._careful.fetchrow(statement, *values)
+            return await self._careful.fetch(statement, *values)
 
     async def lookup(self, statement: str, values: Values) -> asyncpg.Record | None:
         """Return the row of a key, cheap enough to need no admission; raises what `ReadPool.fetchrow` does."""

@@ -24,7 +24,7 @@ CROSS JOIN LATERAL (
     {with}
     SELECT counted.counts, page.*
     FROM ({counting}) AS counted
-    CROSS JOIN LATERAL ({paging}) AS page
+    {join} LATERAL ({paging}) AS page {on}
 ) AS found
 WHERE checkpoint.generation = '{generation}'
 
@@ -32,9 +32,11 @@ WHERE checkpoint.generation = '{generation}'
 -- name: asked_together
 -- Requests that waited at the same moment.
 unnest(
-    $1::uuid[], $2::uuid[], $3::boolean[], $4::bigint[], $5::bigint[], $6::text[], $7::uuid[], $8::bigint[]
+    $1::uuid[], $2::uuid[], $3::boolean[], $4::bigint[], $5::bigint[], $6::text[], $7::uuid[], $8::bigint[],
+    $9::bigint[]
 ) WITH ORDINALITY AS asked (
-    customer_id, owner_scope, deletion, page_limit, page_offset, after_key, after_campaign_id, min_position, number
+    customer_id, owner_scope, deletion, page_limit, page_offset, after_key, after_campaign_id, min_position,
+    items_bytes_max, number
 )
 
 
@@ -44,8 +46,8 @@ unnest(
     SELECT
         $1::uuid AS customer_id, $2::uuid AS owner_scope, $3::boolean AS deletion,
         $4::bigint AS page_limit, $5::bigint AS page_offset, $6::text AS after_key, $7::uuid AS after_campaign_id,
-        $8::bigint AS min_position, $9::text AS search_key, $10::text AS search_pattern,
-        $11::timestamptz AS date_from, $12::timestamptz AS date_to, 1 AS number
+        $8::bigint AS min_position, $9::bigint AS items_bytes_max, $10::text AS search_key, $11::text AS search_pattern,
+        $12::timestamptz AS date_from, $13::timestamptz AS date_to, 1 AS number
 ) AS asked
 
 
@@ -138,14 +140,52 @@ FROM (
 
 -- name: rows
 -- One row beyond the limit is looked for, to know whether there is a next page. Cards are fetched for a page only,
--- whatever was skipped before it.
+-- whatever was skipped before it, and only if they are not too many bytes: the size of a card is known without reading
+-- what of it is stored apart.
 SELECT
     count(*) > asked.page_limit AS has_next,
+    coalesce(max(page_bytes), 0) AS items_bytes,
     convert_to(
-        coalesce(string_agg(campaign.card, ',' ORDER BY place) FILTER (WHERE place <= asked.page_limit), ''), 'UTF8'
+        coalesce(
+            string_agg(card, ',' ORDER BY place)
+            FILTER (WHERE place <= asked.page_limit AND page_bytes <= asked.items_bytes_max),
+            ''
+        ),
+        'UTF8'
     ) AS items,
     max(sort_key::text) FILTER (WHERE place = asked.page_limit) AS last_key,
     max(campaign_id::text) FILTER (WHERE place = asked.page_limit) AS last_campaign_id
+FROM ({sized}) AS sized
+
+
+-- name: rows_apart
+-- The same for a page of very many bytes: a row for each card, so that neither side ever holds two copies of the page.
+SELECT
+    has_next,
+    items_bytes,
+    CASE WHEN items_bytes <= asked.items_bytes_max THEN convert_to(card, 'UTF8') END AS items,
+    last_key,
+    last_campaign_id,
+    place
+FROM (
+    SELECT
+        count(*) OVER () > asked.page_limit AS has_next,
+        page_bytes AS items_bytes,
+        card,
+        max(sort_key::text) FILTER (WHERE place = asked.page_limit) OVER () AS last_key,
+        max(campaign_id::text) FILTER (WHERE place = asked.page_limit) OVER () AS last_campaign_id,
+        place
+    FROM ({sized}) AS sized
+) AS listed
+WHERE place <= asked.page_limit
+
+
+-- name: sized
+-- The cards of a page, and the bytes of all of them together.
+SELECT
+    numbered.*,
+    campaign.card,
+    sum(octet_length(campaign.card)) FILTER (WHERE place <= asked.page_limit) OVER () AS page_bytes
 FROM (
     SELECT *, row_number() OVER (ORDER BY sort_key {direction} {nulls}, campaign_id) AS place
     FROM ({keys}) AS fetched
