@@ -72,6 +72,9 @@ def closed_is_unavailable(connection: asyncpg.Connection | PoolConnectionProxy) 
         raise asyncpg.ConnectionDoesNotExistError(str(problem)) from problem
 
 
+_Rows = asyncio.Future[list[asyncpg.Record]]
+
+
 class DatabaseUnresponsive(ConnectionError):
     """PostgreSQL is connected and does not answer; reads are refused until it does."""
 
@@ -87,7 +90,7 @@ class ReadPool:
     def __init__(self, pool: asyncpg.Pool, timeout_s: float) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
-        self._waiting: set[asyncio.Future[list[asyncpg.Record]]] = set()
+        self._waiting: set[_Rows] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._in_use: set[PoolConnectionProxy] = set()
         self._suspended = False
@@ -101,7 +104,7 @@ class ReadPool:
         """Return all rows; raises the same."""
         if self._suspended:
             raise DatabaseUnresponsive
-        found: asyncio.Future[list[asyncpg.Record]] = asyncio.get_running_loop().create_future()
+        found: _Rows = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._run(found, query, args), name="read")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -130,10 +133,10 @@ class ReadPool:
         await self.suspend()
         self._pool.terminate()
 
-    async def _run(self, found: asyncio.Future[list[asyncpg.Record]], query: str, args: tuple[object, ...]) -> None:
+    async def _run(self, found: _Rows, query: str, args: tuple[object, ...]) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                rows = await self._fetch_again(query, args)
+                rows = await self._fetch_again(found, query, args)
         except Exception as problem:  # noqa: BLE001 - it is raised where the answer is waited for
             if not found.done():
                 found.set_exception(problem)
@@ -141,27 +144,29 @@ class ReadPool:
             if not found.done():
                 found.set_result(rows)
 
-    async def _fetch_again(self, query: str, args: tuple[object, ...]) -> list[asyncpg.Record]:
+    async def _fetch_again(self, found: _Rows, query: str, args: tuple[object, ...]) -> list[asyncpg.Record]:
         try:
-            return await self._fetch(query, args)
+            return await self._fetch(found, query, args)
         except (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, ConnectionError):
             if self._suspended:
                 raise
-            return await self._fetch(query, args)
+            return await self._fetch(found, query, args)
 
-    async def _fetch(self, query: str, args: tuple[object, ...]) -> list[asyncpg.Record]:
+    async def _fetch(self, found: _Rows, query: str, args: tuple[object, ...]) -> list[asyncpg.Record]:
         connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
         self._in_use.add(connection)
         answered = False
         try:
-            with closed_is_unavailable(connection):
-                found: list[asyncpg.Record] = await connection.fetch(query, *args)
+            rows: list[asyncpg.Record] = []
+            if not found.done():  # the caller may have given up, or was refused, while this waited for a connection
+                with closed_is_unavailable(connection):
+                    rows = await connection.fetch(query, *args)
             answered = True
         except asyncpg.PostgresError:
             answered = True
             raise
         else:
-            return found
+            return rows
         finally:
             self._in_use.discard(connection)
             if not answered:

@@ -99,7 +99,7 @@ async def test_only_who_is_concerned_by_a_fan_out_is_answered_the_exact_way(
     exact: list[str] = []
     alone = reader.alone
 
-    async def noted(statement: str, values: tuple[Any, ...], *, steady: bool) -> asyncpg.Record | None:
+    async def noted(statement: str, values: tuple[Any, ...], *, steady: bool) -> list[asyncpg.Record]:
         exact.append(values[0])
         return await alone(statement, values, steady=steady)
 
