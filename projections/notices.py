@@ -11,6 +11,7 @@ import asyncpg
 import msgspec
 from msgspec import Meta, Struct
 
+from projections.events import INT64_MAX
 from projections.queries import Generation
 
 CHANNEL: Final = "membership_applied"
@@ -25,7 +26,7 @@ class Notice(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     """One notice. A field that this release does not know may change its meaning, so it makes the whole unreadable."""
 
     generation: Annotated[str, Meta(pattern="^g[1-9][0-9]*$")]
-    position: Annotated[int, Meta(ge=0)]
+    position: Annotated[int, Meta(ge=0, le=INT64_MAX)]
     touched: str = ""
     """The tags of what changed, one behind the other."""
     more: bool = False
