@@ -91,6 +91,8 @@ class Shape(NamedTuple):
     """Whether the offset is large."""
     exact: bool = False
     """Whether a campaign's keys are taken from the campaign, for not all its memberships carry them yet."""
+    positioned: bool = False
+    """Whether the caller named a position, which may be that of a parked event."""
     large: bool = False
     """Whether the items come in a row each, for they are very many bytes."""
 
@@ -167,7 +169,8 @@ def shape_of(request: ListRequest, *, after: bool, exact: bool = False) -> Shape
     """Return the shape of the statement that answers a request."""
     dated = request.date_from is not None or request.date_to is not None
     far = request.offset > NEAR_ROWS
-    return Shape(request.sort_field, request.sort_dir, after, dated, request.q is not None, far, exact)
+    positioned = request.min_position is not None
+    return Shape(request.sort_field, request.sort_dir, after, dated, request.q is not None, far, exact, positioned)
 
 
 async def read_page(
@@ -279,7 +282,7 @@ def page_statement(name: Generation, shape: Shape) -> str:
     of_found = {"{sort_key}": expression, "{campaign_id}": "membership.campaign_id", **keys}
     first = {
         "{requests}": _BLOCKS["asked_together" if shape.together else "asked_alone"],
-        "{parked}": _BLOCKS["parked"],
+        "{parked}": _BLOCKS["parked"] if shape.positioned else "NULL::text",
         "{staleness}": "false" if shape.exact else _BLOCKS["stale"],
         "{with}": "",
         "{counting}": _BLOCKS["counts_matching" if shape.dated or shape.exact else "counts_precomputed"],
