@@ -8,6 +8,7 @@ import pytest
 
 from service import admission as admissions
 from service.admission import WAITING_PER_SLOT_MAX, Admission, Overloaded
+from service.hot import _EXPENSIVE
 
 SLOTS = 4
 SOON_S = 5
@@ -77,3 +78,21 @@ async def test_a_request_admitted_before_it_was_parsed_uses_that_slot() -> None:
         async with admission.slot("caller"):
             assert admission._free == 1
     assert admission._free == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "expensive"),
+    [
+        (b"q=a", True),
+        (b"limit=5&q=a", True),
+        (b"sort_field=name", True),
+        (b"date_from=2026-01-01", True),
+        (b"", False),
+        (b"q=", False),
+        (b"sort_field=enrolled_at&limit=5", False),
+        (b"sort_dir=asc&cursor=q", False),
+        (b"include_deleted=1", False),
+    ],
+)
+def test_what_waits_for_a_slot_before_it_is_parsed(query: bytes, expensive: bool) -> None:
+    assert bool(_EXPENSIVE.search(query)) == expensive
