@@ -282,7 +282,7 @@ def page_statement(name: Generation, shape: Shape) -> str:
     of_found = {"{sort_key}": expression, "{campaign_id}": "membership.campaign_id", **keys}
     first = {
         "{requests}": _BLOCKS["asked_together" if shape.together else "asked_alone"],
-        "{parked}": _BLOCKS["parked"] if shape.positioned else "NULL::text",
+        "{parked}": _BLOCKS["parked_reason"] if shape.positioned else "NULL::text",
         "{staleness}": "false" if shape.exact else _BLOCKS["stale"],
         "{with}": "",
         "{counting}": _BLOCKS["counts_matching" if shape.dated or shape.exact else "counts_precomputed"],

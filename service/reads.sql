@@ -62,7 +62,7 @@ unnest(
 )
 
 
--- name: parked
+-- name: parked_reason
 -- Why the event at the position that was asked for is not applied, nor will be until an operator retries it.
 (
     SELECT coalesce(
