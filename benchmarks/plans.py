@@ -37,18 +37,29 @@ handed on; [tests/service/test_plans.py](../tests/service/test_plans.py) holds t
 """
 
 
-async def plan_of(connection: asyncpg.Connection, name: Generation, request: ListRequest) -> str:
-    """Return the plan that a reader's connection makes for a request of an admin, run; changes its settings."""
-    shape = shape_of(request, after=False)
+async def plan_of(
+    connection: asyncpg.Connection,
+    name: Generation,
+    request: ListRequest,
+    scope: str | None = None,
+    *,
+    exact: bool = False,
+    explain: str = EXPLAIN,
+) -> str:
+    """Return the plan that a reader's connection makes for a request, run; changes its settings.
+
+    Seen by an admin, or by the owner that is the `scope`.
+    """
+    shape = shape_of(request, after=False, exact=exact)
     await connection.execute("RESET ALL")
     for setting, value in (database.STEADY if shape.steady else database.CAREFUL).items():
         await connection.execute(f"SET {setting} = {value}")
-    values = values_of(request, None, None, shape)
+    values = values_of(request, scope, None, shape)
     statement = page_statement(name, shape)
     types = [each.name.replace("int8", "bigint") for each in (await connection.prepare(statement)).get_parameters()]
     await connection.execute(f"PREPARE page ({', '.join(types)}) AS {statement}")
     given = ", ".join(_literal([value] if shape.together else value) for value in values)
-    rows = await connection.fetch(f"{EXPLAIN} EXECUTE page ({given})")
+    rows = await connection.fetch(f"{explain} EXECUTE page ({given})")
     await connection.execute("DEALLOCATE page")
     return "\n".join(row[0] for row in rows)
 

@@ -5,12 +5,13 @@ batch that was rolled back. PostgreSQL bounds a payload, so a large batch is tol
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Annotated, Final
 
 import asyncpg
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from projections.events import INT64_MAX
 from projections.queries import Generation
 
 CHANNEL: Final = "membership_applied"
@@ -21,11 +22,11 @@ NOTICES_MAX: Final = 8
 _TAG_CHARS: Final = 13
 
 
-class Notice(Struct, frozen=True, omit_defaults=True):
-    """One notice."""
+class Notice(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One notice. A field that this release does not know may change its meaning, so it makes the whole unreadable."""
 
-    generation: str
-    position: int
+    generation: Annotated[str, Meta(pattern="^g[1-9][0-9]*$")]
+    position: Annotated[int, Meta(ge=0, le=INT64_MAX)]
     touched: str = ""
     """The tags of what changed, one behind the other."""
     more: bool = False
@@ -72,9 +73,12 @@ async def tell_flush(connection: asyncpg.Connection) -> None:
         await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, payload)
 
 
-def read(payload: str) -> Notice:
-    """Read a payload."""
-    return _DECODER.decode(payload)
+def read(payload: str) -> Notice | None:
+    """Read a payload; None for one that is not of this release: another program's, or a newer release's."""
+    try:
+        return _DECODER.decode(payload)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return None
 
 
 def _encode(notice: Notice) -> str:

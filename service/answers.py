@@ -3,7 +3,8 @@
 import asyncio
 import gzip
 import hashlib
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -18,10 +19,14 @@ COMPRESS_BYTES_MIN: Final = 1_000
 COMPRESS_IN_THREAD_BYTES: Final = 500_000
 """Above, compressing would hold up other requests of this process."""
 GZIP_LEVEL: Final = 4
+GZIP_FORMAT: Final = 31
+"""zlib's `wbits` for the largest window and a gzip header, which holds no time."""
+ACCEPT_ENCODING_CHARS_MAX: Final = 500
+"""Browsers send some 30. A longer list is not parsed, and the answer is not compressed: what was parsed is kept."""
 
 
-def body_of(request: ListRequest, page: Page, next_cursor: str | None) -> bytes:
-    """Return the contract's JSON. Items go in as they came from PostgreSQL, neither parsed nor checked again."""
+def body_of(request: ListRequest, page: Page, next_cursor: str | None) -> list[bytes]:
+    """Return the contract's JSON in parts. Items are as they came from PostgreSQL, neither parsed nor checked again."""
     wanted = deletion_wanted(request)
     statuses = page.matching(deleted=wanted)
     total = sum(statuses.values())
@@ -29,12 +34,18 @@ def body_of(request: ListRequest, page: Page, next_cursor: str | None) -> bytes:
     meta: dict[str, Any] = {"total": total, "limit": request.limit, "offset": request.offset, "sort": sort}
     if next_cursor is not None:
         meta["next_cursor"] = next_cursor
-    parts = [b'{"data":[', page.items, b'],"meta":', _json(meta), b',"query":', _json(_query(request, sort))]
+    parts = [b'{"data":[', *_items(page), b'],"meta":', _json(meta), b',"query":', _json(_query(request, sort))]
     if request.include_aggregations:
         deleted = sum(page.matching(deleted=True).values())
         filters = {"all": total, **statuses}
         parts += [b',"aggregations":', _json({"quick_filters": filters, "extra": {"deleted": deleted}})]
-    return b"".join((*parts, b"}"))
+    return [*parts, b"}"]
+
+
+def _items(page: Page) -> list[bytes]:
+    if isinstance(page.items, bytes):
+        return [page.items]
+    return [part for item in page.items for part in (b",", item)][1:]
 
 
 def total_of(request: ListRequest, page: Page) -> int:
@@ -42,9 +53,12 @@ def total_of(request: ListRequest, page: Page) -> int:
     return sum(page.matching(deleted=deletion_wanted(request)).values())
 
 
-def entity_tag(body: bytes, *, compressed: bool) -> str:
-    """Return the strong tag of a representation; the compressed one is another representation."""
-    digest = hashlib.blake2b(body, digest_size=16).hexdigest()
+def entity_tag(body: Iterable[bytes], *, compressed: bool) -> str:
+    """Return the strong tag of a representation, given in parts; the compressed one is another representation."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for part in body:
+        hashed.update(part)
+    digest = hashed.hexdigest()
     return f'"{digest}-gzip"' if compressed else f'"{digest}"'
 
 
@@ -55,9 +69,13 @@ def is_current(tag: str, if_none_match: str) -> bool:
     return any(candidate.strip().removeprefix("W/") == tag for candidate in if_none_match.split(","))
 
 
-@lru_cache(maxsize=1_000)
 def accepts_gzip(accept_encoding: str) -> bool:
     """Say whether gzip may be sent (RFC 9110, 12.5.3): named, or by `*`, and not with a weight of zero."""
+    return len(accept_encoding) <= ACCEPT_ENCODING_CHARS_MAX and _accepts_gzip(accept_encoding)
+
+
+@lru_cache(maxsize=1_000)
+def _accepts_gzip(accept_encoding: str) -> bool:
     weights: dict[str, float] = {}
     for part in accept_encoding.lower().split(","):
         coding, _, parameters = part.partition(";")
@@ -74,6 +92,21 @@ async def compress(body: bytes) -> bytes:
 
 def _gzip(body: bytes) -> bytes:
     return gzip.compress(body, GZIP_LEVEL, mtime=0)
+
+
+class GzipParts:
+    """Compresses a body that comes in parts; may be called from another thread, one call at a time."""
+
+    def __init__(self) -> None:
+        self._compressor = zlib.compressobj(GZIP_LEVEL, wbits=GZIP_FORMAT)
+
+    def add(self, part: bytes) -> bytes:
+        """Return what is compressed so far and was not returned before; it may be nothing."""
+        return self._compressor.compress(part)
+
+    def end(self) -> bytes:
+        """Return the rest."""
+        return self._compressor.flush()
 
 
 def _weight(parameters: str) -> float:

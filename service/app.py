@@ -1,5 +1,6 @@
 """Puts the service together: the composition root of an API process."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -11,20 +12,33 @@ from litestar.config.cors import CORSConfig
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from litestar.types import ASGIApp
 
-from projections.database import CAREFUL, STEADY, UNAVAILABLE, open_pool
+from projections.database import ANSWER_GRACE_S, CAREFUL, STEADY, UNAVAILABLE, open_pool
 from projections.errors import DatabaseNotMigrated
 from projections.settings import Settings
 from service import metrics, reads, routes
+from service.admission import RESERVED_CONNECTIONS, Admission
 from service.auth import Authenticator, Unauthenticated
 from service.cache import Cache
 from service.edge import Edge
 from service.freshness import Freshness, NotReady
 from service.hot import HotPath
 from service.listing import CampaignLists
-from service.problems import refuse
+from service.liveness import PROBE_EVERY_S, Liveness
+from service.log_rate import RateLimitedLog
+from service.page_budget import PageBudget, PageTooLarge
+from service.problems import refuse, request_id
 from service.reader import CONNECTIONS_STEADY, Reader
+from service.supervision import supervise
 
-EXPOSED_HEADERS: Final = ("ETag", "Link", "Membership-Position", "Retry-After", "Server-Timing", "X-Request-ID")
+EXPOSED_HEADERS: Final = (
+    "ETag",
+    "Link",
+    "Membership-Parked",
+    "Membership-Position",
+    "Retry-After",
+    "Server-Timing",
+    "X-Request-ID",
+)
 REQUEST_HEADERS: Final = (
     "Authorization",
     "X-API-Key",
@@ -33,6 +47,7 @@ REQUEST_HEADERS: Final = (
     "Prefer",
     "X-Request-ID",
 )
+UNAVAILABLE_LOG: Final = RateLimitedLog("database_unavailable")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -52,12 +67,17 @@ def create_app(settings: Settings) -> ASGIApp:
         steady = await to_postgres(connections_max=CONNECTIONS_STEADY, planner=STEADY)
         freshness = Freshness(settings.database_url, pool, cache)
         await freshness.start()
-        lists = CampaignLists(Reader(pool, steady), freshness)
+        hot.admission = Admission(max(1, settings.database_connections_max - RESERVED_CONNECTIONS))
+        hot.liveness = Liveness(settings.database_url, (pool, steady))
+        probe = asyncio.create_task(supervise("probe", hot.liveness.probe, PROBE_EVERY_S), name="probe")
+        lists = CampaignLists(Reader(pool, steady, hot.admission), freshness, PageBudget(cache))
         hot.authenticator = Authenticator(settings, pool)
-        app.state.rooms = routes.Rooms(hot.authenticator, freshness, lists, cache)
+        within_s = settings.read_timeout_s + ANSWER_GRACE_S
+        app.state.rooms = routes.Rooms(hot.authenticator, freshness, lists, cache, within_s)
         try:
             yield
         finally:
+            probe.cancel()
             await freshness.stop()
             await pool.close()
             await steady.close()
@@ -92,7 +112,7 @@ def _problem(code: str) -> Any:  # noqa: ANN401 - Litestar's handler type is wid
 
 
 def _unavailable(_request: Request[Any, Any, Any], problem: Exception) -> Response[bytes]:
-    log.warning("database_unavailable", problem=type(problem).__name__, detail=str(problem))
+    UNAVAILABLE_LOG.warning(problem=type(problem).__name__, detail=str(problem), request_id=request_id.get())
     return refuse("database_unavailable")
 
 
@@ -110,6 +130,7 @@ _EXCEPTIONS: Final[dict[Any, Any]] = {
     Unauthenticated: _problem("unauthenticated"),
     NotReady: _problem("not_ready"),
     DatabaseNotMigrated: _problem("not_ready"),
+    PageTooLarge: _problem("page_too_large"),
     **dict.fromkeys(reads.GENERATION_GONE, _problem("not_ready")),
     **dict.fromkeys(UNAVAILABLE, _unavailable),
     NotFoundException: _problem("route_not_found"),

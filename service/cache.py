@@ -12,7 +12,6 @@ flood of distinct requests passes through the small queue only.
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from sys import intern
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -39,9 +38,16 @@ class Key(NamedTuple):
     gzip: bool
 
 
+class _Tag(Struct, gc=False):
+    """A tag that held answers depend on. The answers share this object, so its text exists once and goes with them."""
+
+    name: str
+    keys: set[Key]
+
+
 class _Held(Struct, gc=False):
     answer: Answer
-    tags: tuple[str, ...]
+    tags: tuple[_Tag, ...]
     size: int
 
 
@@ -52,7 +58,7 @@ class Cache:
         self._bytes_max = bytes_max
         self._probation: OrderedDict[Key, _Held] = OrderedDict()
         self._proven: OrderedDict[Key, _Held] = OrderedDict()
-        self._by_tag: dict[str, set[Key]] = {}
+        self._by_tag: dict[str, _Tag] = {}
         self._touched: dict[str, int] = {}
         self._floor = 0
         self._heard = 0
@@ -74,19 +80,23 @@ class Cache:
         self.flush()
         self._listening = False
 
-    def flush(self) -> None:
-        """Forget everything, answers that are being read at this moment included."""
+    def flush(self, position: int = 0) -> None:
+        """Forget everything, answers that are being read at this moment included.
+
+        With a `position`, anything may have changed up to it: an older snapshot, of a lagging server, is not kept.
+        """
         self._flushes += 1
         for held in (self._probation, self._proven, self._by_tag, self._touched):
             held.clear()
-        self._floor = self._heard
+        self._floor = max(self._heard, position)
         self.bytes_held = 0
 
     def touched(self, tags: Iterable[str], position: int) -> None:
         """Forget the answers that depend on any of `tags`, which the batch that ends at `position` changed."""
         for tag in tags:
             self._touched[tag] = position
-            for key in list(self._by_tag.get(tag, ())):
+            held = self._by_tag.get(tag)
+            for key in list(held.keys) if held is not None else ():
                 self._forget(key)
         if len(self._touched) > TOUCHED_MAX:
             self._touched.clear()
@@ -100,6 +110,11 @@ class Cache:
     def heard(self) -> int:
         """The position up to which changes have been told."""
         return self._heard
+
+    def limit(self, bytes_max: int) -> None:
+        """Take no more than this from now on."""
+        self._bytes_max = bytes_max
+        self._make_room()
 
     # --- What requests ask -------------------------------------------------------------------------------------------
 
@@ -128,11 +143,11 @@ class Cache:
         if size > self._bytes_max * PROBATION_SHARE:
             return
         self._forget(key)
-        # Most tags are those of other answers too; one string each is enough.
-        self._probation[key] = held = _Held(answer, tuple(map(intern, tags)), size)
+        shared = tuple(self._by_tag.setdefault(tag, _Tag(tag, set())) for tag in tags)
+        self._probation[key] = _Held(answer, shared, size)
         self.bytes_held += size
-        for tag in held.tags:
-            self._by_tag.setdefault(tag, set()).add(key)
+        for tag in shared:
+            tag.keys.add(key)
         self._make_room()
 
     def _make_room(self) -> None:
@@ -148,7 +163,6 @@ class Cache:
             return
         self.bytes_held -= held.size
         for tag in held.tags:
-            keys = self._by_tag[tag]
-            keys.discard(key)
-            if not keys:
-                del self._by_tag[tag]
+            tag.keys.discard(key)
+            if not tag.keys:
+                del self._by_tag[tag.name]

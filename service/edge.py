@@ -13,8 +13,10 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from service import metrics
+from service.admission import Overloaded
 from service.hot import HotPath
-from service.problems import PROBLEMS, problem_body, request_id
+from service.log_rate import RateLimitedLog
+from service.problems import PROBLEMS, problem_body, refusal, request_id
 from service.replies import Header
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -24,6 +26,9 @@ ALWAYS: Final[tuple[Header, ...]] = (
     (b"vary", b"Authorization, X-API-Key, Accept-Encoding"),
     (b"x-content-type-options", b"nosniff"),
 )
+
+OVERLOADED: Final = RateLimitedLog("reads_refused")
+"""Expensive reads that found no free slot."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -48,7 +53,11 @@ class Edge:
         exchange = Exchange(scope, send, began)
         token = request_id.set(exchange.request_id)
         try:
-            await self._app(scope, receive, exchange.send)
+            async with self._hot.admitted(scope):
+                await self._app(scope, receive, exchange.send)
+        except Overloaded:
+            OVERLOADED.warning(request_id=exchange.request_id)
+            await refusal("database_unavailable")(scope, receive, exchange.send)
         except Exception:
             log.exception("unforeseen", request_id=exchange.request_id, path=scope["path"])
             await exchange.fail()

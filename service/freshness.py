@@ -2,36 +2,54 @@
 
 Reads: the pointer and checkpoint, and the notices that leave with every committed batch.
 Writes: this process's memory of answers, which forgets what the notices say has changed.
-Invariants: a wait ends only after the position was committed, so a read that follows sees it. The memory hears of
-every commit, in order, or is told that it may not have.
+Invariants: a wait ends only after the position was committed, so a read that follows sees it. The memory is told of
+every commit, in order, or that it may have missed one.
 """
 
 import asyncio
+from collections import Counter
 from typing import Final
 
 import asyncpg
+import structlog
+from msgspec import Struct
 
 from projections import database
-from projections.notices import CHANNEL, read
+from projections.notices import CHANNEL, Notice, read
 from projections.queries import Generation
 from projections.trouble import Trouble
 from service import metrics, reads
 from service.cache import Cache
+from service.log_rate import RateLimitedLog
 from service.reads import Whereabouts, whereabouts
+from service.supervision import supervise
 
 POLL_S: Final = 0.25
 """How often PostgreSQL is asked while readers wait, should a notification not come."""
-RECONNECT_S: Final = 0.5
 DOUBT_EVERY_S: Final = 2.0
 NOTICE_TAKES_MAX_S: Final = 1.0
-"""A commit that was not heard of for so long will not be: the listening connection is made anew."""
+"""A commit whose notice did not arrive for so long: the listening connection is made anew."""
+NOTICES_QUEUED_MAX: Final = 1_000
+"""Of at most 8,000 bytes each. Beyond, forgetting all answers is cheaper than reading the notices."""
 LIVE_POSITION: Final = "SELECT position FROM control.live INNER JOIN control.checkpoint USING (generation)"
 WAITERS_MAX: Final = 1_000
 """Readers that wait for a position at once; more are answered at once that it is not there yet."""
+WAITERS_PER_CALLER_MAX: Final = WAITERS_MAX // 10
+"""Of these, those of one caller: ten callers are needed to take all places."""
+
+Queue = asyncio.Queue[str | None]
+"""Payloads of notices; None: listen anew, for some may be missing."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class NotReady(Exception):
     """There is no generation to read from: the database was never migrated."""
+
+
+class _Waiter(Struct, eq=False):
+    position: int
+    reached: asyncio.Future[None]
 
 
 class Freshness:
@@ -41,21 +59,20 @@ class Freshness:
         self._database_url = database_url
         self._pool = pool
         self._cache = cache
+        self._remembers = database.reads_from_primary(database_url)
         self._generation: Generation | None = None
         self._position = 0
-        self._moved = asyncio.Condition()
         self._trouble = Trouble()
-        self._waiting = 0
-        self._failures = 0
-        self._problem: Exception | None = None
+        self._unreadable = RateLimitedLog("notice_unreadable")
+        self._waiters: set[_Waiter] = set()
+        self._waiting_by_caller: Counter[str] = Counter()
         self._tasks: list[asyncio.Task[None]] = []
-        self._notices: asyncio.Queue[str | None] = asyncio.Queue()
 
     async def start(self) -> None:
         """Begin listening, in the background: the database may be away."""
         self._tasks = [
-            asyncio.create_task(self._listen_for_ever(), name="listen"),
-            asyncio.create_task(self._poll_for_ever(), name="poll"),
+            asyncio.create_task(supervise("listen", self._listen_again), name="listen"),
+            asyncio.create_task(supervise("poll", self._poll), name="poll"),
         ]
 
     async def stop(self) -> None:
@@ -76,99 +93,96 @@ class Freshness:
             found = None
         if found is None:
             raise NotReady
-        await self._learn(found.generation, found.position)
+        self._learn(found.generation, found.position)
         return found
 
-    async def reached(self, position: int, wait_s: float) -> bool:
+    async def reached(self, position: int, wait_s: float, caller: str) -> bool:
         """Wait at most `wait_s` until the live generation has applied `position`; False when it has not.
 
-        Raises what the database raised, if it could not be asked meanwhile.
+        `caller` is whose share of the waiting places is used. Raises what the database raised, if it could not be asked
+        meanwhile.
         """
         if self._position >= position:
             return True
-        if self._waiting >= WAITERS_MAX:
+        if len(self._waiters) >= WAITERS_MAX or self._waiting_by_caller[caller] >= WAITERS_PER_CALLER_MAX:
             return False
-        self._waiting += 1
+        waiter = _Waiter(position, asyncio.get_running_loop().create_future())
+        self._waiters.add(waiter)
+        self._waiting_by_caller[caller] += 1
         try:
-            async with asyncio.timeout(wait_s):
-                return await self._wait_until(position)
-        except TimeoutError:
-            return False
+            await asyncio.wait({waiter.reached}, timeout=wait_s)
+            if waiter.reached.done():
+                waiter.reached.result()
+            return waiter.reached.done()
         finally:
-            self._waiting -= 1
+            self._waiters.discard(waiter)
+            self._waiting_by_caller[caller] -= 1
+            if not self._waiting_by_caller[caller]:
+                del self._waiting_by_caller[caller]
 
     def forget(self) -> None:
         """Believe the database again rather than what was heard: the read model went back."""
         self._position = 0
 
-    async def _wait_until(self, position: int) -> bool:
-        failures = self._failures
-        async with self._moved:
-            await self._moved.wait_for(lambda: self._position >= position or self._failures != failures)
-        if self._position < position and self._problem is not None:
-            raise self._problem
-        return True
-
-    async def _poll_for_ever(self) -> None:
-        """Ask PostgreSQL on behalf of all who wait, should notifications not come; nobody asks for himself alone."""
+    async def _poll(self) -> None:
+        """Ask PostgreSQL once on behalf of all who wait, should notifications not come."""
         while True:
             await asyncio.sleep(POLL_S)
-            if self._waiting:
+            if self._waiters:
                 try:
                     await self.refresh()
-                except (NotReady, *database.UNAVAILABLE) as problem:
-                    await self._fail(problem)
+                except (NotReady, *database.UNAVAILABLE, asyncpg.PostgresError) as problem:
+                    self._fail(problem)
 
-    async def _fail(self, problem: Exception) -> None:
-        async with self._moved:
-            self._problem = problem
-            self._failures += 1
-            self._moved.notify_all()
+    def _fail(self, problem: Exception) -> None:
+        for waiter in self._waiters:
+            if not waiter.reached.done():
+                waiter.reached.set_exception(problem)
 
-    async def _learn(self, generation: Generation, position: int) -> None:
+    def _learn(self, generation: Generation, position: int) -> None:
         # Two sources race: a read that began before a notice may end after it, and must not set the clock back.
         known = max(position, self._position) if generation == self._generation else position
-        if (generation, known) == (self._generation, self._position):
-            return
-        async with self._moved:
-            self._generation = generation
-            self._position = known
-            self._moved.notify_all()
+        self._generation = generation
+        self._position = known
+        for waiter in self._waiters:
+            if waiter.position <= known and not waiter.reached.done():
+                waiter.reached.set_result(None)
         metrics.POSITION.set(known)
 
-    async def _listen_for_ever(self) -> None:
-        while True:
-            try:
-                await self._listen()
-            except (*database.UNAVAILABLE, asyncpg.PostgresError) as problem:
-                self._trouble.tell("listening_lost", problem)
-            except NotReady:
-                self._trouble.tell("not_migrated", "Run `membership migrate`; reads answer 503 until then.")
-            await asyncio.sleep(RECONNECT_S)
+    async def _listen_again(self) -> None:
+        try:
+            await self._listen()
+        except (*database.UNAVAILABLE, asyncpg.PostgresError) as problem:
+            self._trouble.tell("listening_lost", problem)
+        except NotReady:
+            self._trouble.tell("not_migrated", "Run `membership migrate`; reads answer 503 until then.")
 
     async def _listen(self) -> None:
         connection = await database.connect(self._database_url, "membership-api-listener")
-        notices = self._notices = asyncio.Queue()
+        notices: Queue = asyncio.Queue(NOTICES_QUEUED_MAX)
+        doubt: asyncio.Task[None] | None = None
         try:
-            connection.add_termination_listener(lambda _: notices.put_nowait(None))
+            connection.add_termination_listener(lambda _: _queue(notices, None))
             with database.closed_is_unavailable(connection):
-                await connection.add_listener(CHANNEL, lambda *notice: notices.put_nowait(notice[3]))
+                await connection.add_listener(CHANNEL, lambda *notice: _queue(notices, notice[3]))
             # Asked after LISTEN: a commit is in this answer, or a notice of it comes.
-            self._cache.listen_from((await self.refresh()).position)
+            self._remember_from((await self.refresh()).position)
             self._trouble.over()
-            doubt = asyncio.create_task(self._doubt_for_ever(connection), name="doubt")
-            try:
-                while (payload := await notices.get()) is not None:
-                    await self._hear(payload)
-            finally:
-                doubt.cancel()
-            self._trouble.tell("listening_lost", "PostgreSQL ended the connection")
+            doubt = asyncio.create_task(self._doubt(connection), name="doubt")
+            doubt.add_done_callback(lambda _: _queue(notices, None))
+            while (payload := await notices.get()) is not None:
+                await self._hear(payload)
+            if doubt.done():
+                doubt.result()
+            self._trouble.tell("listening_lost", "PostgreSQL ended the connection, or notices were missing")
         finally:
             self._cache.deaf()
             connection.terminate()
+            if doubt is not None:
+                doubt.cancel()
 
-    async def _doubt_for_ever(self, connection: asyncpg.Connection) -> None:
-        """See that notices come: a connection may be cut off so that neither end hears of it.
+    async def _doubt(self, connection: asyncpg.Connection) -> None:
+        """Return when notices are missing: a connection may be cut off so that neither end notices.
 
         Asked on the very connection that listens, so that a dead one shows, and no read is pretended.
         """
@@ -178,21 +192,39 @@ class Freshness:
                 with database.closed_is_unavailable(connection):
                     committed = await connection.fetchval(LIVE_POSITION, timeout=NOTICE_TAKES_MAX_S)
             except (*database.UNAVAILABLE, asyncpg.PostgresError):
-                committed = None
+                return
             await asyncio.sleep(NOTICE_TAKES_MAX_S)
-            if committed is None or self._cache.heard < committed:
-                self._notices.put_nowait(None)
+            if self._remembers and (committed is None or self._cache.heard < committed):
+                return
 
     async def _hear(self, payload: str) -> None:
         notice = read(payload)
-        if notice.generation != self._generation:
-            await self.refresh()
-            self._cache.listen_from(notice.position)
+        if notice is None:
+            self._unreadable.warning(detail="All answers kept in memory are dropped; a newer release may be running.")
+        if notice is None or notice.generation != self._generation:
+            self._remember_from((await self.refresh()).position)
             return
+        self._apply(notice)
+
+    def _apply(self, notice: Notice) -> None:
         if notice.flush:
-            self._cache.flush()
+            self._cache.flush(notice.position)
         self._cache.touched(notice.tags, notice.position)
         if not notice.more:
             self._cache.reached(notice.position)
             if notice.position > self._position:
-                await self._learn(Generation(notice.generation), notice.position)
+                self._learn(Generation(notice.generation), notice.position)
+
+    def _remember_from(self, position: int) -> None:
+        """Begin to remember answers. Where reads may come from a standby, no position says that one is current."""
+        if self._remembers:
+            self._cache.listen_from(position)
+
+
+def _queue(notices: Queue, payload: str | None) -> None:
+    """Queue a payload; when the queue is full, all of it gives way to the sign to listen anew."""
+    if notices.full():
+        while not notices.empty():
+            notices.get_nowait()
+        payload = None
+    notices.put_nowait(payload)

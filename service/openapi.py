@@ -92,6 +92,10 @@ _HEADERS: Final = {
     "ETag": (_string(), "Names these very bytes; send it back in `If-None-Match`."),
     "Link": (_string(), "Where `next` is, and when paging by offset also `first`, `prev` and `last` (RFC 8288)."),
     "Membership-Position": (_integer(minimum=0), "The position of the event stream up to which this answer is true."),
+    "Membership-Parked": (
+        _string(),
+        "Why the event at `Membership-Min-Position` was parked: this answer does not contain it. Absent otherwise.",
+    ),
     "X-Request-ID": (_string(), "The request's own id, or one made for it. Quote it when you ask for help."),
     "Server-Timing": (_string(), "How many milliseconds the answer took, as `total;dur=…`."),
     "WWW-Authenticate": (_string(), "The credentials that are understood."),
@@ -104,10 +108,10 @@ _NOT_READY: Final = {
 }
 
 _LIST_RESPONSES: Final = {
-    "200": {"headers": _headers("ETag", "Link", "Membership-Position")},
+    "200": {"headers": _headers("ETag", "Link", "Membership-Position", "Membership-Parked")},
     "304": {
         "description": "The caller already has these bytes: a tag in `If-None-Match` is the current one.",
-        "headers": _headers("ETag", "Link", "Membership-Position"),
+        "headers": _headers("ETag", "Link", "Membership-Position", "Membership-Parked"),
     },
     "401": _problems(
         401,
@@ -120,6 +124,7 @@ _LIST_RESPONSES: Final = {
         "Not Found",
         {"customer_not_found": "There is no such customer among those you may see."},
         "Membership-Position",
+        "Membership-Parked",
     ),
     "422": {"headers": _headers()},
     "503": _problems(
@@ -127,8 +132,9 @@ _LIST_RESPONSES: Final = {
         "Service Unavailable",
         _NOT_READY
         | {
+            "page_too_large": "The page is larger than this server can answer at the moment; ask for a smaller limit.",
             "position_not_reached": "The position asked for is not applied yet; "
-            "try again, or wait longer with Prefer: wait=S."
+            "try again, or wait longer with Prefer: wait=S.",
         },
         "Retry-After",
     ),

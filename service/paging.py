@@ -18,10 +18,6 @@ from msgspec import Struct
 from service.auth import Principal
 from service.parameters import ListRequest, Pair
 
-KEY_CHARS_MAX: Final = 1_000
-"""A longer sort key (a very long name) is cut in the cursor, and found again by the campaign it belongs to.
-
-Short enough for the request lines that proxies take."""
 LINK_BYTES_MAX: Final = 6_000
 """A header beyond this is refused by common proxies, so no Link is better than a longer one."""
 _SIGNATURE_BYTES: Final = 16
@@ -35,7 +31,7 @@ class Cursor(Struct, frozen=True, array_like=True):
     request: bytes
     """The fingerprint of the request it belongs to."""
     key: str | None
-    """The last row's sort key as PostgreSQL writes it, cut at `KEY_CHARS_MAX`; None for a null."""
+    """The last row's sort key as PostgreSQL writes it, its beginning if it is long; None for a null."""
     campaign_id: str
 
 

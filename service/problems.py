@@ -23,6 +23,8 @@ class Problem(NamedTuple):
     detail: str
 
 
+PAGE_TOO_LARGE: Final = "The page is larger than this server can answer at the moment; ask for a smaller limit."
+
 PROBLEMS: Final[Mapping[str, Problem]] = {
     problem.code: problem
     for problem in (
@@ -38,6 +40,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
             "Service Unavailable",
             "The read model cannot be reached or took too long; try again shortly.",
         ),
+        Problem("page_too_large", 503, "Service Unavailable", PAGE_TOO_LARGE),
         Problem("not_ready", 503, "Service Unavailable", "The read model is still being filled for the first time."),
         Problem(
             "position_not_reached",

@@ -1,7 +1,10 @@
 """Asks PostgreSQL on behalf of requests: alone, or together with others that wait at the same moment.
 
-One round trip for many pages costs PostgreSQL and this process little more than one for a single page. Nobody waits
-for company: a free connection takes whatever waits, and while all are busy the next statement gathers by itself.
+One round trip for many pages costs PostgreSQL and this process little more than one for a single page. A request is not
+held back to be batched: an idle worker takes what waits, and while all are busy the next batch gathers by itself.
+
+Invariants: while a request waits, a worker is running, because a worker gives up its place in the same step in which it
+finds nothing waiting. Whatever happens to a statement, every request of its batch is answered.
 """
 
 import asyncio
@@ -9,8 +12,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import asyncpg
+import structlog
 
 from projections.database import ReadPool
+from service.admission import Admission, caller
 
 CONNECTIONS_TOGETHER: Final = 2
 """Statements for many requests that are under way at once; more would be smaller ones."""
@@ -20,20 +25,32 @@ TOGETHER_MAX: Final = 32
 """Requests in one statement: some milliseconds."""
 
 Values = tuple[Any, ...]
+Waiting = tuple[Values, asyncio.Future[asyncpg.Record]]
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class Reader:
     """Two ways to PostgreSQL: `steady` plans a statement once, for all; `careful` plans it anew for its values."""
 
-    def __init__(self, careful: ReadPool, steady: ReadPool) -> None:
+    def __init__(self, careful: ReadPool, steady: ReadPool, admission: Admission | None = None) -> None:
         self._careful = careful
         self._steady = steady
-        self._waiting: dict[str, list[tuple[Values, asyncio.Future[asyncpg.Record]]]] = {}
-        self._lanes: set[asyncio.Task[None]] = set()
+        self._admission = admission or Admission(CONNECTIONS_STEADY)
+        self._waiting: dict[str, list[Waiting]] = {}
+        self._workers: set[asyncio.Task[None]] = set()
+        self._working = 0
 
-    async def alone(self, statement: str, values: Values, *, steady: bool = False) -> asyncpg.Record | None:
-        """Return the first row; raises what `ReadPool.fetchrow` does."""
-        return await (self._steady if steady else self._careful).fetchrow(statement, *values)
+    async def alone(self, statement: str, values: Values, *, steady: bool = False) -> list[asyncpg.Record]:
+        """Return the rows; raises what `ReadPool.fetch` does, and `Overloaded`."""
+        if steady:
+            return await self._steady.fetch(statement, *values)
+        async with self._admission.slot(caller.get()):
+            return await self._careful.fetch(statement, *values)
+
+    async def lookup(self, statement: str, values: Values) -> asyncpg.Record | None:
+        """Return the row of a key, cheap enough to need no admission; raises what `ReadPool.fetchrow` does."""
+        return await self._careful.fetchrow(statement, *values)
 
     async def together(self, statement: str, values: Values) -> asyncpg.Record:
         """Return the row of these values, from a statement that takes an array of each and numbers its rows.
@@ -42,37 +59,66 @@ class Reader:
         """
         future: asyncio.Future[asyncpg.Record] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(statement, []).append((values, future))
-        if len(self._lanes) < CONNECTIONS_TOGETHER:
-            lane = asyncio.create_task(self._work_off(), name="read together")
-            self._lanes.add(lane)
-            lane.add_done_callback(self._lanes.discard)
+        self._start_worker()
         return await future
 
-    async def _work_off(self) -> None:
-        while self._waiting:
-            statement = next(iter(self._waiting))  # first come, first served; what is left over queues again
-            waiting = self._waiting.pop(statement)
-            taken, left = waiting[:TOGETHER_MAX], waiting[TOGETHER_MAX:]
-            if left:
-                self._waiting[statement] = left
-            # Who has hung up meanwhile is not asked for.
-            await self._ask(statement, [each for each in taken if not each[1].done()])
+    def _start_worker(self) -> None:
+        if self._working >= CONNECTIONS_TOGETHER:
+            return
+        self._working += 1
+        worker = asyncio.create_task(self._drain(), name="read together")
+        self._workers.add(worker)  # the event loop itself holds tasks weakly
+        worker.add_done_callback(self._ended)
 
-    async def _ask(self, statement: str, taken: Sequence[tuple[Values, asyncio.Future[asyncpg.Record]]]) -> None:
+    def _ended(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if not worker.cancelled() and worker.exception() is not None:
+            log.error("background_task_failed", task=worker.get_name(), exc_info=worker.exception())
+            if self._waiting:
+                self._start_worker()
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                await self._ask(*self._next_batch())
+        finally:
+            self._working -= 1
+
+    def _next_batch(self) -> tuple[str, list[Waiting]]:
+        """Take the longest-waiting statement's requests; a remainder queues again, behind other statements."""
+        statement = next(iter(self._waiting))
+        waiting = self._waiting.pop(statement)
+        taken, left = waiting[:TOGETHER_MAX], waiting[TOGETHER_MAX:]
+        if left:
+            self._waiting[statement] = left
+        return statement, [each for each in taken if not each[1].done()]  # the others gave up
+
+    async def _ask(self, statement: str, taken: Sequence[Waiting]) -> None:
         if not taken:
             return
         columns = map(list, zip(*(values for values, _ in taken), strict=True))
         try:
             rows = {row["number"]: row for row in await self._steady.fetch(statement, *columns)}
+        except TimeoutError as problem:  # the server is silent: those that wait would only find out the same, later
+            _fail([*taken, *(each for waiting in self._waiting.values() for each in waiting)], problem)
+            self._waiting.clear()
         except Exception as problem:  # noqa: BLE001 - it is raised where the answer is waited for
-            for _, future in taken:
-                if not future.done():
-                    future.set_exception(problem)
-            return
-        for number, (_, future) in enumerate(taken, start=1):
-            if future.done():
-                continue
-            if number in rows:
-                future.set_result(rows[number])
-            else:
-                future.set_exception(asyncpg.UndefinedTableError("the generation has no checkpoint any more"))
+            _fail(taken, problem)
+        else:
+            _answer(taken, rows)
+
+
+def _answer(taken: Sequence[Waiting], rows: dict[int, asyncpg.Record]) -> None:
+    for number, (_, future) in enumerate(taken, start=1):
+        if future.done():
+            continue
+        if number in rows:
+            future.set_result(rows[number])
+        else:
+            future.set_exception(asyncpg.UndefinedTableError("the generation has no checkpoint any more"))
+
+
+def _fail(taken: Sequence[Waiting], problem: Exception) -> None:
+    for _, future in taken:
+        if not future.done():
+            future.set_exception(problem)

@@ -78,6 +78,9 @@ _OPPOSITE: Final[Mapping[SortDirection, SortDirection]] = {"asc": "desc", "desc"
 
 NEAR_ROWS: Final = 1_000
 """An offset up to here is skipped; a larger one is counted from the nearer end, for which the total must be known."""
+UNRESERVED_BYTES_MAX: Final = 256 * 1024
+"""Of a page's items: a larger page needs memory set aside for it (page_budget.py), and is read alone. A statement for
+32 requests returns 8 MB at most; a page of 200 usual items has 150 KB."""
 OFFSET_BEYOND: Final = 10**15
 """More than any customer has: a larger offset means no more than this one."""
 
@@ -97,6 +100,10 @@ class Shape(NamedTuple):
     """Whether the offset is large."""
     exact: bool = False
     """Whether a campaign's keys are taken from the campaign, for not all its memberships carry them yet."""
+    positioned: bool = False
+    """Whether the caller named a position, which may be that of a parked event."""
+    large: bool = False
+    """Whether the items come in a row each, for they are very many bytes."""
 
     @property
     def steady(self) -> bool:
@@ -106,7 +113,7 @@ class Shape(NamedTuple):
     @property
     def together(self) -> bool:
         """Whether many requests can share a statement: each is a few rows' work."""
-        return self.steady and not self.far
+        return self.steady and not (self.far or self.large)
 
 
 class After(NamedTuple):
@@ -126,13 +133,18 @@ class Page(Struct, frozen=True):
     """Whether the customer exists at all."""
     owner_id: str | None
     deleted: bool | None
+    parked: str | None
+    """Why the event at the request's minimum position was parked; None when it was not."""
     stale: bool
     """Whether only the exact shape can answer."""
     counts: list[int] | None
     """Visible matching memberships: 8 * how many + 2 * status + deleted."""
     has_next: bool
-    items: bytes
-    """The items' JSON objects, separated by commas, as they were encoded when they were written."""
+    items_bytes: int
+    """How large the items are together."""
+    items: bytes | list[bytes]
+    """The items' JSON objects, as they were encoded when they were written: separated by commas, or, of a large page,
+    one by one. Left out if they are larger than was asked for."""
     last_key: str | None
     last_campaign_id: str | None
 
@@ -166,29 +178,44 @@ def shape_of(request: ListRequest, *, after: bool, exact: bool = False) -> Shape
     """Return the shape of the statement that answers a request."""
     dated = request.date_from is not None or request.date_to is not None
     far = request.offset > NEAR_ROWS
-    return Shape(request.sort_field, request.sort_dir, after, dated, request.q is not None, far, exact)
+    positioned = request.min_position is not None
+    return Shape(request.sort_field, request.sort_dir, after, dated, request.q is not None, far, exact, positioned)
 
 
 async def read_page(
-    reader: Reader, name: Generation, request: ListRequest, scope: str | None, after: After | None
+    reader: Reader,
+    name: Generation,
+    request: ListRequest,
+    scope: str | None,
+    after: After | None,
+    *,
+    items_bytes_max: int = UNRESERVED_BYTES_MAX,
 ) -> Page:
     """Return the page of `request` in generation `name`, seen by `scope` (an owner; None: everything).
 
-    `live_generation` of the answer may name another one: then the pointer moved, and the caller asks again.
+    `live_generation` of the answer may name another one: then the pointer moved, and the caller asks again. A page of
+    more than `items_bytes_max` comes without its items: then the caller reserves memory, and asks again with a higher
+    limit.
     """
-    shape = shape_of(request, after=after is not None)
-    values = values_of(request, scope, after, shape)
+    shape = shape_of(request, after=after is not None)._replace(large=items_bytes_max > UNRESERVED_BYTES_MAX)
+    values = values_of(request, scope, after, shape, items_bytes_max)
     if shape.together:
         page = Page(*await reader.together(page_statement(name, shape), values))
     else:
         page = await _alone(reader, name, shape, values)
     if page.stale:
         shape = shape._replace(exact=True)
-        page = await _alone(reader, name, shape, values_of(request, scope, after, shape))
+        page = await _alone(reader, name, shape, values_of(request, scope, after, shape, items_bytes_max))
     return page
 
 
-def values_of(request: ListRequest, scope: str | None, after: After | None, shape: Shape) -> tuple[Any, ...]:
+def values_of(
+    request: ListRequest,
+    scope: str | None,
+    after: After | None,
+    shape: Shape,
+    items_bytes_max: int = UNRESERVED_BYTES_MAX,
+) -> tuple[Any, ...]:
     """Return the values of a shape's statement; one that many share takes an array of each."""
     asked = (
         request.customer_id,
@@ -197,15 +224,27 @@ def values_of(request: ListRequest, scope: str | None, after: After | None, shap
         request.limit,
         min(request.offset, OFFSET_BEYOND),
         *(after or (None, None)),
+        request.min_position,
+        items_bytes_max,
     )
     return asked if shape.together else (*asked, *_narrowing(request))
 
 
 async def _alone(reader: Reader, name: Generation, shape: Shape, values: tuple[Any, ...]) -> Page:
-    row = await reader.alone(page_statement(name, shape), values, steady=shape.steady)
-    if row is None:
+    rows = await reader.alone(page_statement(name, shape), values, steady=shape.steady)
+    if not rows:
         raise asyncpg.UndefinedTableError(f"generation {name} has no checkpoint any more")
-    return Page(*row)
+    return _of_rows(rows) if shape.large else Page(*rows[0])
+
+
+def _of_rows(rows: list[asyncpg.Record]) -> Page:
+    """Put a page together whose items came in a row each; a single row without a place is an empty page."""
+    *columns, _ = rows[0]
+    page = dict(zip(Page.__struct_fields__, columns, strict=True))
+    if page["items_bytes"] is None:
+        return Page(**page | {"has_next": False, "items_bytes": 0, "items": []})
+    ordered = sorted(rows, key=lambda row: int(row["place"]))
+    return Page(**page | {"items": [row["items"] for row in ordered if row["items"] is not None]})
 
 
 def _narrowing(request: ListRequest) -> tuple[str | datetime | None, ...]:
@@ -220,7 +259,7 @@ def _narrowing(request: ListRequest) -> tuple[str | datetime | None, ...]:
 async def name_key_of(reader: Reader, name: Generation, campaign_id: str, beginning: str) -> str:
     """Return the whole sort key that a cursor holds the beginning of; the beginning itself if it changed since."""
     statement = for_generation(_BLOCKS["name_key_of"], name)
-    row = await reader.alone(statement, (campaign_id, beginning))
+    row = await reader.lookup(statement, (campaign_id, beginning))
     return beginning if row is None else str(row["name_key"])
 
 
@@ -232,7 +271,7 @@ async def whereabouts(pool: ReadPool) -> Whereabouts | None:
 
 async def cursor_key(reader: Reader) -> bytes:
     """Return the key that cursors are signed with, the same in every process."""
-    row = await reader.alone(_BLOCKS["cursor_key"], ())
+    row = await reader.lookup(_BLOCKS["cursor_key"], ())
     if row is None:
         raise DatabaseNotMigrated(["the key that cursors are signed with"])
     return bytes(row["key"])
@@ -252,10 +291,13 @@ def page_statement(name: Generation, shape: Shape) -> str:
     of_found = {"{sort_key}": expression, "{campaign_id}": "membership.campaign_id", **keys}
     first = {
         "{requests}": _BLOCKS["asked_together" if shape.together else "asked_alone"],
+        "{parked}": _BLOCKS["parked_reason"] if shape.positioned else "NULL::text",
         "{staleness}": "false" if shape.exact else _BLOCKS["stale"],
         "{with}": "",
         "{counting}": _BLOCKS["counts_matching" if shape.dated or shape.exact else "counts_precomputed"],
-        "{paging}": _BLOCKS["rows"],
+        "{paging}": _BLOCKS["rows_apart" if shape.large else "rows"],
+        "{join}": "LEFT JOIN" if shape.large else "CROSS JOIN",
+        "{on}": "ON true" if shape.large else "",
         "{keys}": _BLOCKS["keys_far" if shape.far else "keys_near"],
         "{after}": _BLOCKS["behind_nullable" if sort.nullable else "behind"] if shape.after else "",
         **_by_prefix(sort, searched=shape.searched),

@@ -13,6 +13,7 @@ SELECT
     customer.customer_id IS NOT NULL AS known,
     customer.owner_id::text AS owner_id,
     customer.deleted,
+    {parked} AS parked,
     {staleness} AS stale,
     found.*
 FROM control.live
@@ -23,7 +24,7 @@ CROSS JOIN LATERAL (
     {with}
     SELECT counted.counts, page.*
     FROM ({counting}) AS counted
-    CROSS JOIN LATERAL ({paging}) AS page
+    {join} LATERAL ({paging}) AS page {on}
 ) AS found
 WHERE checkpoint.generation = '{generation}'
 
@@ -31,9 +32,11 @@ WHERE checkpoint.generation = '{generation}'
 -- name: asked_together
 -- Requests that waited at the same moment.
 unnest(
-    $1::uuid[], $2::uuid[], $3::boolean[], $4::bigint[], $5::bigint[], $6::text[], $7::uuid[]
+    $1::uuid[], $2::uuid[], $3::boolean[], $4::bigint[], $5::bigint[], $6::text[], $7::uuid[], $8::bigint[],
+    $9::bigint[]
 ) WITH ORDINALITY AS asked (
-    customer_id, owner_scope, deletion, page_limit, page_offset, after_key, after_campaign_id, number
+    customer_id, owner_scope, deletion, page_limit, page_offset, after_key, after_campaign_id, min_position,
+    items_bytes_max, number
 )
 
 
@@ -43,15 +46,38 @@ unnest(
     SELECT
         $1::uuid AS customer_id, $2::uuid AS owner_scope, $3::boolean AS deletion,
         $4::bigint AS page_limit, $5::bigint AS page_offset, $6::text AS after_key, $7::uuid AS after_campaign_id,
-        $8::text AS search_key, $9::text AS search_pattern, $10::timestamptz AS date_from, $11::timestamptz AS date_to,
-        1 AS number
+        $8::bigint AS min_position, $9::bigint AS items_bytes_max, $10::text AS search_key, $11::text AS search_pattern,
+        $12::timestamptz AS date_from, $13::timestamptz AS date_to, 1 AS number
 ) AS asked
+
+
+-- name: viewable
+-- Whether the caller may see the customer. It stands in every part that reads further tables, as a condition without
+-- columns of theirs: PostgreSQL evaluates it once, before it reads anything, so a customer who may not be seen costs
+-- what an unknown one costs.
+(
+    customer.customer_id IS NOT NULL
+    AND (asked.owner_scope IS NULL OR customer.owner_id = asked.owner_scope)
+    AND (NOT customer.deleted OR coalesce(asked.deletion, true))
+)
+
+
+-- name: parked_reason
+-- Why the event at the position that was asked for is not applied, nor will be until an operator retries it.
+(
+    SELECT coalesce(
+        (SELECT reason FROM {generation}.parked_event WHERE parked_event.position = asked.min_position),
+        (SELECT 'discarded' FROM control.discarded_event WHERE discarded_event.position = asked.min_position)
+    )
+    WHERE asked.min_position IS NOT NULL
+)
 
 
 -- name: stale
 -- Usually there is no fan-out, and that is all that is asked. Of a few, each is asked for the customer; of many, the
 -- customer's campaigns are gone through. The order of each is fixed: OFFSET 0 is not planned across.
 CASE
+    WHEN NOT coalesce({viewable}, false) THEN false
     WHEN NOT EXISTS (SELECT FROM control.fan_out WHERE fan_out.generation = '{generation}') THEN false
     WHEN
         (SELECT count(*) FROM (SELECT FROM control.fan_out WHERE fan_out.generation = '{generation}' LIMIT 101) AS few)
@@ -95,6 +121,7 @@ SELECT
     sum(memberships) FILTER (WHERE asked.deletion IS NULL OR deleted = asked.deletion)::bigint AS total
 FROM {generation}.customer_summary
 WHERE customer_summary.customer_id = asked.customer_id
+    AND {viewable}
     AND (asked.owner_scope IS NULL OR customer_summary.owner_id = asked.owner_scope)
 
 
@@ -113,14 +140,52 @@ FROM (
 
 -- name: rows
 -- One row beyond the limit is looked for, to know whether there is a next page. Cards are fetched for a page only,
--- whatever was skipped before it.
+-- whatever was skipped before it, and only if they are not too many bytes: the size of a card is known without reading
+-- what of it is stored apart.
 SELECT
     count(*) > asked.page_limit AS has_next,
+    coalesce(max(page_bytes), 0) AS items_bytes,
     convert_to(
-        coalesce(string_agg(campaign.card, ',' ORDER BY place) FILTER (WHERE place <= asked.page_limit), ''), 'UTF8'
+        coalesce(
+            string_agg(card, ',' ORDER BY place)
+            FILTER (WHERE place <= asked.page_limit AND page_bytes <= asked.items_bytes_max),
+            ''
+        ),
+        'UTF8'
     ) AS items,
     max(sort_key::text) FILTER (WHERE place = asked.page_limit) AS last_key,
     max(campaign_id::text) FILTER (WHERE place = asked.page_limit) AS last_campaign_id
+FROM ({sized}) AS sized
+
+
+-- name: rows_apart
+-- The same for a page of very many bytes: a row for each card, so that neither side ever holds two copies of the page.
+SELECT
+    has_next,
+    items_bytes,
+    CASE WHEN items_bytes <= asked.items_bytes_max THEN convert_to(card, 'UTF8') END AS items,
+    last_key,
+    last_campaign_id,
+    place
+FROM (
+    SELECT
+        count(*) OVER () > asked.page_limit AS has_next,
+        page_bytes AS items_bytes,
+        card,
+        max(sort_key::text) FILTER (WHERE place = asked.page_limit) OVER () AS last_key,
+        max(campaign_id::text) FILTER (WHERE place = asked.page_limit) OVER () AS last_campaign_id,
+        place
+    FROM ({sized}) AS sized
+) AS listed
+WHERE place <= asked.page_limit
+
+
+-- name: sized
+-- The cards of a page, and the bytes of all of them together.
+SELECT
+    numbered.*,
+    campaign.card,
+    sum(octet_length(campaign.card)) FILTER (WHERE place <= asked.page_limit) OVER () AS page_bytes
 FROM (
     SELECT *, row_number() OVER (ORDER BY sort_key {direction} {nulls}, campaign_id) AS place
     FROM ({keys}) AS fetched
@@ -172,6 +237,7 @@ FROM (
 -- name: visible
 -- What the caller may see of the customer's memberships, deleted or not.
 membership.customer_id = asked.customer_id
+AND {viewable}
 AND membership.enrolled_at IS NOT NULL
 AND {known}
 AND (asked.owner_scope IS NULL OR {owner_id} = asked.owner_scope)

@@ -1,5 +1,6 @@
 """The handlers, thin: credentials and parameters in, an outcome of the room behind, its headers out."""
 
+import asyncio
 import mimetypes
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,18 +8,21 @@ from typing import Any, Final, assert_never
 
 from litestar import Request, Response, get
 from litestar.params import FromPath
+from litestar.status_codes import HTTP_304_NOT_MODIFIED
 from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service import answers, listing, metrics, openapi, paging
+from service.admission import caller
 from service.auth import Authenticator
 from service.cache import Cache, Key
 from service.freshness import Freshness
 from service.listing import CampaignLists, Listing, NoCustomer, NotReached
+from service.page_budget import Reservation
 from service.paging import Cursor
 from service.parameters import ListRequest, Pair, Violation, parse, query_pairs
 from service.problems import refusal, refuse, unprocessable
-from service.replies import Answer, Reply, at, reply
+from service.replies import Answer, Header, LargeReply, Reply, reply, standing
 
 
 class Rooms(Struct, frozen=True):
@@ -28,6 +32,8 @@ class Rooms(Struct, frozen=True):
     freshness: Freshness
     lists: CampaignLists
     cache: Cache
+    answer_within_s: float
+    """From a request's arrival to its answer; a wait that the caller asked for comes on top."""
 
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -47,27 +53,35 @@ TAMPERED_CURSOR: Final = Violation(
 async def list_customer_campaigns(request: AnyRequest, customer_id: FromPath[str]) -> Reply:
     """Answer which campaigns a customer is in."""
     rooms: Rooms = request.app.state.rooms
+    # Whatever a request has to queue for, it fails together with all that wait for the same silent database.
+    async with asyncio.timeout(rooms.answer_within_s) as limit:
+        return await _listed(rooms, request, customer_id, limit)
+
+
+async def _listed(rooms: Rooms, request: AnyRequest, customer_id: str, limit: asyncio.Timeout) -> Reply:
     headers = request.headers
     principal = await rooms.authenticator.principal(
         headers.getall("authorization", []), headers.getall("x-api-key", [])
     )
+    caller.set(principal.user_id)
     pairs = query_pairs(request.scope["query_string"])
     parsed, cursor = await _parsed(rooms, customer_id, pairs, headers.get("membership-min-position"))
     if not isinstance(parsed, ListRequest):
         return unprocessable(parsed)
     before = rooms.cache.before_reading()
-    outcome = await rooms.lists.answer(parsed, principal, cursor, headers.getall("prefer", []))
+    outcome = await rooms.lists.answer(parsed, principal, cursor, headers.getall("prefer", []), limit)
     match outcome:
         case Listing():
             links = paging.links(pairs, parsed, outcome.total, outcome.next_cursor)
+            if outcome.reservation is not None:
+                return await _large(request, outcome, links, outcome.reservation)
             answer = await _represented(request, outcome, links)
             if listing.depends_on_its_page_only(parsed):
                 key = Key(principal.scope, request.scope["path"], request.scope["query_string"], _accepts_gzip(request))
                 rooms.cache.remember(key, answer, listing.tags(parsed, outcome), before)
-            held = ",".join(request.headers.getall("if-none-match", []))
-            return reply(answer, answer.position, held)
-        case NoCustomer(position):
-            return refusal("customer_not_found", at(position))
+            return reply(answer, answer.position, _held(request), outcome.parked)
+        case NoCustomer(position, parked):
+            return refusal("customer_not_found", *standing(position, parked))
         case NotReached():
             return refusal("position_not_reached")
         case Violation():
@@ -97,14 +111,42 @@ def _accepts_gzip(request: AnyRequest) -> bool:
 
 async def _represented(request: AnyRequest, found: Listing, link: str) -> Answer:
     """Choose the representation."""
-    gzip = len(found.body) >= answers.COMPRESS_BYTES_MIN and _accepts_gzip(request)
-    tag = answers.entity_tag(found.body, compressed=gzip)
-    body = await answers.compress(found.body) if gzip else found.body
-    described = [(b"etag", tag.encode()), *([(b"link", link.encode())] if link else [])]
-    represented = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    if gzip:
-        represented.append((b"content-encoding", b"gzip"))
-    return Answer(body, tag, found.position, tuple(described), tuple(represented))
+    body = b"".join(found.body)
+    gzip = len(body) >= answers.COMPRESS_BYTES_MIN and _accepts_gzip(request)
+    tag = answers.entity_tag([body], compressed=gzip)
+    body = await answers.compress(body) if gzip else body
+    return Answer(body, tag, found.position, _described(tag, link), _content(len(body), gzip=gzip))
+
+
+async def _large(request: AnyRequest, found: Listing, link: str, reservation: Reservation) -> Reply:
+    """Return the reply of a large page, which is never put together in memory and never remembered."""
+    gzip = _accepts_gzip(request)
+    try:
+        tag = await asyncio.to_thread(answers.entity_tag, found.body, compressed=gzip)
+    except BaseException:
+        reservation.release()
+        raise
+    length = None if gzip else sum(map(len, found.body))
+    answer = Answer(b"", tag, found.position, _described(tag, link), _content(length, gzip=gzip))
+    small = reply(answer, found.position, _held(request), found.parked)
+    if small.status == HTTP_304_NOT_MODIFIED:
+        reservation.release()
+        return small
+    return LargeReply(small.status, small.headers, b"", found.body, gzip, reservation.release)
+
+
+def _described(tag: str, link: str) -> tuple[Header, ...]:
+    return (b"etag", tag.encode()), *([(b"link", link.encode())] if link else [])
+
+
+def _content(length: int | None, *, gzip: bool) -> tuple[Header, ...]:
+    """Return the headers of a body; its length is unknown while it is compressed as it is sent."""
+    known = [] if length is None else [(b"content-length", b"%d" % length)]
+    return (b"content-type", b"application/json"), *known, *([(b"content-encoding", b"gzip")] if gzip else [])
+
+
+def _held(request: AnyRequest) -> str:
+    return ",".join(request.headers.getall("if-none-match", []))
 
 
 @get("/health/live")

@@ -119,3 +119,32 @@ def test_an_answer_too_large_for_the_small_queue_is_not_held() -> None:
     cache = listening(bytes_max=10_000)
     cache.remember(key(1), answer(0, size=9_000), frozenset({"c1"}), cache.before_reading())
     assert cache.find(key(1)) is None
+
+
+def test_what_a_lagging_server_says_after_a_flush_is_not_remembered() -> None:
+    """The flush was notified at position 9; a standby that has applied 8 still shows what was before it."""
+    cache = listening(position=5)
+    cache.flush(9)
+    cache.reached(9)
+    cache.remember(key(1), answer(8), frozenset({"c1"}), cache.before_reading())
+    assert cache.find(key(1)) is None
+    cache.remember(key(1), answer(9), frozenset({"c1"}), cache.before_reading())
+    assert cache.find(key(1)) == (answer(9), 9)
+
+
+def test_the_text_of_a_tag_is_shared_by_answers_and_freed_with_them() -> None:
+    cache = listening()
+    for number in range(3):
+        cache.remember(key(number), answer(0), frozenset({"c" + str(10**12)}), cache.before_reading())
+    held = [cache._probation[key(number)].tags[0] for number in range(3)]
+    assert held[0] is held[1] is held[2]
+    cache.flush()
+    assert all(tag is not held[0].name for tag in cache._by_tag)
+
+
+def test_a_lower_limit_drops_what_is_beyond_it() -> None:
+    cache = listening()
+    for number in range(100):
+        cache.remember(key(number), answer(0), frozenset({"c1"}), cache.before_reading())
+    cache.limit(20_000)
+    assert 0 < cache.bytes_held <= 20_000

@@ -1,11 +1,16 @@
 """What callers are told while PostgreSQL is away or comes back: 503 at once, never a hang, and soon answers again."""
 
 import asyncio
+import json
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -17,13 +22,17 @@ from projections import api_keys
 from projections import database as databases
 from projections.migrations import migrate
 from tests.builders import owner_id
-from tests.service.story import Story, client_of, code_of, names, path_of
+from tests.service.story import Story, another_api, client_of, code_of, names, path_of
 from tests.system.processes import System, eventually
 
 REFUSED_WITHIN_S = 1.0
 RECOVERED_WITHIN_S = 5.0
 HANG_S = 1.5
 CALLERS = 4
+SILENT_CALLERS = 600
+CALLING_TAKES_S = 1.0
+"""What this process itself needs for hundreds of requests at once."""
+SHORT_READ_S = 1
 ANSWERED = (200, "all")
 UNAVAILABLE = (503, "database_unavailable")
 UNSYNCED = {"fsync": "off", "full_page_writes": "off"}
@@ -193,3 +202,102 @@ async def test_an_api_on_a_database_that_was_never_migrated_is_not_ready_until_i
             assert (await client.get(path_of(1), headers=admin)).status_code in {200, 404}
     finally:
         await bare.stop()
+
+
+def processes_of(server: PostgresServer) -> list[int]:
+    """Return the pids of PostgreSQL's main process and of all its children."""
+    assert server.pid is not None
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text(encoding="ascii").split()
+    return [server.pid, *map(int, children)]
+
+
+@contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """Stop processes without ending them: their connections stay open, and nothing is answered."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+async def raw_get(api_url: str, path: str, headers: dict[str, str]) -> tuple[int, str, float]:
+    """Return status, problem code and seconds of a request on a connection of its own; httpx is slow with hundreds."""
+    began = time.monotonic()
+    parts = urlsplit(api_url)
+    reading, writing = await asyncio.open_connection(parts.hostname, parts.port)
+    lines = [f"GET {path} HTTP/1.1", "Host: api", "Connection: close", *(f"{k}: {v}" for k, v in headers.items())]
+    writing.write("\r\n".join([*lines, "", ""]).encode())
+    head, _, body = (await reading.read()).partition(b"\r\n\r\n")
+    writing.close()
+    status = int(head.split(b" ", 2)[1])
+    return status, json.loads(body).get("code", "") if status >= 400 else "all", time.monotonic() - began
+
+
+async def test_while_postgresql_is_silent_callers_get_503_within_a_second(
+    server: PostgresServer, system: System, story: Story, client: httpx.AsyncClient
+) -> None:
+    customer = story.member_of(*(story.campaign(f"campaign {n}") for n in range(5)))
+    await story.tell()
+    path, admin = path_of(customer), story.as_admin()
+    wait = story.as_admin(**{"Membership-Min-Position": str(2**62), "Prefer": "wait=10"})
+    for _ in range(3):  # the third is answered from memory
+        assert (await client.get(path, headers=admin)).status_code == 200
+    asked = [(f"{path}?limit={1 + n % 200}", admin) for n in range(SILENT_CALLERS)]
+    asked += [(f"{path}?q={n}", admin) for n in range(10)] + [(path, wait)] * 10
+    with stopped(processes_of(server)):
+        found = await asyncio.gather(*(raw_get(system.api_url, *each) for each in asked))
+        assert {each[:2] for each in found} == {UNAVAILABLE}
+        assert max(each[2] for each in found) <= REFUSED_WITHIN_S + CALLING_TAKES_S
+        found = await asyncio.gather(*(raw_get(system.api_url, each, admin) for each in (path, "/health/ready")))
+        assert {each[:2] for each in found} == {UNAVAILABLE}, "what is remembered is refused as well"
+        assert max(each[2] for each in found) <= REFUSED_WITHIN_S
+    back = time.monotonic()
+    await eventually(lambda: answers(client, path, admin), "reads", RECOVERED_WITHIN_S)
+    await eventually(lambda: answers(client, "/health/ready"), "it is ready", RECOVERED_WITHIN_S)
+    assert time.monotonic() - back <= RECOVERED_WITHIN_S
+
+
+async def test_silent_connections_cost_the_read_timeout_and_at_most_a_second(
+    server: PostgresServer, system: System, story: Story, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The server answers the probe, so only the deadline of each request is left."""
+    monkeypatch.setenv("MEMBERSHIP_READ_TIMEOUT_S", str(SHORT_READ_S))
+    customer = story.member_of(story.campaign("kept"))
+    await story.tell()
+    path, admin = path_of(customer), story.as_admin()
+    connection = await asyncpg.connect(server.url)
+    backends = "SELECT pid FROM pg_stat_activity WHERE application_name = 'membership-api'"
+    before = {row["pid"] for row in await connection.fetch(backends)}
+    async with another_api(system, tmp_path) as other:
+        assert (await other.get(path, headers=admin)).status_code == 200
+        pids = [row["pid"] for row in await connection.fetch(backends) if row["pid"] not in before]
+        await connection.close()
+        assert pids
+        with stopped(pids):
+            url = str(other.base_url)
+            asked = (raw_get(url, f"{path}?limit={1 + n % 200}", admin) for n in range(SILENT_CALLERS))
+            found = await asyncio.gather(*asked)
+    assert {each[:2] for each in found} <= {UNAVAILABLE, ANSWERED}
+    assert UNAVAILABLE in {each[:2] for each in found}
+    assert max(each[2] for each in found) <= SHORT_READ_S + 1 + CALLING_TAKES_S
+
+
+async def test_an_outage_is_logged_once_a_second_with_a_count(
+    server: PostgresServer, system: System, story: Story, client: httpx.AsyncClient
+) -> None:
+    customer = story.member_of(story.campaign("kept"))
+    await story.tell()
+    before = system.log("serve").count("database_unavailable")
+    began = time.monotonic()
+    await asyncio.to_thread(server.stop)
+    for n in range(100):
+        reply = await client.get(f"{path_of(customer)}?limit={1 + n}", headers=story.as_admin())
+        assert code_of(reply) == UNAVAILABLE
+    await started_again(server)
+    lines = system.log("serve").count("database_unavailable") - before
+    assert 1 <= lines <= 2 + (time.monotonic() - began)
+    await eventually(lambda: answers(client, path_of(customer), story.as_admin()), "reads", RECOVERED_WITHIN_S)

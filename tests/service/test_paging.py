@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import httpx
 import pytest
 
-from service.paging import KEY_CHARS_MAX
+from service.listing import KEY_BYTES_MAX
 from tests.builders import EPOCH, owner_id
 from tests.service.story import Story, bearer, ids, locs, named_ids, names, path_of
 
@@ -143,7 +143,7 @@ async def test_a_page_size_and_aggregations_may_change_from_page_to_page(story: 
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("length", [200, KEY_CHARS_MAX])
+@pytest.mark.parametrize("length", [200, KEY_BYTES_MAX])
 async def test_names_longer_than_a_cursor_holds_that_begin_alike_are_walked_right(
     story: Story, direction: str, length: int
 ) -> None:

@@ -1,5 +1,8 @@
 """Pages are read by indexes, whatever the size of the customer: PostgreSQL's own plans, run, on 54,000 memberships."""
 
+import itertools
+import re
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -14,6 +17,9 @@ from tests.builders import customer_id, owner_id
 G1 = Generation("g1")
 MANY = 30_000
 FEW = 12
+FEW_PAGES = 8
+"""The customer's own row, which has to be looked at."""
+EXPLAIN_BUFFERS = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS)"
 NEVER = ("Seq Scan on membership", "Seq Scan on campaign", "Seq Scan on customer")
 
 
@@ -84,6 +90,53 @@ async def test_a_customer_in_a_few_campaigns_costs_a_few_rows_in_any_order(large
     for field in SORT_KEYS:
         plan = await plan_of(large, G1, ListRequest(customer_id(2), sort_field=field))
         assert max(map(int, actual_rows(plan))) <= 50, plan
+
+
+SHAPES: tuple[dict[str, Any], ...] = (
+    {},
+    {"offset": MANY - 5},
+    {"sort_field": "name"},
+    {"sort_field": "created_at", "sort_dir": "asc"},
+    {"sort_field": "progress"},
+    {"q": "0123"},
+    {"date_from": datetime(2025, 1, 2, tzinfo=UTC)},
+    {"include_deleted": True, "include_aggregations": True},
+)
+
+
+async def test_a_foreign_customer_costs_what_an_unknown_one_does(large: asyncpg.Connection) -> None:
+    for given, exact in itertools.product(SHAPES, (False, True)):
+        unknown = await pages_of(large, 999_999, owner_id(2), exact, given)
+        assert await pages_of(large, 1, owner_id(2), exact, given) <= unknown + FEW_PAGES, (given, exact)
+        assert await pages_of(large, 1, owner_id(1), exact, given) > unknown + FEW_PAGES, "the owner's are read"
+
+
+async def test_a_deleted_customer_costs_what_an_unknown_one_does(large: asyncpg.Connection) -> None:
+    await large.execute("UPDATE g1.customer SET deleted = true WHERE customer_id = $1", customer_id(1))
+    for given, exact in itertools.product(SHAPES[:-1], (False, True)):
+        unknown = await pages_of(large, 999_999, None, exact, given)
+        assert await pages_of(large, 1, None, exact, given) <= unknown + FEW_PAGES, (given, exact)
+
+
+async def test_a_fan_out_does_not_make_a_foreign_customer_cost_more(large: asyncpg.Connection) -> None:
+    await large.execute(
+        "INSERT INTO control.fan_out (generation, campaign_id, resumes_at) "
+        "SELECT 'g1', campaign_id, gen_random_uuid() FROM g1.campaign LIMIT 500"
+    )
+    unknown = await pages_of(large, 999_999, owner_id(2), False, {})
+    assert await pages_of(large, 1, owner_id(2), False, {}) <= unknown + FEW_PAGES
+
+
+async def pages_of(
+    connection: asyncpg.Connection, customer: int, scope: str | None, exact: bool, given: dict[str, Any]
+) -> int:
+    """Return how many pages of tables and indexes a request touches, the catalog's aside, which is read only once."""
+    request = ListRequest(customer_id(customer), **given)
+    for _ in range(2):
+        plan = await plan_of(connection, G1, request, scope, exact=exact, explain=EXPLAIN_BUFFERS)
+    found = re.search(r"Buffers: shared(?: hit=(\d+))?(?: read=(\d+))?", plan)
+    assert found is not None, plan
+    return sum(int(number or 0) for number in found.groups())
 
 
 def actual_rows(plan: str) -> list[str]:

@@ -99,7 +99,7 @@ async def test_only_who_is_concerned_by_a_fan_out_is_answered_the_exact_way(
     exact: list[str] = []
     alone = reader.alone
 
-    async def noted(statement: str, values: tuple[Any, ...], *, steady: bool) -> asyncpg.Record | None:
+    async def noted(statement: str, values: tuple[Any, ...], *, steady: bool) -> list[asyncpg.Record]:
         exact.append(values[0])
         return await alone(statement, values, steady=steady)
 
@@ -160,6 +160,7 @@ async def test_requests_that_wait_at_the_same_moment_each_get_their_own_answer(
         message(10**6 + n, *published("target.enrolled.v1", 10**6, customer=1 + n, campaign=1 + n % 30))
         for n in range(1, 100)
     ]
+    more += [message(2 * 10**6 + n, *published("customer.upserted.v1", 1, customer=n)) for n in range(2, 101)]
     held = await connection.fetchrow("SELECT position, message_time_ns, epoch FROM control.checkpoint")
     assert held is not None
     await applied(connection, Checkpoint(G1, held["position"], held["message_time_ns"], CREATED, held["epoch"]), more)

@@ -1,0 +1,98 @@
+"""Expensive reads: a bounded number at once, shared out among callers, and refused after a bounded wait."""
+
+import asyncio
+from collections import Counter
+from contextlib import AsyncExitStack
+
+import pytest
+
+from service import admission as admissions
+from service.admission import WAITING_PER_SLOT_MAX, Admission, Overloaded
+from service.hot import _EXPENSIVE
+
+SLOTS = 4
+SOON_S = 5
+
+
+async def test_a_caller_holds_at_most_half_of_the_slots_whatever_it_asks_for() -> None:
+    admission = Admission(SLOTS)
+    greedy = [asyncio.create_task(admission.admit("greedy")) for _ in range(20)]
+    await asyncio.sleep(0)
+    assert sum(task.done() for task in greedy) == SLOTS // 2
+    async with asyncio.timeout(SOON_S), AsyncExitStack() as held:
+        for _ in range(SLOTS // 2):
+            await held.enter_async_context(admission.slot("other"))
+    for task in greedy:
+        task.cancel()
+    await asyncio.gather(*greedy, return_exceptions=True)
+
+
+async def test_free_slots_go_to_the_callers_in_turn() -> None:
+    admission = Admission(2)
+    order: list[str] = []
+
+    async def read(caller: str) -> None:
+        async with admission.slot(caller):
+            order.append(caller)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(read(caller) for caller in ["a"] * 8 + ["b"] * 4 + ["c"] * 4))
+    assert min(Counter(order[:9])[caller] for caller in "abc") >= 2
+    assert admission._free == 2
+    assert not admission._holding
+    assert not admission._queues
+
+
+async def test_a_wait_in_vain_is_refused_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admissions, "WAIT_MAX_S", 0.01)
+    admission = Admission(SLOTS)
+    held = [await admission.admit("greedy") for _ in range(SLOTS // 2)]
+    with pytest.raises(Overloaded):
+        await admission.admit("greedy")
+    for slot in held:
+        slot.release()
+        slot.release()
+    assert admission._free == SLOTS
+    assert not admission._queues
+    assert admission._waiting == 0
+
+
+async def test_a_caller_takes_at_most_half_of_the_waiting_places() -> None:
+    admission = Admission(SLOTS)
+    places = SLOTS * WAITING_PER_SLOT_MAX // 2
+    greedy = [asyncio.create_task(admission.admit("greedy")) for _ in range(SLOTS // 2 + places)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await admission.admit("greedy")
+    for task in greedy:
+        task.cancel()
+    await asyncio.gather(*greedy, return_exceptions=True)
+
+
+async def test_a_request_admitted_before_it_was_parsed_uses_that_slot() -> None:
+    admission = Admission(2)
+    async with admission.admitted("caller"):
+        async with admission.slot("caller"):
+            assert admission._free == 1
+        assert admission._free == 2, "free again before the answer is sent"
+        async with admission.slot("caller"):
+            assert admission._free == 1
+    assert admission._free == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "expensive"),
+    [
+        (b"q=a", True),
+        (b"limit=5&q=a", True),
+        (b"sort_field=name", True),
+        (b"date_from=2026-01-01", True),
+        (b"", False),
+        (b"q=", False),
+        (b"sort_field=enrolled_at&limit=5", False),
+        (b"sort_dir=asc&cursor=q", False),
+        (b"include_deleted=1", False),
+    ],
+)
+def test_what_waits_for_a_slot_before_it_is_parsed(query: bytes, expensive: bool) -> None:
+    assert bool(_EXPENSIVE.search(query)) == expensive

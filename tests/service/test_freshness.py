@@ -1,0 +1,146 @@
+"""Foreign notices, a full queue and callers that wait: none of them stops the listener or keeps others out."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from projections import database
+from projections.notices import CHANNEL, Notice, read, told
+from projections.queries import Generation
+from service import freshness as freshnesses
+from service.cache import Cache
+from service.freshness import WAITERS_PER_CALLER_MAX, Freshness
+from tests.system.processes import eventually
+
+SOON_S = 5.0
+G1 = Generation("g1")
+FOREIGN = (
+    "",
+    "hello",
+    "[]",
+    "null",
+    '{"generation":"g1"}',
+    '{"generation":"g1","position":"7"}',
+    '{"generation":"g1","position":-1}',
+    '{"generation":"public; --","position":7}',
+    '{"generation":"g1","position":7,"added_by_a_newer_release":true}',
+    '{"generation":"g1","position":99999999999999999999999}',
+)
+
+
+@pytest.fixture
+async def cache() -> Cache:
+    return Cache()
+
+
+@pytest.fixture
+async def fresh(database_url: str, cache: Cache) -> AsyncIterator[Freshness]:
+    pool = await database.open_pool(
+        database_url, connections_max=2, statement_timeout_s=5, name="test-fresh", planner=database.CAREFUL
+    )
+    fresh = Freshness(database_url, pool, cache)
+    await fresh.start()
+    await eventually(lambda: cache.before_reading() is not None, "it listens", SOON_S)
+    yield fresh
+    await fresh.stop()
+    await pool.close()
+
+
+async def notify(connection: asyncpg.Connection, *payloads: str) -> None:
+    async with connection.transaction():
+        for payload in payloads:
+            await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, payload)
+
+
+async def advance(connection: asyncpg.Connection, position: int) -> None:
+    async with connection.transaction():
+        await connection.execute(
+            "UPDATE control.checkpoint SET position = $1, message_time_ns = 1, stream_created = 'now'", position
+        )
+        await notify(connection, *told(G1, position, ["c" + "0" * 12]))
+
+
+@pytest.mark.parametrize("payload", FOREIGN)
+def test_a_payload_of_another_program_or_release_is_unreadable(payload: str) -> None:
+    assert read(payload) is None
+
+
+def test_a_payload_of_this_release_is_read() -> None:
+    assert read(told(G1, 7, ["c" + "0" * 12])[0]) == Notice("g1", 7, "c" + "0" * 12)
+
+
+@pytest.mark.usefixtures("fresh")
+async def test_foreign_notices_empty_the_memory_and_the_listener_goes_on(
+    connection: asyncpg.Connection, cache: Cache
+) -> None:
+    for number, payload in enumerate(FOREIGN, start=1):
+        before = cache.before_reading()
+        await notify(connection, payload)
+        await eventually(lambda before=before: cache.before_reading() != before, "it is emptied", SOON_S)
+        await advance(connection, number)
+        await eventually(lambda number=number: cache.heard == number, "the next notice is read", SOON_S)
+    assert cache.before_reading() is not None
+
+
+@pytest.mark.usefixtures("fresh")
+async def test_more_notices_than_the_queue_takes_empty_the_memory(
+    connection: asyncpg.Connection, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freshnesses, "NOTICES_QUEUED_MAX", 10)
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'membership-api-listener' "
+        "AND datname = current_database()"
+    )
+    await eventually(lambda: cache.before_reading() is None, "the connection is lost", SOON_S)
+    await eventually(lambda: cache.before_reading() is not None, "it listens again", SOON_S)
+    before = cache.before_reading()
+    await notify(
+        connection, *(json.dumps({"generation": "g1", "position": 0, "touched": f"c{n:012}"}) for n in range(99))
+    )
+    await eventually(lambda: cache.before_reading() not in {before, None}, "it listens anew", SOON_S)
+    await advance(connection, 5)
+    await eventually(lambda: cache.heard == 5, "the next notice is read", SOON_S)
+
+
+async def test_a_task_that_fails_unexpectedly_is_started_again(
+    connection: asyncpg.Connection, fresh: Freshness, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = fresh._apply
+
+    def failing(notice: Notice) -> None:
+        monkeypatch.setattr(fresh, "_apply", apply)
+        raise RuntimeError(notice)
+
+    monkeypatch.setattr(fresh, "_apply", failing)
+    await advance(connection, 3)
+    await eventually(lambda: cache.heard == 3 and cache.before_reading() is not None, "it listens again", SOON_S)
+    await advance(connection, 4)
+    await eventually(lambda: cache.heard == 4, "the next notice is read", SOON_S)
+
+
+async def test_one_caller_cannot_take_all_waiting_places(connection: asyncpg.Connection, fresh: Freshness) -> None:
+    waiting = [asyncio.create_task(fresh.reached(9, 60, "greedy")) for _ in range(WAITERS_PER_CALLER_MAX)]
+    await eventually(lambda: len(fresh._waiters) == WAITERS_PER_CALLER_MAX, "all wait", SOON_S)
+    assert not await fresh.reached(9, 60, "greedy")
+    other = asyncio.create_task(fresh.reached(9, 60, "other"))
+    await asyncio.sleep(0)
+    assert not other.done()
+    await advance(connection, 9)
+    async with asyncio.timeout(SOON_S):
+        assert all(await asyncio.gather(other, *waiting))
+    assert not fresh._waiters
+    assert not fresh._waiting_by_caller
+
+
+async def test_a_wait_that_is_over_or_given_up_leaves_nothing_behind(fresh: Freshness) -> None:
+    given_up = asyncio.create_task(fresh.reached(9, 60, "someone"))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    assert not await fresh.reached(9, 0.01, "someone")
+    left: list[Any] = [fresh._waiters, fresh._waiting_by_caller]
+    assert not any(left)

@@ -1,0 +1,97 @@
+"""With several hosts in the URL, reads go to the primary: a standby lags, and what it says must not be remembered."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from ops.embedded.postgres import PostgresServer, _programs
+from projections import database
+from tests.system.processes import eventually, free_port
+
+SOON_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this module's own, which a standby may copy."""
+    with TemporaryDirectory(prefix="membership-primary-") as folder:
+        server = PostgresServer(Path(folder) / "data", settings={"fsync": "off"})
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def standby_port(server: PostgresServer) -> Iterator[int]:
+    """The port of a hot standby of the server."""
+    owner, port = server.cluster.stat(), free_port()
+    cluster = server.data_dir / "standby"
+    copy = [_programs() / "pg_basebackup", "-d", server.url, "-D", cluster, "-R", "-X", "stream", "-c", "fast"]
+    subprocess.run(copy, check=True)  # noqa: S603
+    for path in (cluster, *cluster.rglob("*")):
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    command = [_programs() / "postgres", "-D", cluster, "-p", str(port), "-c", "listen_addresses=127.0.0.1"]
+    with (server.data_dir / "standby.log").open("wb") as log:
+        child = subprocess.Popen(  # noqa: S603
+            [*command, "-c", "unix_socket_directories="],
+            user=owner.st_uid,
+            group=owner.st_gid,
+            cwd="/",
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    yield port
+    child.send_signal(signal.SIGQUIT)
+    child.wait(SOON_S)
+    shutil.rmtree(cluster)
+
+
+async def test_reads_go_to_the_primary_unless_the_url_asks_for_another(
+    server: PostgresServer, standby_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PGTARGETSESSIONATTRS", raising=False)
+    parts = urlsplit(server.url)
+    credentials = parts.netloc.rpartition("@")[0]
+    url = f"postgresql://{credentials}@127.0.0.1:{standby_port},127.0.0.1:{parts.port}{parts.path}"
+
+    async def in_recovery(url: str) -> bool | None:
+        with suppress(*database.UNAVAILABLE):
+            pool = await database.open_pool(
+                url, connections_max=1, statement_timeout_s=5, name="test-standby", planner=database.CAREFUL
+            )
+            found = await pool.fetchrow("SELECT pg_is_in_recovery() AS standby")
+            await pool.close()
+            return bool(found and found["standby"])
+        return None
+
+    async def standby_is_there() -> bool:
+        return bool(await in_recovery(url + "?target_session_attrs=standby"))
+
+    await eventually(standby_is_there, "the standby answers, and is used where it is asked for", SOON_S)
+    assert await in_recovery(url) is False
+    connection = await database.connect(url, "test-standby")
+    assert await connection.fetchval("SELECT pg_is_in_recovery()") is False
+    await connection.close()
+    only_standby = f"postgresql://{credentials}@127.0.0.1:{standby_port}{parts.path}"
+    with pytest.raises(asyncpg.TargetServerAttributeNotMatched):
+        await database.connect(only_standby, "test-standby")
+
+
+def test_answers_are_remembered_only_where_reads_go_to_the_primary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGTARGETSESSIONATTRS", raising=False)
+    url = "postgresql://a:1,b:2/membership"
+    assert database.reads_from_primary(url)
+    assert database.reads_from_primary(url + "?target_session_attrs=read-write")
+    assert not database.reads_from_primary(url + "?target_session_attrs=any")
+    assert not database.reads_from_primary(url + "?target_session_attrs=prefer-standby")
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "standby")
+    assert not database.reads_from_primary(url)
