@@ -9,7 +9,6 @@ import structlog
 from litestar import Litestar, Request, Response
 from litestar.config.cors import CORSConfig
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
-from litestar.types import ASGIApp
 
 from projections.database import CAREFUL, STEADY, UNAVAILABLE, open_pool
 from projections.errors import DatabaseNotMigrated
@@ -37,7 +36,7 @@ REQUEST_HEADERS: Final = (
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def create_app(settings: Settings) -> ASGIApp:
+def create_app(settings: Settings) -> Edge:
     """Return the ASGI application of one API process. It starts, and answers 503, while the database is away."""
     cache = Cache()
     hot = HotPath(cache)
@@ -78,7 +77,7 @@ def _cors(settings: Settings) -> CORSConfig | None:
         return None
     return CORSConfig(
         allow_origins=list(settings.cors_origins),
-        allow_methods=["GET"],
+        allow_methods=["GET", "HEAD"],
         allow_headers=list(REQUEST_HEADERS),
         expose_headers=list(EXPOSED_HEADERS),
     )
