@@ -48,6 +48,8 @@ class Edge:
         self._closing: tuple[Header, ...] = ()
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._aborting = False
+        self._last_host = b"localhost"
+        """A valid `Host`: requests to one process name mostly the same, which need not be matched again."""
 
     def start_draining(self) -> None:
         """Fail the readiness check and close each connection after its next response."""
@@ -74,12 +76,15 @@ class Edge:
             await self._route(scope, receive, Exchange(scope, send, began, identity, self._closing))
             return
         await reply.send(send, *ALWAYS, *self._closing, *_own_headers(identity, began))
-        metrics.count(metrics.route_of(scope["path"]), reply.status, time.perf_counter() - began)
+        route = metrics.LISTING if code is None else metrics.route_of(scope["path"])
+        metrics.count(route, reply.status, time.perf_counter() - began)
 
     def _refused(self, scope: HTTPScope, host: bytes | None) -> str | None:
         """Return the problem code of a request that is refused before routing."""
-        if scope["http_version"] == "1.1" and (host is None or not HOST.fullmatch(host)):
-            return "bad_request"
+        if host != self._last_host and scope["http_version"] == "1.1":
+            if host is None or not HOST.fullmatch(host):
+                return "bad_request"
+            self._last_host = host
         if len(scope["query_string"]) > QUERY_BYTES_MAX:
             return "query_too_long"
         if self._closing and scope["path"] == READINESS:
@@ -151,13 +156,15 @@ def _own_headers(identity: str, began: float) -> tuple[Header, ...]:
 def _identify(scope: HTTPScope) -> tuple[str, bytes | None]:
     """Return the request id, given or made, and the only `Host` field; None for no such field or several."""
     identity = ""
-    hosts: list[bytes] = []
+    host: bytes | None = None
+    repeated = False
     for name, value in scope["headers"]:
         if name == b"host":
-            hosts.append(value)
+            repeated = host is not None
+            host = value
         elif name == b"x-request-id" and not identity and REQUEST_ID.fullmatch(value):
             identity = value.decode()
-    return identity or os.urandom(16).hex(), hosts[0] if len(hosts) == 1 else None
+    return identity or os.urandom(16).hex(), None if repeated else host
 
 
 def _refusal(code: str, identity: str) -> Reply:
