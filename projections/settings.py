@@ -43,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Connections of one API process."""
     read_timeout_s: float
     """How long one read may take in PostgreSQL before the answer is 503."""
+    drain_s: float
+    """How long the API goes on answering after SIGTERM, with its readiness check failing, before it stops."""
     stream_replicas: int
     """Replicas the stream is created with; 3 or 5 in a cluster."""
     batch_events_max: int
@@ -156,6 +158,12 @@ TABLE: tuple[Variable, ...] = (
     Variable("cors_origins", _origins, "", "origins that browsers may call from, separated by commas; empty: none"),
     Variable("database_connections_max", _whole(1, 200), "10", "connections of one API process to PostgreSQL"),
     Variable("read_timeout_s", _seconds(0.1, 60), "5", "longest read before the answer is 503"),
+    Variable(
+        "drain_s",
+        _seconds(0, 60),
+        "3",
+        "how long the API goes on answering after SIGTERM, with its readiness check failing, before it stops",
+    ),
     Variable("stream_replicas", _whole(1, 5), "1", "replicas the stream is created with; 3 in a cluster"),
     Variable("batch_events_max", _whole(1, 10_000), "8000", "events applied in one transaction at most"),
     Variable(

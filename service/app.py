@@ -10,7 +10,6 @@ import structlog
 from litestar import Litestar, Request, Response
 from litestar.config.cors import CORSConfig
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
-from litestar.types import ASGIApp
 
 from projections.database import ANSWER_GRACE_S, CAREFUL, STEADY, UNAVAILABLE, open_pool
 from projections.errors import DatabaseNotMigrated
@@ -52,7 +51,7 @@ UNAVAILABLE_LOG: Final = RateLimitedLog("database_unavailable")
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def create_app(settings: Settings) -> ASGIApp:
+def create_app(settings: Settings) -> Edge:
     """Return the ASGI application of one API process. It starts, and answers 503, while the database is away."""
     cache = Cache()
     hot = HotPath(cache)
@@ -98,7 +97,7 @@ def _cors(settings: Settings) -> CORSConfig | None:
         return None
     return CORSConfig(
         allow_origins=list(settings.cors_origins),
-        allow_methods=["GET"],
+        allow_methods=["GET", "HEAD"],
         allow_headers=list(REQUEST_HEADERS),
         expose_headers=list(EXPOSED_HEADERS),
     )

@@ -6,8 +6,8 @@ which is no verdict on the key.
 
 import hashlib
 import math
+import re
 import time
-import uuid
 from typing import Any, Final
 
 from joserfc import jwt
@@ -28,6 +28,10 @@ API_KEYS_REMEMBERED_MAX: Final = 10_000
 TOKEN_TRUSTED_S: Final = 60.0
 """How long a token that was verified is believed without verifying it again, and never beyond its `exp`."""
 TOKENS_REMEMBERED_MAX: Final = 10_000
+CREDENTIAL_BYTES_MAX: Final = 8_192
+"""A longer header value is refused unread: real tokens are shorter, and hashing and decoding cost time by length."""
+UUID_TEXT: Final = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+"""The only accepted form of `sub`; `uuid.UUID` also takes braces, `urn:`, underscores and other scripts' digits."""
 
 
 class Principal(Struct, frozen=True):
@@ -47,18 +51,20 @@ class Unauthenticated(Exception):
 
 
 class Authenticator:
-    """Reads credentials; remembers valid ones for a moment, tokens by their hash."""
+    """Reads credentials; remembers valid ones for a moment, by their hash."""
 
     def __init__(self, settings: Settings, pool: ReadPool) -> None:
         self._key = OctKey.import_key(settings.jwt_secret)
         self._claims = JWTClaimsRegistry(leeway=0, **_options(settings))
         self._pool = pool
-        self._remembered: dict[str, tuple[Principal, float]] = {}
+        self._remembered: dict[bytes, tuple[Principal, float]] = {}
         self._verified: dict[bytes, tuple[Principal, float]] = {}
 
     async def principal(self, authorization: list[str], api_key: list[str]) -> Principal:
         """Return who these header values speak for; when both kinds come, both must be valid and agree."""
         if len(authorization) > 1 or len(api_key) > 1 or not (authorization or api_key):
+            raise Unauthenticated
+        if any(len(value) > CREDENTIAL_BYTES_MAX for value in (*authorization, *api_key)):
             raise Unauthenticated
         found = {self._from_token(value) for value in authorization}
         for value in api_key:
@@ -69,6 +75,8 @@ class Authenticator:
 
     def remembered(self, authorization: bytes) -> Principal | None:
         """Return the principal of a header value that was verified a moment ago; None when it has to be read."""
+        if len(authorization) > CREDENTIAL_BYTES_MAX:
+            return None
         held = self._verified.get(_digest(authorization))
         return held[0] if held is not None and time.time() < held[1] else None
 
@@ -102,22 +110,25 @@ class Authenticator:
             raise Unauthenticated from problem
 
     async def _from_api_key(self, key: str) -> Principal:
-        held = self._remembered.get(key)
+        if api_keys.key_id_of(key) is None:
+            raise Unauthenticated
+        digest = _digest(key.encode())
+        held = self._remembered.get(digest)
         if held is not None and time.monotonic() < held[1]:
             return held[0]
-        self._remembered.pop(key, None)
+        self._remembered.pop(digest, None)
         found = await api_keys.find(self._pool, key)
         if found is None:
             raise Unauthenticated
         principal = Principal(*found)
         if len(self._remembered) >= API_KEYS_REMEMBERED_MAX:
             self._remembered.clear()
-        self._remembered[key] = (principal, time.monotonic() + API_KEY_TRUSTED_S)
+        self._remembered[digest] = (principal, time.monotonic() + API_KEY_TRUSTED_S)
         return principal
 
 
-def _digest(authorization: bytes) -> bytes:
-    return hashlib.blake2b(authorization, digest_size=16).digest()
+def _digest(credential: bytes) -> bytes:
+    return hashlib.blake2b(credential, digest_size=16).digest()
 
 
 def _options(settings: Settings) -> dict[str, Any]:
@@ -132,6 +143,9 @@ def _options(settings: Settings) -> dict[str, Any]:
 def _principal(claims: dict[str, Any]) -> Principal:
     if not math.isfinite(claims["exp"]):
         raise ValueError("exp is not finite")
+    subject = claims["sub"]
+    if not UUID_TEXT.fullmatch(subject):
+        raise ValueError("sub is not a UUID")
     roles = claims.get("roles")
     is_admin = claims.get("role") == "admin" or (isinstance(roles, list) and "admin" in roles)
-    return Principal(str(uuid.UUID(claims["sub"])), is_admin)
+    return Principal(subject.lower(), is_admin)

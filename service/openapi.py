@@ -30,6 +30,8 @@ of an event you published as `Membership-Min-Position`, and the answer holds it,
 **Paging.** By `limit` and `offset`, or by `cursor`, which stays in step while memberships come and go: repeat the
 request with the `meta.next_cursor` of the answer before.
 
+**HEAD.** Every path that answers GET answers HEAD: the same status and headers, without the body.
+
 **Errors.** 422 lists every bad parameter at once. All others are `application/problem+json` with a stable `code`.
 """
 
@@ -107,12 +109,15 @@ _NOT_READY: Final = {
     "not_ready": "The read model is still being filled for the first time.",
 }
 
+_DRAINING: Final = {"draining": "This process is shutting down; send requests to another."}
+
 _LIST_RESPONSES: Final = {
     "200": {"headers": _headers("ETag", "Link", "Membership-Position", "Membership-Parked")},
     "304": {
         "description": "The caller already has these bytes: a tag in `If-None-Match` is the current one.",
         "headers": _headers("ETag", "Link", "Membership-Position", "Membership-Parked"),
     },
+    "400": _problems(400, "Bad Request", {"bad_request": "The request cannot be read."}),
     "401": _problems(
         401,
         "Unauthorized",
@@ -126,11 +131,13 @@ _LIST_RESPONSES: Final = {
         "Membership-Position",
         "Membership-Parked",
     ),
+    "414": _problems(414, "URI Too Long", {"query_too_long": "The query string is longer than 8,192 bytes."}),
     "422": {"headers": _headers()},
     "503": _problems(
         503,
         "Service Unavailable",
         _NOT_READY
+        | _DRAINING
         | {
             "page_too_large": "The page is larger than this server can answer at the moment; ask for a smaller limit.",
             "position_not_reached": "The position asked for is not applied yet; "
@@ -233,7 +240,7 @@ _OPERATIONS: Final = {
         "Are reads answered?",
         {
             "200": _json("Readiness", "The database is there, and the read model was complete once."),
-            "503": _problems(503, "Service Unavailable", _NOT_READY, "Retry-After"),
+            "503": _problems(503, "Service Unavailable", _NOT_READY | _DRAINING, "Retry-After"),
         },
     ),
     "/metrics": _operation(

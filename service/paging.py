@@ -82,8 +82,11 @@ def links(pairs: list[Pair], request: ListRequest, total: int, next_cursor: str 
     else:
         wanted = [(relation, f"offset={offset}") for relation, offset in _offsets(request, total)]
     kept = [(name, value) for name, value in pairs if name not in {"cursor", "offset"}]
-    before = urlencode(kept, encoding="latin-1") + "&" if kept else ""  # pairs are bytes, a character each
     path = f"/customers/{request.customer_id}/campaigns"
+    written_bytes_min = len(path) + sum(len(name) + len(value) + 1 for name, value in kept)  # escaping only adds
+    if not wanted or len(wanted) * written_bytes_min > LINK_BYTES_MAX:
+        return ""
+    before = urlencode(kept, encoding="latin-1") + "&" if kept else ""  # pairs are bytes, a character each
     written = ", ".join(f'<{path}?{before}{to}>; rel="{relation}"' for relation, to in wanted)
     return written if len(written) <= LINK_BYTES_MAX else ""
 

@@ -31,8 +31,9 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         Problem("unauthenticated", 401, "Unauthorized", "Send a valid bearer token or a valid X-API-Key."),
         Problem("customer_not_found", 404, "Not Found", "There is no such customer among those you may see."),
         Problem("route_not_found", 404, "Not Found", "There is nothing at this path; /docs lists what there is."),
-        Problem("method_not_allowed", 405, "Method Not Allowed", "This path answers GET only."),
+        Problem("method_not_allowed", 405, "Method Not Allowed", "This path answers GET and HEAD only."),
         Problem("bad_request", 400, "Bad Request", "The request cannot be read."),
+        Problem("query_too_long", 414, "URI Too Long", "The query string is longer than 8,192 bytes."),
         Problem("internal_error", 500, "Internal Server Error", "Something unforeseen happened; it was logged."),
         Problem(
             "database_unavailable",
@@ -41,6 +42,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
             "The read model cannot be reached or took too long; try again shortly.",
         ),
         Problem("page_too_large", 503, "Service Unavailable", PAGE_TOO_LARGE),
+        Problem("draining", 503, "Service Unavailable", "This process is shutting down; send requests to another."),
         Problem("not_ready", 503, "Service Unavailable", "The read model is still being filled for the first time."),
         Problem(
             "position_not_reached",
@@ -75,7 +77,7 @@ def problem_headers(problem: Problem) -> dict[str, str]:
         return {"WWW-Authenticate": 'Bearer realm="membership"'}
     if problem.status == 503:  # noqa: PLR2004
         return {"Retry-After": str(RETRY_AFTER_S)}
-    return {"Allow": "GET"} if problem.status == 405 else {}  # noqa: PLR2004
+    return {"Allow": "GET, HEAD"} if problem.status == 405 else {}  # noqa: PLR2004
 
 
 def refuse(code: str, headers: Mapping[str, str] = MappingProxyType({})) -> Response[bytes]:

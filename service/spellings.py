@@ -195,6 +195,9 @@ _MOMENT: Final = re.compile(
     re.ASCII | re.VERBOSE,
 )
 """Narrower than fromisoformat, whose separators and ranges are wider and differ between releases of Python."""
+_LOST_PLUS: Final = re.compile(r"[Tt ]\d\d(?::?\d\d){1,2}(?:[.,]\d+)? (?=\d\d(?::?\d\d)?\Z)", re.ASCII)
+PLUS_HINT: Final = "; write the + of an offset as %2B, for in a query a plain + is a space"
+"""Added to pydantic's words where a time is followed by a space and what would be an offset."""
 _MONTHS: Final = 12
 _DATE_BYTES: Final = len("YYYY-MM-DD")
 _START_OF_DAY: Final = time()
@@ -223,7 +226,8 @@ def _instant(text: str, bare: time) -> datetime:
         fault = "year is out of range in UTC"
     except ValueError:  # no such day
         fault = _date_fault(text)
-    raise Refused("datetime_from_date_parsing", f"Input should be a valid datetime or date, {fault}")
+    hint = PLUS_HINT if _LOST_PLUS.search(text) else ""
+    raise Refused("datetime_from_date_parsing", f"Input should be a valid datetime or date, {fault}{hint}")
 
 
 def _date_fault(text: str) -> str:

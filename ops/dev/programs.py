@@ -68,6 +68,8 @@ def environment_of(database_url: str, nats_url: str, jwt_secret: str, port: int)
         "MEMBERSHIP_JWT_SECRET": jwt_secret,
         "MEMBERSHIP_HTTP_HOST": "127.0.0.1",
         "MEMBERSHIP_HTTP_PORT": str(port),
+        # The stack stops at once: no load balancer has to notice first.
+        "MEMBERSHIP_DRAIN_S": "0",
         # A log that is read when something has just died must not lack its last lines.
         "PYTHONUNBUFFERED": "1",
     }

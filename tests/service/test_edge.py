@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from service.edge import QUERY_BYTES_MAX
 from service.problems import PROBLEMS
 from tests.builders import customer_id
 from tests.service.story import Story, another_api, code_of, locs, new_number, path_of
@@ -36,6 +37,8 @@ async def one_of_each(story: Story, **headers: str) -> dict[str, httpx.Response]
         "unprocessable": await story.ask(customer, admin, limit=0),
         "customer_not_found": await story.ask(new_number(), admin),
         "route_not_found": await client.get("/nowhere/at/all", headers=admin),
+        "query_too_long": await client.get(path_of(customer), params={"x": "x" * QUERY_BYTES_MAX}, headers=headers),
+        "bad_request": await client.get("/health/live", headers=headers | {"Host": ""}),
         "method_not_allowed": await client.post(path_of(customer), headers=admin),
         "position_not_reached": await story.ask(
             customer, admin | {"Membership-Min-Position": str(FAR_BEYOND), "Prefer": "wait=0"}
@@ -87,6 +90,8 @@ async def test_every_error_but_422_is_a_problem_with_a_code_and_a_sentence(story
         "unauthenticated": 401,
         "customer_not_found": 404,
         "route_not_found": 404,
+        "query_too_long": 414,
+        "bad_request": 400,
         "method_not_allowed": 405,
         "position_not_reached": 503,
     }
@@ -117,12 +122,66 @@ async def test_422_is_the_contracts_and_nothing_else(story: Story) -> None:
     }
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "HEAD", "QUERY"])
-async def test_other_methods_are_405_and_say_which_is_allowed(story: Story, method: str) -> None:
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "QUERY"])
+async def test_other_methods_are_405_and_say_which_are_allowed(story: Story, method: str) -> None:
     for path in (path_of(1), "/health/live", "/metrics"):
         reply = await story.client.request(method, path, headers=story.as_admin())
         assert reply.status_code == 405, path
-        assert "GET" in reply.headers["allow"]
+        assert reply.headers["allow"] == "GET, HEAD"
+
+
+async def test_options_names_the_methods_that_are_allowed(story: Story) -> None:
+    reply = await story.client.options("/health/live")
+    assert (reply.status_code, reply.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
+
+
+async def test_head_gives_the_status_and_headers_of_get_for_every_route(story: Story) -> None:
+    customer = story.member_of(story.campaign("listed"))
+    await story.tell()
+    admin = story.as_admin()
+    listing = path_of(customer)
+    cases: dict[str, tuple[str, dict[str, str]]] = {
+        "a page": (listing + "?limit=3", admin),
+        "a 304": (listing, admin | {"If-None-Match": "*"}),
+        "a compressed page": (listing, admin | {"Accept-Encoding": "gzip"}),
+        "a 401": (listing, {}),
+        "a 404": (path_of(new_number()), admin),
+        "a 414": (listing + "?q=" + "x" * QUERY_BYTES_MAX, admin),
+        "a 422": (listing + "?limit=0", admin),
+    } | {path: (path, {}) for path in ("/health/live", "/health/ready", "/docs", "/openapi.json", "/nowhere")}
+    for name, (path, headers) in cases.items():
+        head = await story.client.head(path, headers=headers)
+        get = await story.client.get(path, headers=headers)
+        assert (head.status_code, lasting(head)) == (get.status_code, lasting(get)), name
+        assert head.content == b"", name
+
+
+async def test_head_of_a_remembered_page_is_answered_from_memory(story: Story, system: System) -> None:
+    customer = story.member_of(story.campaign("listed"))
+    await story.tell()
+    page = await story.ask(customer)
+    before = await hits(story)
+    head = await story.client.head(path_of(customer), headers=story.as_admin())
+    assert await hits(story) == before + 1
+    assert lasting(head) == lasting(page)
+    assert await exchanged(system, written(system, path_of(customer).encode(), method=b"HEAD")) == (200, b"")
+
+
+async def test_head_of_the_metrics_has_no_body(system: System) -> None:
+    assert await exchanged(system, written(system, b"/metrics", method=b"HEAD")) == (200, b"")
+
+
+def lasting(reply: httpx.Response) -> dict[str, str]:
+    """Return the headers that do not differ from request to request."""
+    passing = {"x-request-id", "server-timing", "date"}
+    return {name: value for name, value in reply.headers.items() if name not in passing}
+
+
+async def hits(story: Story) -> float:
+    """Return how many pages were answered from memory so far."""
+    name = 'membership_cache_requests_total{outcome="hit"} '
+    lines = (await story.client.get("/metrics")).text.splitlines()
+    return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
 
 
 @pytest.mark.parametrize("path", ["/", "/customers", "/customers/x", "/customers/x/campaigns/y", "/docs/assets/../x"])
@@ -415,15 +474,53 @@ async def test_a_query_with_broken_escapes_and_empty_pairs_is_read_as_far_as_it_
     assert status == 200, body
 
 
-@pytest.mark.parametrize("length", [2_000, 20_000, 60_000, 70_000, 500_000])
+@pytest.mark.parametrize("length", [2_000, 8_000, 20_000, 60_000, 70_000, 500_000])
 async def test_a_very_long_query_is_answered_or_refused(story: Story, system: System, length: int) -> None:
     customer = story.customer()
     await story.tell()
     for query in (b"q=" + b"a" * length, b"&".join([b"a=b"] * (length // 4)), b"q=" + b"%C3%A9" * (length // 6)):
         status, _ = await exchanged(system, written(system, path_of(customer).encode() + b"?" + query))
-        assert status in {0, 200, 400, 414, 431}
-        if length <= 20_000:
+        assert status in {200, 414, 431}
+        if len(query) <= QUERY_BYTES_MAX:
             assert status == 200
+        elif length <= 20_000:
+            assert status == 414
+
+
+async def test_a_query_of_exactly_the_limit_is_read_and_a_byte_more_is_414(story: Story, system: System) -> None:
+    customer = story.customer()
+    await story.tell()
+    path = path_of(customer).encode() + b"?q="
+    query = b"a" * (QUERY_BYTES_MAX - len(b"q="))
+    assert (await exchanged(system, written(system, path + query)))[0] == 200
+    status, body = await get(system, path + query + b"a")
+    assert (status, body["code"]) == (414, "query_too_long")
+
+
+HOSTS = {
+    "none": (b"", 400),
+    "an empty one": (b"Host:\r\n", 400),
+    "two": (b"Host: a\r\nHost: a\r\n", 400),
+    "two names": (b"Host: a, b\r\n", 400),
+    "no name": (b"Host: \xff\r\n", 400),
+    "a path": (b"Host: a/b\r\n", 400),
+    "a name": (b"Host: api.example\r\n", 200),
+    "a name with an underscore and a port": (b"Host: api_1:8000\r\n", 200),
+    "an IPv6 address": (b"Host: [::1]:8000\r\n", 200),
+}
+
+
+@pytest.mark.parametrize(("lines", "wanted"), HOSTS.values(), ids=HOSTS)
+async def test_http_1_1_needs_exactly_one_valid_host(system: System, lines: bytes, wanted: int) -> None:
+    request = b"GET /health/live HTTP/1.1\r\nConnection: close\r\n" + lines + b"\r\n"
+    status, body = await exchanged(system, request)
+    assert status == wanted
+    if wanted == 400:
+        assert json.loads(body)["code"] == "bad_request"
+
+
+async def test_http_1_0_needs_no_host(system: System) -> None:
+    assert (await exchanged(system, b"GET /health/live HTTP/1.0\r\n\r\n"))[0] == 200
 
 
 GARBAGE = {

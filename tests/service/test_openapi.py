@@ -27,7 +27,7 @@ DECLARED = (
     r"/paths/(/health/live|/health/ready|/metrics)",
     re.escape(f"/paths/{LIST}/get/parameters/") + r"[\w-]+/description",
     re.escape(f"/paths/{LIST}/get/parameters/") + "(cursor|Membership-Min-Position|Prefer|If-None-Match|X-Request-ID)",
-    re.escape(f"/paths/{LIST}/get/responses/") + r"(304|401|404|503)",
+    re.escape(f"/paths/{LIST}/get/responses/") + r"(304|400|401|404|414|503)",
     re.escape(f"/paths/{LIST}/get/responses/") + r"(200|422)/headers",
 )
 """Where the served document may hold what the contract does not. Nothing here narrows what a client may send."""

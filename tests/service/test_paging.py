@@ -10,6 +10,9 @@ import httpx
 import pytest
 
 from service.listing import KEY_BYTES_MAX
+from service import paging
+from service.paging import LINK_BYTES_MAX
+from service.parameters import ListRequest
 from tests.builders import EPOCH, owner_id
 from tests.service.story import Story, bearer, ids, locs, named_ids, names, path_of
 
@@ -452,6 +455,15 @@ KEPT = [
     ("limit", "1"),
     ("flag", ""),
 ]
+
+
+def test_links_that_would_be_too_long_are_not_escaped_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_more: object) -> str:
+        raise AssertionError("escaped though it is too long")
+
+    monkeypatch.setattr(paging, "urlencode", refuse)
+    pairs = [("x", "\xe9")] * (LINK_BYTES_MAX // 4)
+    assert paging.links(pairs, ListRequest(customer_id="c"), 100, None) == ""
 
 
 @pytest.mark.parametrize("by", ["offset", "cursor"])

@@ -21,6 +21,7 @@ from service.parameters import (
     parse,
     query_pairs,
 )
+from service.spellings import PLUS_HINT
 
 CUSTOMER = "c0000000-0000-4000-8000-000000000001"
 
@@ -265,6 +266,27 @@ def test_a_date_as_date_to_is_that_whole_day_the_last_one_of_the_calendar_includ
     last = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
     assert accepted("date_to=9999-12-31").date_to == last
     assert accepted("date_to=2024-02-29T00:00").date_to == datetime(2024, 2, 29, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("query", "hinted"),
+    [
+        ("2026-01-01T00:00:00+02:00", True),
+        ("2026-01-01T00:00+02", True),
+        ("2026-01-01+10:00:00.5+0200", True),
+        ("2026-01-01T00:00:00+later", False),
+        ("2026-01-01+02:00+x", False),
+        ("yesterday", False),
+        ("2026-13-01", False),
+    ],
+)
+def test_a_plus_that_became_a_space_gets_a_hint(query: str, hinted: bool) -> None:
+    (violation,) = read(f"date_from={query}")
+    assert violation.type == "datetime_from_date_parsing"
+    assert violation.msg.endswith(PLUS_HINT) is hinted
+    if hinted:
+        escaped = "%2B".join(query.rsplit("+", 1))
+        assert accepted(f"date_from={escaped}")
 
 
 @pytest.mark.parametrize(

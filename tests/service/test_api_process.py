@@ -1,0 +1,271 @@
+"""An API process from outside: its connections and memory, what it logs, and how it stops."""
+
+import asyncio
+import json
+import re
+import resource
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import httpx
+import pytest
+
+from service.server import ABORT_S, HEADER_TIMEOUT_MS, STOP_S
+from tests.service.story import Story, client_of, code_of, path_of
+from tests.system.processes import System, eventually
+
+SILENT_CONNECTIONS = 1_200
+ANSWERED_WITHIN_S = 1.0
+CLOSED_WITHIN_S = HEADER_TIMEOUT_MS / 1000 + 10
+STOPPED_WITHIN_S = 10.0
+HEADER_CONNECTIONS = 400
+HEADER_BYTES = 400_000
+GROWTH_BYTES_MAX = 60_000_000
+"""What 400 connections may add; with a buffer of 400 KB each they added 160 MB."""
+CLIENTS = 8
+FAR_BEYOND = 2**62
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@asynccontextmanager
+async def running(system: System, folder: Path) -> AsyncIterator[System]:
+    """One more API process over the same read model, configured by the environment as it is now."""
+    api = System(system.database_url, system.broker, folder)
+    api.launch("serve")
+    try:
+        await eventually(api._ready, "the API is ready")
+        yield api
+    finally:
+        await api.stop()
+
+
+async def connect(system: System) -> Connection:
+    where = urlsplit(system.api_url)
+    return await asyncio.open_connection(where.hostname, where.port)
+
+
+def request_of(system: System, path: str, *lines: str) -> bytes:
+    usual = ("Host: 127.0.0.1", f"Authorization: Bearer {system.admin_token}")
+    return "\r\n".join((f"GET {path} HTTP/1.1", *usual, *lines, "", "")).encode()
+
+
+async def response_on(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Return the status and the head of the next response, whose body was read whole."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    found = re.search(rb"\r\ncontent-length: (\d+)", head)
+    assert found, head
+    await reader.readexactly(int(found[1]))
+    return int(head.split()[1]), head
+
+
+def resident_bytes(process_id: int) -> int:
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process_id}/status").read_text(encoding="utf-8"))
+    assert found
+    return int(found[1]) * 1024
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Let this process hold as many connections as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# --- Connections and memory ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("many_descriptors")
+async def test_connections_that_say_nothing_shut_nobody_out_and_are_closed(system: System) -> None:
+    openings = {"silent": b"", "half a preface": b"PRI * HTTP/2.0\r\n\r\n", "idle": request_of(system, "/health/live")}
+    opened: list[Connection] = []
+    for opening in openings.values():
+        for _ in range(SILENT_CONNECTIONS // 100):
+            some = await asyncio.gather(*(connect(system) for _ in range(100)))
+            for _, writer in some:
+                writer.write(opening)
+            opened += some
+    began = time.monotonic()
+    async with client_of(system.api_url) as client:  # on a connection of its own
+        assert (await client.get("/health/live")).status_code == 200
+    assert time.monotonic() - began < ANSWERED_WITHIN_S
+    async with asyncio.timeout(CLOSED_WITHIN_S):
+        await asyncio.gather(*(_closed(reader) for reader, _ in opened))
+    for _, writer in opened:
+        writer.close()
+
+
+async def _closed(reader: asyncio.StreamReader) -> None:
+    with suppress(ConnectionError):
+        await reader.read()
+
+
+async def test_a_body_that_never_comes_holds_up_nothing(system: System) -> None:
+    reader, writer = await connect(system)
+    writer.write(b"POST /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+    async with asyncio.timeout(ANSWERED_WITHIN_S):
+        assert (await response_on(reader))[0] == 405
+        assert await reader.read() == b""
+    writer.close()
+
+
+@pytest.mark.usefixtures("many_descriptors")
+async def test_huge_headers_do_not_take_memory(story: Story, system: System) -> None:
+    process_id = system.children["serve"].pid
+    before = resident_bytes(process_id)
+    opened = await asyncio.gather(*(connect(system) for _ in range(HEADER_CONNECTIONS)))
+    for _, writer in opened:
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Header: " + b"x" * HEADER_BYTES)
+    assert (await story.client.get("/health/live")).status_code == 200
+    await asyncio.gather(*(_closed(reader) for reader, _ in opened))
+    assert resident_bytes(process_id) - before < GROWTH_BYTES_MAX
+    for _, writer in opened:
+        writer.close()
+
+
+# --- Request ids in the log ------------------------------------------------------------------------------------------
+
+
+def lines_of(api: System, event: str) -> list[str | None]:
+    """Return the request ids of the log's lines of a kind."""
+    lines = [json.loads(line) for line in api.log("serve").splitlines() if line.startswith("{")]
+    return [line.get("request_id") for line in lines if line["event"] == event]
+
+
+@pytest.fixture
+async def logging_api(
+    system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[System, httpx.AsyncClient]]:
+    """An API that logs JSON and gives up reading soon, and a client of it."""
+    monkeypatch.setenv("MEMBERSHIP_LOG_FORMAT", "json")
+    monkeypatch.setenv("MEMBERSHIP_READ_TIMEOUT_S", "0.3")
+    async with running(system, tmp_path) as api, client_of(api.api_url) as client:
+        yield api, client
+
+
+async def test_a_line_about_an_unavailable_database_names_the_request(
+    story: Story, system: System, logging_api: tuple[System, httpx.AsyncClient]
+) -> None:
+    customer = story.customer()
+    await story.tell()
+    api, client = logging_api
+    blocker = await asyncpg.connect(system.database_url)
+    try:
+        async with blocker.transaction():
+            await blocker.execute("LOCK TABLE g1.customer IN ACCESS EXCLUSIVE MODE")
+            reply = await client.get(path_of(customer), headers=story.as_admin(**{"X-Request-ID": "the-lock"}))
+    finally:
+        await blocker.close()
+    assert code_of(reply) == (503, "database_unavailable")
+    assert reply.json()["request_id"] == "the-lock"
+    assert lines_of(api, "database_unavailable") == ["the-lock"]
+
+
+async def test_a_line_about_an_unforeseen_error_names_the_request(
+    story: Story, system: System, logging_api: tuple[System, httpx.AsyncClient]
+) -> None:
+    customer = story.customer()
+    await story.tell()
+    api, client = logging_api
+    await system.fetch("ALTER TABLE g1.customer RENAME COLUMN owner_id TO no_owner_id")
+    try:
+        replies = await asyncio.gather(
+            *(
+                client.get(path_of(customer), headers=story.as_admin(**{"X-Request-ID": name}), params={"q": name})
+                for name in ("first", "second")
+            )
+        )
+    finally:
+        await system.fetch("ALTER TABLE g1.customer RENAME COLUMN no_owner_id TO owner_id")
+    assert [code_of(reply) for reply in replies] == [(500, "internal_error")] * 2
+    assert [reply.json()["request_id"] for reply in replies] == ["first", "second"]
+    named = lines_of(api, "unforeseen") + lines_of(api, "unhandled_exception")
+    assert sorted(str(name) for name in named) == ["first", "second"]
+
+
+# --- Stopping --------------------------------------------------------------------------------------------------------
+
+
+async def until_sent_elsewhere(api: System, path: str) -> int:
+    """Repeat a request on one connection until a response closes it; return how many were answered."""
+    reader, writer = await connect(api)
+    answered = 0
+    while True:
+        writer.write(request_of(api, path))
+        status, head = await response_on(reader)
+        assert status == 200
+        answered += 1
+        if b"\r\nconnection: close\r\n" in head.lower():
+            writer.close()
+            return answered
+
+
+@pytest.mark.parametrize("stop", range(3))
+async def test_no_request_on_a_kept_connection_is_lost_when_a_process_stops(
+    story: Story, system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    monkeypatch.setenv("MEMBERSHIP_DRAIN_S", "0.7")
+    customer = story.member_of(story.campaign(f"listed {stop}"))
+    await story.tell()
+    async with running(system, tmp_path) as api, client_of(api.api_url) as client:
+        path = path_of(customer)
+        kept = [asyncio.create_task(until_sent_elsewhere(api, path)) for _ in range(CLIENTS)]
+        assert (await client.get(path, headers=story.as_admin())).status_code == 200
+        api.children["serve"].send_signal(signal.SIGTERM)
+        async with asyncio.timeout(STOPPED_WITHIN_S):
+            assert min(await asyncio.gather(*kept)) > 0
+            code = await eventually(lambda: _readiness(client), "the process is draining")
+            assert code == (503, "draining")
+            assert await asyncio.to_thread(api.children["serve"].wait, STOPPED_WITHIN_S) == 0
+
+
+async def _readiness(client: httpx.AsyncClient) -> tuple[int, str]:
+    reply = await client.get("/health/ready")
+    assert reply.headers["connection"] == "close"
+    assert reply.headers["x-request-id"]
+    return code_of(reply)
+
+
+async def test_a_stop_answers_what_takes_too_long_and_waits_for_no_slow_caller(
+    story: Story, system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMBERSHIP_DRAIN_S", "0")
+    customer = story.customer()
+    await story.tell()
+    async with running(system, tmp_path) as api:
+        _, slow = await connect(api)
+        slow.write(b"GET /health/live HTTP/1.1\r\nHos")
+        reader, writer = await connect(api)
+        headers = (f"Membership-Min-Position: {FAR_BEYOND}", "Prefer: wait=10")
+        writer.write(request_of(api, path_of(customer), *headers))
+        await _two_connections_are_open(api)
+        began = time.monotonic()
+        api.children["serve"].send_signal(signal.SIGTERM)
+        status, head = await response_on(reader)
+        assert (status, b"connection: close" in head.lower()) == (503, True)
+        assert await asyncio.to_thread(api.children["serve"].wait, STOPPED_WITHIN_S) == 0
+        assert STOP_S - 0.5 < time.monotonic() - began < STOP_S + 3 * ABORT_S
+        slow.close()
+        writer.close()
+
+
+async def _two_connections_are_open(api: System) -> None:
+    """Return once the process has read what was sent: it answers a request that came later."""
+    async with client_of(api.api_url) as client:
+        for _ in range(3):
+            assert (await client.get("/health/ready")).status_code == 200
+
+
+async def test_an_interrupt_stops_at_once(system: System, tmp_path: Path) -> None:
+    async with running(system, tmp_path) as api:
+        began = time.monotonic()
+        api.children["serve"].send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(api.children["serve"].wait, STOPPED_WITHIN_S) == 0
+        assert time.monotonic() - began < 2.5
