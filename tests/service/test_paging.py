@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import httpx
 import pytest
 
-from service.listing import KEY_BYTES_MAX
 from service import paging
+from service.listing import KEY_BYTES_MAX
 from service.paging import LINK_BYTES_MAX
 from service.parameters import ListRequest
 from tests.builders import EPOCH, owner_id
