@@ -76,15 +76,15 @@ async def test_every_page_statement_prepares(connection: asyncpg.Connection) -> 
         Shape(field, direction, *flags)
         for field in SORT_KEYS
         for direction in ("asc", "desc")
-        for flags in itertools.product((False, True), repeat=5)
+        for flags in itertools.product((False, True), repeat=7)
     ]
-    assert len(shapes) == 11 * 2 * 2**5
+    assert len(shapes) == 11 * 2 * 2**7
     for shape in shapes:
         text = page_statement(Generation("g1"), shape)
         assert "{" not in text, shape
         assert len(text) < 15_000, "asyncpg would not keep it prepared"
         prepared = await connection.prepare(text)
-        assert len(prepared.get_parameters()) == (7 if shape.together else 11)
+        assert len(prepared.get_parameters()) == (9 if shape.together else 13)
 
 
 async def test_the_name_index_of_every_existing_generation_is_replaced(connection: asyncpg.Connection) -> None:

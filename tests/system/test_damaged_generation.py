@@ -7,7 +7,7 @@ import pytest
 
 from tests.builders import campaign_id, customer_id, published
 from tests.command import Ended, membership
-from tests.system.processes import System
+from tests.system.processes import System, eventually
 from tests.system.town import Town
 
 
@@ -67,13 +67,19 @@ async def test_a_live_generation_that_cannot_be_compared_is_replaced(
 
 @pytest.mark.usefixtures("town")
 async def test_a_broken_generation_with_a_fan_out_left_over_is_replaced(own_system: System) -> None:
-    own_system.kill("project")
-    await execute(own_system, "UPDATE control.generation SET state = 'broken' WHERE generation = 'g1'")
+    await execute(own_system, "ALTER TABLE g1.customer RENAME COLUMN owner_id TO oops")
+    await own_system.publish([published("customer.upserted.v1", 10**9, customer=1)])
+
+    async def broken() -> bool:
+        return bool(
+            await own_system.fetch("SELECT FROM control.generation WHERE generation = 'g1' AND state = 'broken'")
+        )
+
+    await eventually(broken, "g1 is broken")
     await execute(
         own_system,
         "INSERT INTO control.fan_out (generation, campaign_id, resumes_at) "  # noqa: S608 - an id of the tests
         f"VALUES ('g1', '{campaign_id(1)}', '{customer_id(1)}')",
     )
-    own_system.launch("project")
     replaced = await operate(own_system, "rebuild", "--yes", "--no-throttle")
     assert (replaced.code, "g1 is broken and follows no longer" in replaced.out) == (0, True), replaced

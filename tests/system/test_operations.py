@@ -376,7 +376,7 @@ async def test_a_broker_or_database_that_is_away_is_said_in_a_sentence(own_syste
     own_system.broker.stop()
     for command in (("rebuild",), ("verify",), ("repair", "--customer", customer_id(1))):
         ended = await operate(own_system, *command)
-        assert (ended.code, "The broker does not answer" in ended.err) == (1, True), ended
+        assert (ended.code, "does not answer" in ended.err) == (1, True), ended
     gone = own_system.environment | {"MEMBERSHIP_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
     own_system.broker.start()
     for command in (("rebuild",), ("rollback",), ("parked", "retry", "--all", "--yes")):
