@@ -35,7 +35,7 @@ check: setup ## Lint, types, imports, migrations, Dockerfile, compose.yaml
 	$(BIN)/lint-imports
 	@# The runner gives every migration its transaction and its timeouts, so the files need not.
 	$(BIN)/squawk --pg-version 18.0 --assume-in-transaction \
-		--exclude require-lock-timeout,require-statement-timeout projections/migrations/*.sql
+		--exclude require-lock-timeout,require-statement-timeout projections/store/migrations/*.sql
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml

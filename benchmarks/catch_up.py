@@ -18,7 +18,7 @@ from benchmarks.peers.same_answers import same_answers
 from benchmarks.progress import applying_rate
 from benchmarks.rows import Row, Target, figure, judged
 from benchmarks.stack import Stack
-from ops.publishing import Publication
+from ops.publisher import Publication
 
 POLL_S = 0.05
 DEADLINE_S = 600.0

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from msgspec.json import encode
 
-from ops.publishing import Publication
+from ops.publisher import Publication
 
 SEED: Final = 20_261_101
 OWNERS: Final = tuple(f"0b0e0000-0000-4000-8000-{number:012x}" for number in range(50))

@@ -11,7 +11,7 @@ from benchmarks.dataset import OWNERS, DataSet
 from benchmarks.http import Caller
 from benchmarks.rows import Row, middle
 from benchmarks.stack import Stack
-from projections.events import CustomerUpserted, subject_of
+from projections.model.events import CustomerUpserted, subject_of
 
 PAUSE_S = 0.05
 

@@ -19,7 +19,7 @@ from benchmarks.rows import Row, Target, figure, judged, percentile
 from benchmarks.stack import Stack
 from benchmarks.steady import publishing
 from benchmarks.visibility import watching
-from ops.dev.programs import ask
+from ops.devstack.programs import http_get
 
 DRAWS = 100_000
 IN_MEMORY = 2_000
@@ -120,7 +120,7 @@ async def measure_while_applying(stack: Stack, data: DataSet, effort: Effort, ho
 
 def _from_memory(endpoint: Endpoint) -> dict[str, float]:
     """Return how many listings were answered from memory (`hit`) and not (`miss`) so far."""
-    found = ask(endpoint.port, "/metrics")
+    found = http_get(endpoint.port, "/metrics")
     told = found[1].decode() if found else ""
     return {name: float(count) for name, count in _COUNTED.findall(told)}
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import uvloop
 
-from projections.database import CAREFUL, STEADY, open_pool
+from projections.store.database import CUSTOM_PLANS, GENERIC_PLANS, open_pool
 from service.parameters import ListRequest
-from service.reader import CONNECTIONS_TOGETHER, Reader
-from service.reads import read_page, whereabouts
+from service.read_model.query_batcher import BATCH_CONNECTIONS, QueryBatcher
+from service.read_model.reads import live_position, read_page
 
 AT_ONCE = 32
 """Requests that wait at the same moment, as many as the load generator's connections."""
@@ -27,10 +27,10 @@ TIMEOUT_S = 5.0
 async def rate(database_url: str, customers: list[str], seconds: float) -> float:
     """Return how many first pages a second are read."""
     to_postgres = partial(open_pool, database_url, statement_timeout_s=TIMEOUT_S, name="bench")
-    pool = await to_postgres(connections_max=1, planner=CAREFUL)
-    steady = await to_postgres(connections_max=CONNECTIONS_TOGETHER, planner=STEADY)
-    reader = Reader(pool, steady)
-    found = await whereabouts(pool)
+    pool = await to_postgres(connections_max=1, planner=CUSTOM_PLANS)
+    steady = await to_postgres(connections_max=BATCH_CONNECTIONS, planner=GENERIC_PLANS)
+    reader = QueryBatcher(pool, steady)
+    found = await live_position(pool)
     if found is None:
         raise RuntimeError("there is no read model")
     endless = itertools.cycle(customers)

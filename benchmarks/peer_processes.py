@@ -8,10 +8,10 @@ from typing import ClassVar, Final
 
 from benchmarks.http import Endpoint
 from benchmarks.stack import SECRET, Stack
-from ops.dev.programs import ask
-from ops.dev.supervisor import in_steps
-from ops.embedded.child import ChildProcess, launch
-from ops.embedded.ports import free_port
+from ops.devstack.programs import http_get
+from ops.devstack.servers.child import ChildProcess, launch
+from ops.devstack.servers.ports import free_port
+from ops.devstack.supervisor import in_steps
 
 ROOT: Final = Path(__file__).parents[1]
 PYTHON: Final = ROOT / ".bench-venv" / "bin" / "python"
@@ -45,7 +45,7 @@ class Answering(Peer):
         self._port = port
 
     def _ready(self) -> bool:
-        return ask(self._port, "/") is not None
+        return http_get(self._port, "/") is not None
 
 
 class FastApi(Answering):

@@ -12,10 +12,10 @@ from typing import Any, Final
 import asyncpg
 
 from benchmarks.dataset import BUSY_CUSTOMER
-from projections import database
-from projections.queries import Generation, generation
+from projections.store import database
+from projections.store.queries import Generation, generation
 from service.parameters import ListRequest
-from service.reads import page_statement, shape_of, values_of
+from service.read_model.reads import page_statement, shape_of, values_of
 
 EXPLAIN: Final = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF)"
 
@@ -32,7 +32,7 @@ SHOWN: Final[dict[str, dict[str, Any]]] = {
 HEAD: Final = """# Plans
 
 Written by a full run of `make bench`; do not edit. What PostgreSQL does for a page of the standard data set's customer
-with 100,000 memberships, by the statements of [`service/reads.sql`](../service/reads.sql), run. `rows` is what a node
+with 100,000 memberships, by the statements of [`service/read_model/reads.sql`](../service/read_model/reads.sql), run. `rows` is what a node
 handed on; [tests/service/test_plans.py](../tests/service/test_plans.py) holds the plans against the indexes.
 """
 
@@ -52,13 +52,13 @@ async def plan_of(
     """
     shape = shape_of(request, after=False, exact=exact)
     await connection.execute("RESET ALL")
-    for setting, value in (database.STEADY if shape.steady else database.CAREFUL).items():
+    for setting, value in (database.GENERIC_PLANS if shape.generic_plan else database.CUSTOM_PLANS).items():
         await connection.execute(f"SET {setting} = {value}")
     values = values_of(request, scope, None, shape)
     statement = page_statement(name, shape)
     types = [each.name.replace("int8", "bigint") for each in (await connection.prepare(statement)).get_parameters()]
     await connection.execute(f"PREPARE page ({', '.join(types)}) AS {statement}")
-    given = ", ".join(_literal([value] if shape.together else value) for value in values)
+    given = ", ".join(_literal([value] if shape.batchable else value) for value in values)
     rows = await connection.fetch(f"{explain} EXECUTE page ({given})")
     await connection.execute("DEALLOCATE page")
     return "\n".join(row[0] for row in rows)

@@ -6,7 +6,7 @@ from typing import Final
 
 import asyncpg
 
-from projections.queries import Generation, generation
+from projections.store.queries import Generation, generation
 
 POLL_S: Final = 0.005
 DEADLINE_S: Final = 900.0

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.http import Endpoint
-from ops.dev.programs import Api, Projector, ask, environment_of, run_command
-from ops.dev.supervisor import in_steps
-from ops.embedded.child import ChildProcess
-from ops.embedded.nats import NatsServer
-from ops.embedded.ports import free_port
-from ops.embedded.postgres import PostgresServer
-from ops.publishing import Publication, publish_events
+from ops.devstack.programs import Api, Projector, child_environment, http_get, run_command
+from ops.devstack.servers.child import ChildProcess
+from ops.devstack.servers.nats import NatsServer
+from ops.devstack.servers.ports import free_port
+from ops.devstack.servers.postgres import PostgresServer
+from ops.devstack.supervisor import in_steps
+from ops.publisher import Publication, publish_events
 from ops.token import sign
 
 SECRET: Final = "a-secret-for-benchmarks-that-is-long-enough"  # noqa: S105 - of a stack that lives for a minute
@@ -36,7 +36,7 @@ class Stack:
         self.nats_url = nats.url
         self.database_url = postgres.url
         self.folder = folder
-        self._told = environment_of(postgres.url, nats.url, SECRET, self.endpoint.port)
+        self._told = child_environment(postgres.url, nats.url, SECRET, self.endpoint.port)
         self.environment = os.environ | self._told
         self.projector = Projector(folder / "projector.log", self._told, ())
         self.api = Api(folder / "api.log", self._told, ())
@@ -47,7 +47,7 @@ class Stack:
 
     def applied(self) -> int:
         """Return the position that the API answers from; 0 before it is ready."""
-        found = ask(self.endpoint.port, "/health/ready")
+        found = http_get(self.endpoint.port, "/health/ready")
         return int(json.loads(found[1])["position"]) if found and found[0] == 200 else 0  # noqa: PLR2004
 
     async def wait_for(self, position: int) -> None:
@@ -94,7 +94,7 @@ async def running() -> AsyncIterator[Stack]:
 async def another_api(stack: Stack) -> AsyncIterator[Endpoint]:
     """Start one more API process over the same read model, on a port of its own."""
     endpoint = Endpoint(free_port(), stack.endpoint.token)
-    told = environment_of(stack.database_url, stack.nats_url, SECRET, endpoint.port)
+    told = child_environment(stack.database_url, stack.nats_url, SECRET, endpoint.port)
     api = Api(stack.folder / "another-api.log", told, ())
     await in_steps(api.starting())
     try:
@@ -106,7 +106,7 @@ async def another_api(stack: Stack) -> AsyncIterator[Endpoint]:
 
 async def _ready(endpoint: Endpoint) -> None:
     ends = time.monotonic() + DEADLINE_S
-    while (found := ask(endpoint.port, "/health/ready")) is None or found[0] != 200:  # noqa: PLR2004
+    while (found := http_get(endpoint.port, "/health/ready")) is None or found[0] != 200:  # noqa: PLR2004
         if time.monotonic() > ends:
             raise TimeoutError("the API did not become ready")
         await asyncio.sleep(0.05)

@@ -20,9 +20,9 @@ from benchmarks.rows import Row, Target, figure, percentile
 from benchmarks.stack import Stack
 from benchmarks.steady import publishing
 from benchmarks.visibility import watching
-from ops.publishing import Publication
-from projections.membership import STATUS_ORDER
-from projections.queries import Generation
+from ops.publisher import Publication
+from projections.model.membership import STATUS_ORDER
+from projections.store.queries import Generation
 
 EVENTS_A_SECOND = 100
 AROUND_S = 1.0

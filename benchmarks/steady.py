@@ -9,8 +9,8 @@ from typing import Final
 
 from benchmarks.stack import Stack
 from benchmarks.visibility import Visibility
-from consumers.client import connect_lasting
-from ops.publishing import BATCH_EVENTS_MAX, Publication, persist
+from consumers.client import connect_reconnecting
+from ops.publisher import BATCH_EVENTS_MAX, Publication, publish_batch
 
 TICK_S: Final = 0.01
 
@@ -37,14 +37,14 @@ async def publishing(
     over = asyncio.Event()
 
     async def publish() -> None:
-        client = await connect_lasting(stack.nats_url, "bench-steady")
+        client = await connect_reconnecting(stack.nats_url, "bench-steady")
         began = time.perf_counter()
         while not over.is_set():
             await asyncio.sleep(TICK_S)
             # What an ack that took long has held up is made good at once: producers do not wait for each other.
             due = int(rate * (time.perf_counter() - began)) - told.published
             batch = list(itertools.islice(events, min(BATCH_EVENTS_MAX, max(1, due))))
-            receipts = await persist(client, stack.nats_url, batch)
+            receipts = await publish_batch(client, stack.nats_url, batch)
             visibility.acknowledged(receipts[-1].position)
             told.published += len(batch)
         told.seconds = time.perf_counter() - began

@@ -30,11 +30,11 @@ from projections.error_text import error_text
 from projections.errors import MembershipError
 
 CONNECT_TIMEOUT_S = 2
-CONNECT_LASTING_S = 5.0
+CONNECT_RECONNECTING_S = 5.0
 RECONNECT_S = 0.25
 ILL_FORMED_HEADERS = "Ill-Formed-Headers"
 """The one header of a message whose headers cannot be read: all of them, escaped."""
-_PLAIN = b"NATS/1.0\r\n"
+_HEADER_PREAMBLE = b"NATS/1.0\r\n"
 """How headers begin that hold no status: those of a published message."""
 WHOLE_BYTES_MAX: Final = 64 * 1024
 """A larger message is put together by nats-py, whose buffer grows in place; ours is copied with every read."""
@@ -43,27 +43,27 @@ _DELIVERY: Final = re.compile(rb"H?MSG ([^ \r\n]+) ([0-9]+) ([^ \r\n]+) (?:([0-9
 """A message with a reply subject as the server writes it: subject, subscription, reply, size of headers, whole size."""
 
 
-class LateHeaders(Mapping[str, str]):
+class LazyHeaders(Mapping[str, str]):
     """A message's headers, read when they are first looked at."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
 
     @cached_property
-    def _read(self) -> dict[str, str]:
+    def _parsed(self) -> dict[str, str]:
         try:
-            return Client._parse_header_lines(self._raw.removeprefix(_PLAIN))  # noqa: SLF001 - what it overrides uses it
+            return Client._parse_header_lines(self._raw.removeprefix(_HEADER_PREAMBLE))  # noqa: SLF001 - what it overrides uses it
         except (ValueError, IndexError):
             return {ILL_FORMED_HEADERS: self._raw.decode(errors="backslashreplace")}
 
     def __getitem__(self, name: str) -> str:
-        return self._read[name]
+        return self._parsed[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._read)
+        return iter(self._parsed)
 
     def __len__(self) -> int:
-        return len(self._read)
+        return len(self._parsed)
 
 
 Sink = Callable[[bytes, bytes, bytes, bytes | None], bool]
@@ -80,16 +80,16 @@ class SinkParser(Parser):
     async def parse(self, data: bytes = b"") -> None:
         """Take what the connection has read, in pieces cut anywhere."""
         if self.state == AWAITING_CONTROL_LINE and self._sinks:
-            data = self._hand_over(bytes(self.buf) + data if self.buf else data)
+            data = self._deliver(bytes(self.buf) + data if self.buf else data)
             self.buf.clear()
-            if not _whole_later(data):
+            if not _is_incomplete_delivery(data):
                 await super().parse(data)
             else:
                 self.buf.extend(data)
         else:
             await super().parse(data)
 
-    def _hand_over(self, read: bytes) -> bytes:
+    def _deliver(self, read: bytes) -> bytes:
         """Give messages to their sinks up to the first that is not whole or has none; return the rest."""
         at = 0
         length = len(read)
@@ -110,7 +110,7 @@ class SinkParser(Parser):
         return read[at:] if at else read
 
 
-def _whole_later(rest: bytes) -> bool:
+def _is_incomplete_delivery(rest: bytes) -> bool:
     """Whether this is the beginning of a message that is worth waiting for."""
     found = _DELIVERY.match(rest)
     return found is not None and len(rest) < found.end() + int(found[5]) + len(_LINE_END) <= WHOLE_BYTES_MAX
@@ -124,11 +124,11 @@ class TolerantClient(Client):
         self._sinks: dict[int, Sink] = {}
         self._ps = SinkParser(self, self._sinks)
 
-    def hand_over(self, subscription: Subscription, sink: Sink) -> None:
+    def attach_sink(self, subscription: Subscription, sink: Sink) -> None:
         """Give the messages of a subscription to `sink`, within the read loop: it must be quick and must not raise."""
         self._sinks[subscription._id] = sink  # noqa: SLF001 - nats-py's own key of a subscription
 
-    def release(self, subscription: Subscription) -> None:
+    def detach_sink(self, subscription: Subscription) -> None:
         """End the handing over."""
         self._sinks.pop(subscription._id, None)  # noqa: SLF001 - the same
 
@@ -165,7 +165,7 @@ def readable(raw: bytes) -> str:
         return raw.decode(errors="backslashreplace")
 
 
-async def connect_briefly(nats_url: str, name: str) -> TolerantClient:
+async def connect_once(nats_url: str, name: str) -> TolerantClient:
     """Connect for one command; raises nats-py's errors within seconds when the broker is away."""
     client = TolerantClient()
     await client.connect(
@@ -175,7 +175,7 @@ async def connect_briefly(nats_url: str, name: str) -> TolerantClient:
         connect_timeout=CONNECT_TIMEOUT_S,
         max_reconnect_attempts=1,  # this also bounds the first connect; 0 would mean for ever
         reconnect_time_wait=0,
-        error_cb=_quiet,
+        error_cb=_ignore_error,
     )
     return client
 
@@ -203,24 +203,24 @@ def broker_problem(problem: object, nats_url: str = "") -> str:
     return f"{broker} does not answer: {error_text(problem)}"
 
 
-async def connect_lasting(nats_url: str, name: str) -> TolerantClient:
+async def connect_reconnecting(nats_url: str, name: str) -> TolerantClient:
     """Connect for a job: at once or not at all (`BrokerSilent`); from then on the connection is restored for ever."""
     client = TolerantClient()
     try:
-        probe = await connect_briefly(nats_url, name)
+        probe = await connect_once(nats_url, name)
         await probe.close()
-        async with asyncio.timeout(CONNECT_LASTING_S):
+        async with asyncio.timeout(CONNECT_RECONNECTING_S):
             await client.connect(
                 [url.strip() for url in nats_url.split(",")],
                 name=name,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=RECONNECT_S,  # type: ignore[arg-type]  # a fraction of a second works
-                error_cb=_quiet,
+                error_cb=_ignore_error,
             )
     except (NatsError, OSError) as problem:
         raise BrokerSilent(problem, nats_url) from None
     return client
 
 
-async def _quiet(_problem: Exception) -> None:
+async def _ignore_error(_problem: Exception) -> None:
     """Let the caller say it once, instead of nats-py at every attempt."""

@@ -21,10 +21,10 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js.api import StatusCode
 
-from consumers.client import LateHeaders, TolerantClient, readable
+from consumers.client import LazyHeaders, TolerantClient, readable
 from consumers.stream import REQUEST_TIMEOUT_S, STREAM
 from projections.errors import MembershipError
-from projections.events import Message, Position
+from projections.model.events import Message, Position
 
 PULL_EVENTS: Final = 4_000
 """Messages asked for at once; two pulls under way keep the broker busy while a batch is written."""
@@ -55,7 +55,7 @@ def read_reply(reply: bytes) -> tuple[int, int, int, int]:
     return int(tokens[at]), int(tokens[at + 1]), int(tokens[at + 2]), int(tokens[at + 3])
 
 
-class Reading:
+class OrderedSubscription:
     """One uninterrupted reading of the stream after a position, of all subjects or one. An async context manager."""
 
     def __init__(self, client: TolerantClient, after: Position, subject: str = "") -> None:
@@ -72,9 +72,9 @@ class Reading:
         self._consumer = self._inbox.rsplit(".", 1)[-1]
         self._buffer: deque[Message] = deque()
         self._arrived = asyncio.Event()
-        self._heard_at = self._watched_at = time.monotonic()
+        self._last_activity = self._checked_at = time.monotonic()
         self._stalled = False
-        self._doubt: str | None = None
+        self._interruption: str | None = None
         self._sequence = 0
         self._credit = 0
         self._subscription: Subscription | None = None
@@ -82,7 +82,7 @@ class Reading:
     async def __aenter__(self) -> Self:
         # The pulls bound what may be pending, so nats-py need not, and must not, drop anything.
         self._subscription = await self._client.subscribe(self._inbox, cb=self._on_status, pending_bytes_limit=0)
-        self._client.hand_over(self._subscription, self._take)
+        self._client.attach_sink(self._subscription, self._on_delivery)
         try:
             await self._create_consumer()
             await self._pull()
@@ -101,13 +101,13 @@ class Reading:
 
     async def _unsubscribe(self) -> None:
         if self._subscription is not None:
-            self._client.release(self._subscription)
+            self._client.detach_sink(self._subscription)
             if self._client.is_connected:
                 await self._subscription.unsubscribe()
 
     def interrupt(self, doubt: str) -> None:
         """End the reading, for a reason seen from outside, such as a reconnect."""
-        self._doubt = self._doubt or doubt
+        self._interruption = self._interruption or doubt
         self._arrived.set()
 
     @property
@@ -116,23 +116,23 @@ class Reading:
         return self.pending == 0 and not self._buffer
 
     @property
-    def at_hand(self) -> bool:
+    def has_buffered(self) -> bool:
         """Whether a message has come that was not handed out yet."""
         return bool(self._buffer)
 
     @property
-    def doubt(self) -> str:
+    def interruption(self) -> str:
         """Why the reading is over; empty while it is not."""
-        return self._doubt or ""
+        return self._interruption or ""
 
-    async def watch(self, every_s: float) -> None:
+    async def check_pending(self, every_s: float) -> None:
         """Ask the broker, at most every `every_s`, whether it believes to have delivered all: silence can lie.
 
         A consumer that is gone, or has messages to deliver and delivers none, ends the reading.
         """
-        if time.monotonic() - self._watched_at < every_s or self._doubt is not None:
+        if time.monotonic() - self._checked_at < every_s or self._interruption is not None:
             return
-        self._watched_at = time.monotonic()
+        self._checked_at = time.monotonic()
         subject = f"$JS.API.CONSUMER.INFO.{STREAM}.{self._consumer}"
         reply = await self._client.request(subject, b"", timeout=REQUEST_TIMEOUT_S)
         answer = msgspec.json.decode(reply.data)
@@ -151,21 +151,21 @@ class Reading:
         `Interrupted` once everything that is certain was handed out.
         """
         ends = time.monotonic() + wait_s
-        while not self._buffer and self._doubt is None and (left_s := ends - time.monotonic()) > 0:
+        while not self._buffer and self._interruption is None and (left_s := ends - time.monotonic()) > 0:
             await self._top_up()
             await self._wait(left_s)
         taken = [self._buffer.popleft() for _ in range(min(events_max, len(self._buffer)))]
         if taken:
             self.position = taken[-1].position
             self._stalled = False
-        elif self._doubt is not None:
-            raise Interrupted(self._doubt)
+        elif self._interruption is not None:
+            raise Interrupted(self._interruption)
         await self._top_up()
         return taken
 
     async def _top_up(self) -> None:
         """Keep two pulls' worth of messages under way or at hand."""
-        while self._credit + len(self._buffer) <= PULL_EVENTS and self._doubt is None:
+        while self._credit + len(self._buffer) <= PULL_EVENTS and self._interruption is None:
             await self._pull()
 
     async def _wait(self, wait_s: float) -> None:
@@ -175,7 +175,7 @@ class Reading:
             # Not wait_for: in Python 3.11 it loses a cancellation that comes with what was waited for.
             async with asyncio.timeout(wait_s):
                 await self._arrived.wait()
-        silent_s = time.monotonic() - self._heard_at
+        silent_s = time.monotonic() - self._last_activity
         if silent_s > SILENCE_MAX_S:
             self.interrupt(f"nothing came for {silent_s:.1f} s, not even a heartbeat")
 
@@ -211,25 +211,25 @@ class Reading:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{self._consumer}"
         await self._client.publish(subject, msgspec.json.encode(request), reply=self._inbox)
 
-    def _take(self, subject: bytes, reply: bytes, body: bytes, headers: bytes | None) -> bool:
+    def _on_delivery(self, subject: bytes, reply: bytes, body: bytes, headers: bytes | None) -> bool:
         """Take a delivery off the wire; False for what is none. An event's own headers cannot pass for a status."""
         if not reply.startswith(_ACK_PREFIX):
             return False
-        self._heard_at = time.monotonic()
+        self._last_activity = time.monotonic()
         position, sequence, time_ns, pending = read_reply(reply)
-        if self._doubt is None and sequence != self._sequence + 1:
+        if self._interruption is None and sequence != self._sequence + 1:
             self.interrupt(f"delivery {sequence} came after {self._sequence}")
-        if self._doubt is None:
+        if self._interruption is None:
             self._sequence = sequence
             self._credit -= 1
             self.pending = pending
-            late = LateHeaders(headers) if headers else None
+            late = LazyHeaders(headers) if headers else None
             self._buffer.append(Message(Position(position), readable(subject), body, time_ns, late))
         self._arrived.set()
         return True
 
     async def _on_status(self, message: Msg) -> None:
-        self._heard_at = time.monotonic()
+        self._last_activity = time.monotonic()
         self._read_status(message)
         self._arrived.set()
 

@@ -13,7 +13,7 @@ from typing import Final
 import asyncpg
 import structlog
 
-from projections import database
+from projections.store import database
 
 LOCK_KEY: Final = 0x4D454D42_50524F4A  # "MEMBPROJ"
 STANDBY_POLL_S: Final = 0.25

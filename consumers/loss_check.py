@@ -16,9 +16,9 @@ from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers import stream
 from consumers.stream import StreamState
-from projections import erasure
-from projections.erasure import Tally
 from projections.errors import StreamLostMessages, StreamMissing, StreamRefused
+from projections.maintenance import erasure
+from projections.maintenance.erasure import Tally
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -60,7 +60,7 @@ async def _require_explained(client: Client, connection: asyncpg.Connection, hol
     # Twice: the broker reads the configuration before the state, so an erasure may announce itself and purge between
     # the two. The second look is later than that announcement.
     for _ in range(2):
-        state = await stream.look(client)
+        state = await stream.fetch_state(client)
         if state is None:
             raise StreamMissing(stream.STREAM, after)
         lost = await unexplained(connection, state)

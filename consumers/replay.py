@@ -12,9 +12,9 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers.client import TolerantClient
-from consumers.intake import Interrupted, Reading
-from projections.events import Message, Position
-from projections.trouble import Trouble
+from consumers.intake import Interrupted, OrderedSubscription
+from projections.log_once import LogOnce
+from projections.model.events import Message, Position
 
 SLICE_EVENTS: Final = 500
 GATHERED_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -33,22 +33,22 @@ async def replay(
     two among a million. Waits for a broker that is away; `client` must be one that reconnects. Close
     the iterator if it is left early.
     """
-    trouble = Trouble()
+    trouble = LogOnce()
     position = after
     while position < through:
         try:
-            async with Reading(client, position, subject) as reading:
-                trouble.over()
+            async with OrderedSubscription(client, position, subject) as reading:
+                trouble.reset()
                 while messages := await _gather(reading, through, events_max):
                     yield messages
                     position = messages[-1].position
                 return
         except (NatsError, NatsTimeoutError, Interrupted) as problem:
-            trouble.tell("reading_again", problem)
+            trouble.warning("reading_again", problem)
             await asyncio.sleep(RETRY_S)
 
 
-async def _gather(reading: Reading, through: Position, events_max: int) -> list[Message]:
+async def _gather(reading: OrderedSubscription, through: Position, events_max: int) -> list[Message]:
     """Return the next messages, filled up as far as they come without waiting; none at the end of the stretch."""
     gathered: list[Message] = []
     size = 0
@@ -59,7 +59,7 @@ async def _gather(reading: Reading, through: Position, events_max: int) -> list[
         gathered += batch
         size += sum(len(message.body) for message in batch)
         if not batch:
-            await reading.watch(WATCH_S)
+            await reading.check_pending(WATCH_S)
     while gathered and gathered[-1].position > through:
         gathered.pop()
     return gathered

@@ -19,10 +19,10 @@ from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError
 
-from projections.checkpoint import Checkpoint
-from projections.erasure import Tally
 from projections.errors import StreamMissing, StreamRecreated, StreamRefused, StreamUnsafe, StreamWentBack
-from projections.events import SUBJECT_ROOT, Position
+from projections.maintenance.erasure import Tally
+from projections.model.events import SUBJECT_ROOT, Position
+from projections.store.checkpoint import Checkpoint
 
 STREAM: Final = "MEMBERSHIP"
 DUPLICATE_WINDOW_NS: Final = 120 * 10**9
@@ -73,7 +73,7 @@ def configuration(replicas: int) -> dict[str, Any]:
     }
 
 
-async def look(client: Client) -> StreamState | None:
+async def fetch_state(client: Client) -> StreamState | None:
     """Return the stream's state, None when it does not exist; raises `StreamUnsafe` if it may lose events."""
     reply = await _information(client)
     if reply is None:
@@ -96,7 +96,7 @@ async def record_tally(client: Client, tally: Tally) -> None:
         if not name.startswith(_SERVER_KEYS) and name not in {ERASED_KEY, ERASING_KEY, ACKNOWLEDGED_KEY}
     }
     changed = config | {"metadata": kept | _metadata_of(tally)}
-    reply = await _ask(client, f"STREAM.UPDATE.{STREAM}", msgspec.json.encode(changed))
+    reply = await _request(client, f"STREAM.UPDATE.{STREAM}", msgspec.json.encode(changed))
     if "error" in reply:
         raise StreamRefused(
             f"The broker refused to change the metadata of stream {STREAM}: {reply['error'].get('description')}."
@@ -120,7 +120,7 @@ def _tally_of(config: dict[str, Any]) -> Tally:
 
 async def _information(client: Client) -> dict[str, Any] | None:
     """Return what the broker says of the stream, configuration and state; None when it does not exist."""
-    reply = await _ask(client, f"STREAM.INFO.{STREAM}", b"")
+    reply = await _request(client, f"STREAM.INFO.{STREAM}", b"")
     if "error" not in reply:
         return reply
     if reply["error"].get("err_code") == _STREAM_NOT_FOUND:
@@ -130,8 +130,8 @@ async def _information(client: Client) -> dict[str, Any] | None:
 
 async def create(client: Client, replicas: int) -> StreamState:
     """Create the stream and return its state; another process that creates it at the same time does no harm."""
-    reply = await _ask(client, f"STREAM.CREATE.{STREAM}", msgspec.json.encode(configuration(replicas)))
-    state = await look(client)
+    reply = await _request(client, f"STREAM.CREATE.{STREAM}", msgspec.json.encode(configuration(replicas)))
+    state = await fetch_state(client)
     if state is None:
         description = reply.get("error", {}).get("description", "no reason given")
         raise StreamRefused(f"The broker refused to create stream {STREAM}: {description}.")
@@ -149,7 +149,7 @@ async def identify(client: Client, checkpoint: Checkpoint) -> StreamState | None
     Raises the kinds of `StreamRefused`. Compares creation time, last position and the time of the message at the
     checkpoint. Sequences are reused after a loss, so none of the three is enough alone.
     """
-    state = await look(client)
+    state = await fetch_state(client)
     if state is None:
         if checkpoint.position > 0:
             raise StreamMissing(STREAM, checkpoint.position)
@@ -160,7 +160,7 @@ async def identify(client: Client, checkpoint: Checkpoint) -> StreamState | None
         raise StreamRecreated(STREAM, str(checkpoint.stream_created), state.created)
     if state.last_position < checkpoint.position:
         raise StreamWentBack(STREAM, checkpoint.position, f"its last position is {state.last_position}")
-    found_ns = await _stored_ns(client, {"seq": checkpoint.position})
+    found_ns = await _stored_time_ns(client, {"seq": checkpoint.position})
     # A message that is gone was purged: erasure leaves such gaps, while a loss ends in another message at its place.
     if found_ns is not None and found_ns != checkpoint.message_time_ns:
         raise StreamWentBack(STREAM, checkpoint.position, "another message is at that position now")
@@ -169,7 +169,7 @@ async def identify(client: Client, checkpoint: Checkpoint) -> StreamState | None
 
 async def count(client: Client, subject: str) -> int:
     """Return how many messages are on a subject, wildcards allowed."""
-    reply = await _ask(client, f"STREAM.INFO.{STREAM}", msgspec.json.encode({"subjects_filter": subject}))
+    reply = await _request(client, f"STREAM.INFO.{STREAM}", msgspec.json.encode({"subjects_filter": subject}))
     if "error" in reply:
         raise StreamRefused(f"The broker refused to tell about stream {STREAM}: {reply['error'].get('description')}.")
     return sum((reply["state"].get("subjects") or {}).values())
@@ -188,7 +188,7 @@ async def count_after(client: Client, position: int) -> int:
         "inactive_threshold": PROBE_TTL_S * 10**9,
     }
     request = msgspec.json.encode({"stream_name": STREAM, "config": config})
-    reply = await _ask(client, f"CONSUMER.CREATE.{STREAM}.{name}", request)
+    reply = await _request(client, f"CONSUMER.CREATE.{STREAM}.{name}", request)
     if "error" in reply:
         raise StreamRefused(f"The broker refused a consumer: {reply['error'].get('description')}.")
     await client.publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{name}", b"")
@@ -197,7 +197,7 @@ async def count_after(client: Client, position: int) -> int:
 
 async def purge(client: Client, subject: str) -> int:
     """Take all messages on a subject out of the stream, wildcards allowed; return how many there were."""
-    reply = await _ask(client, f"STREAM.PURGE.{STREAM}", msgspec.json.encode({"filter": subject}))
+    reply = await _request(client, f"STREAM.PURGE.{STREAM}", msgspec.json.encode({"filter": subject}))
     if "error" in reply:
         raise StreamRefused(f"The broker refused to purge {STREAM}: {reply['error'].get('description')}.")
     return int(reply["purged"])
@@ -211,16 +211,16 @@ def nanoseconds(rfc3339: str) -> int:
 
 async def next_message_time_ns(client: Client, after: int) -> int | None:
     """Return when the broker stored the first message after a position; None when there is none."""
-    return await _stored_ns(client, {"seq": after + 1, "next_by_subj": f"{SUBJECT_ROOT}.>"})
+    return await _stored_time_ns(client, {"seq": after + 1, "next_by_subj": f"{SUBJECT_ROOT}.>"})
 
 
-async def _stored_ns(client: Client, wanted: dict[str, Any]) -> int | None:
+async def _stored_time_ns(client: Client, wanted: dict[str, Any]) -> int | None:
     reply = await client.request(f"$JS.API.DIRECT.GET.{STREAM}", msgspec.json.encode(wanted), timeout=REQUEST_TIMEOUT_S)
     stamp = (reply.headers or {}).get("Nats-Time-Stamp")
     return None if stamp is None else nanoseconds(stamp)
 
 
-async def _ask(client: Client, call: str, body: bytes) -> dict[str, Any]:
+async def _request(client: Client, call: str, body: bytes) -> dict[str, Any]:
     """Ask JetStream; raises nats-py's errors for what passes: no responders (yet), a cluster without a leader."""
     reply = await client.request(f"$JS.API.{call}", body, timeout=REQUEST_TIMEOUT_S)
     answer: dict[str, Any] = msgspec.json.decode(reply.data)

@@ -10,17 +10,17 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers import loss_check, stream
-from consumers.client import BrokerSilent, TolerantClient, connect_lasting
+from consumers.client import BrokerSilent, TolerantClient, connect_reconnecting
 from consumers.stream import StreamState
-from ops.account import actor
-from ops.gate import require_no_erasure_elsewhere
-from ops.terminal import asked, counted, fail
-from projections import checkpoint as checkpoints
-from projections import erasure, jobs
-from projections.checkpoint import Checkpoint
-from projections.erasure import Tally
+from ops.actor import actor
+from ops.stream_check import require_no_erasure_elsewhere
+from ops.terminal import confirm, counted, fail
 from projections.errors import JobRefused, StreamMissing
+from projections.maintenance import audit, erasure, jobs
+from projections.maintenance.erasure import Tally
 from projections.settings import Settings
+from projections.store import checkpoint as checkpoints
+from projections.store.checkpoint import Checkpoint
 
 WITHOUT_APPROVAL = 2
 """The exit code when the operator has not agreed, as for wrong usage."""
@@ -29,7 +29,7 @@ WITHOUT_APPROVAL = 2
 async def acknowledge_missing(connection: asyncpg.Connection, settings: Settings, reason: str, *, yes: bool) -> int:
     """Show what is missing, ask, and record the answer; return the exit code."""
     try:
-        client = await connect_lasting(settings.nats_url, "membership-acknowledge")
+        client = await connect_reconnecting(settings.nats_url, "membership-acknowledge")
         try:
             return await _acknowledge(connection, client, reason, yes=yes)
         finally:
@@ -75,7 +75,7 @@ def _description(state: StreamState, live: Checkpoint, lost: int, remaining: int
 
 
 async def _approved() -> bool:
-    return sys.stdin.isatty() and await asked("Acknowledge that these messages are lost?")
+    return sys.stdin.isatty() and await confirm("Acknowledge that these messages are lost?")
 
 
 async def _record(
@@ -85,5 +85,5 @@ async def _record(
     in_all = tally.acknowledged + lost
     async with connection.transaction():
         await erasure.acknowledge(connection, state.created, lost, in_all, reason=reason, actor=actor())
-        await jobs.audit(connection, actor(), "acknowledge-missing", f"{counted(lost, 'lost message')}: {reason}")
+        await audit.record(connection, actor(), "acknowledge-missing", f"{counted(lost, 'lost message')}: {reason}")
     await stream.record_tally(client, Tally(tally.erased, in_all))

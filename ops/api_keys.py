@@ -5,7 +5,7 @@ import sys
 import asyncpg
 from rich.table import Table
 
-from ops.account import actor
+from ops.actor import actor
 from ops.terminal import console, fail
 from projections import api_keys
 

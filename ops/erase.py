@@ -12,19 +12,20 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers import loss_check, stream
-from consumers.client import BrokerSilent, connect_lasting
+from consumers.client import BrokerSilent, connect_reconnecting
 from consumers.stream import StreamState
-from ops.account import actor
+from ops.actor import actor
 from ops.terminal import counted, fail
-from projections import checkpoint as checkpoints
-from projections import database, erasure, jobs
-from projections.checkpoint import Checkpoint
-from projections.database import UNAVAILABLE
-from projections.erasure import Tally
 from projections.errors import JobRefused, MembershipError, StreamMissing, StreamRefused
-from projections.jobs import Job
-from projections.repair import Entity, has_rows
+from projections.maintenance import audit, erasure, jobs
+from projections.maintenance.erasure import Tally
+from projections.maintenance.jobs import Job
+from projections.maintenance.repair import Entity, has_rows
 from projections.settings import Settings
+from projections.store import checkpoint as checkpoints
+from projections.store import database
+from projections.store.checkpoint import Checkpoint
+from projections.store.database import UNAVAILABLE
 
 
 class ErasureInterrupted(MembershipError):
@@ -44,7 +45,7 @@ async def erase(connection: asyncpg.Connection, settings: Settings, customer_id:
     """Erase a customer; return the exit code."""
     begun = await _begun(connection, customer_id)
     try:
-        client = await connect_lasting(settings.nats_url, "membership-erase")
+        client = await connect_reconnecting(settings.nats_url, "membership-erase")
         try:
             return await _erase(connection, client, settings, customer_id)
         finally:
@@ -59,7 +60,7 @@ async def _erase(connection: asyncpg.Connection, client: Client, settings: Setti
     await jobs.take_lock(connection)
     await jobs.take_helpers_lock(connection)  # of a job that was killed a moment ago, and may still be writing
     live = await checkpoints.read(connection, await checkpoints.live_generation(connection))
-    if await stream.look(client) is None:
+    if await stream.fetch_state(client) is None:
         raise StreamMissing(stream.STREAM, live.position)
     state = await stream.verify(client, live, settings.stream_replicas)
     # One that was begun with another database may have purged everything already; this command completes its record.
@@ -103,7 +104,7 @@ async def _carry_out(
         await _complete_tally(client, after)
         messages = await erasure.conclude(connection, job, after.missing)
         what = f"{counted(messages, 'message')} and {counted(rows, 'row')} of one customer"
-        await jobs.audit(connection, actor(), "erase", what)
+        await audit.record(connection, actor(), "erase", what)
         await jobs.finish(connection, job, "done", what)
     return messages, rows
 

@@ -8,18 +8,19 @@ from typing import Any
 import asyncpg
 from rich.table import Table
 
-from ops.account import actor
-from ops.generation_job import give_up
-from ops.terminal import console, escaped, fail, stamp
-from projections import database, jobs
-from projections.jobs import Job
+from ops.actor import actor
+from ops.rebuild.job import abandon
+from ops.terminal import console, escaped, fail, format_time
+from projections.maintenance import audit, jobs
+from projections.maintenance.jobs import Job
+from projections.store import database
 
-CANCEL_PATIENCE_S = 30.0
+CANCEL_WAIT_MAX_S = 30.0
 POLL_S = 0.2
 HISTORY_MAX = 100
 
 
-def described(job: Job, *, running: bool) -> dict[str, Any]:
+def job_summary(job: Job, *, running: bool) -> dict[str, Any]:
     """Return what `status` and `jobs list` tell of a job."""
     share = f"{job.done / job.total:.0%}" if job.total else ""
     return {
@@ -32,8 +33,8 @@ def described(job: Job, *, running: bool) -> dict[str, Any]:
         "progress": share,
         "eta_s": job.eta_s if running else None,
         "generation": job.generation,
-        "started_at": stamp(job.started_at),
-        "ended_at": None if job.ended_at is None else stamp(job.ended_at),
+        "started_at": format_time(job.started_at),
+        "ended_at": None if job.ended_at is None else format_time(job.ended_at),
         "started_by": job.started_by,
         "outcome": job.outcome,
     }
@@ -48,7 +49,7 @@ def _state(job: Job, *, running: bool) -> str:
 async def list_jobs(connection: asyncpg.Connection, rows_max: int, *, as_json: bool) -> int:
     """Print all jobs, the newest first."""
     running = await jobs.is_running(connection)
-    found = [described(job, running=running) for job in await jobs.history(connection, rows_max)]
+    found = [job_summary(job, running=running) for job in await jobs.history(connection, rows_max)]
     if as_json:
         print(json.dumps(found))
         return 0
@@ -87,7 +88,7 @@ async def cancel(connection: asyncpg.Connection) -> int:
     await jobs.take_lock(connection)
     if not any(each.job_id == job.job_id for each in await jobs.unfinished(connection)):
         return await _ended(connection, job)
-    await give_up(connection, job, actor())
+    await abandon(connection, job, actor())
     print(f"Cancelled job {job.job_id}; what it had made is dropped.")
     return 0
 
@@ -112,12 +113,12 @@ async def stopped_sentence(database_url: str, kind: str) -> str:
     )
 
 
-async def list_deeds(connection: asyncpg.Connection, rows_max: int) -> int:
+async def list_audit(connection: asyncpg.Connection, rows_max: int) -> int:
     """Print what operators did, the newest first."""
     table = Table("at", "by", "what", "position", "detail", box=None)
-    for row in await jobs.deeds(connection, rows_max):
+    for row in await audit.entries(connection, rows_max):
         position = "" if row["position"] is None else str(row["position"])
-        table.add_row(stamp(row["at"]), row["actor"], row["action"], position, escaped(row["detail"]))
+        table.add_row(format_time(row["at"]), row["actor"], row["action"], position, escaped(row["detail"]))
     console().print(table if table.row_count else "Nothing yet: no switch, repair, retry, discard, erasure or API key.")
     return 0
 
@@ -132,7 +133,7 @@ async def _ended(connection: asyncpg.Connection, job: Job) -> int:
 async def _until_stopped(connection: asyncpg.Connection, job: Job) -> bool:
     """Wait until the job has ended (True), or nobody works on it, or for as long as patience lasts (False)."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(CANCEL_PATIENCE_S):
+        async with asyncio.timeout(CANCEL_WAIT_MAX_S):
             while any(each.job_id == job.job_id for each in await jobs.unfinished(connection)):
                 if not await jobs.is_running(connection):
                     return False

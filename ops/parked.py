@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import asyncpg
 from rich.table import Column, Table
 
-from ops.account import actor
-from ops.terminal import asked, console, counted, escaped, fail, progress, stamp
-from projections import checkpoint as checkpoints
-from projections import generations, parking
-from projections.parking import Filter
-from projections.queries import generation
+from ops.actor import actor
+from ops.terminal import confirm, console, counted, escaped, fail, format_time, progress
+from projections.maintenance import parking
+from projections.maintenance.parking import Filter
+from projections.store import checkpoint as checkpoints
+from projections.store import generations
+from projections.store.queries import generation
 
 CHUNK_EVENTS = 100
 """Events that are retried in one transaction; the projector waits for no more."""
@@ -30,7 +31,7 @@ async def list_parked(connection: asyncpg.Connection, wanted: Filter, rows_max: 
     out.print(_counted(reasons))
     table = Table("position", "reason", "first seen", Column("subject", overflow="fold"), "detail", box=None)
     for row in await parking.newest(connection, name, wanted, rows_max):
-        seen = stamp(row["first_seen_at"])
+        seen = format_time(row["first_seen_at"])
         table.add_row(str(row["position"]), row["reason"], seen, escaped(row["subject"]), escaped(row["detail"]))
     out.print(table)
     return 0
@@ -39,16 +40,18 @@ async def list_parked(connection: asyncpg.Connection, wanted: Filter, rows_max: 
 async def show_parked(connection: asyncpg.Connection, position: int) -> int:
     """Print one parked event whole; return 1 when nothing is parked at that position."""
     name = await checkpoints.live_generation(connection)
-    row = await parking.whole(connection, name, position)
+    row = await parking.get(connection, name, position)
     if row is None:
         # Perhaps in one that is being made: that is what its gate complains of.
-        for each in await generations.standings(connection):
-            row = row or await parking.whole(connection, generation(each.generation), position)
+        for each in await generations.statuses(connection):
+            row = row or await parking.get(connection, generation(each.generation), position)
     if row is None:
         return fail(f"No event is parked at position {position}. `membership parked list` shows those that are.")
     body = bytes(row["body"])
     print(f"position: {row['position']}\nsubject: {row['subject']}\nreason: {row['reason']}\ndetail: {row['detail']}")
-    print(f"first seen: {stamp(row['first_seen_at'])}\nheaders: {row['headers'] or 'none'}\nbody: {len(body)} bytes")
+    print(
+        f"first seen: {format_time(row['first_seen_at'])}\nheaders: {row['headers'] or 'none'}\nbody: {len(body)} bytes"
+    )
     print(body.decode(errors="backslashreplace"))
     return 0
 
@@ -65,7 +68,7 @@ async def retry_all(connection: asyncpg.Connection, wanted: Filter, max_rate: in
     if not yes:
         if not sys.stdin.isatty():
             return fail("Add --yes to retry them without being asked; nothing was changed.", 2)
-        if not await asked("Retry them all?"):
+        if not await confirm("Retry them all?"):
             return fail("Nothing was changed.")
     return await retry(connection, await parking.positions(connection, name, wanted), max_rate)
 

@@ -15,14 +15,15 @@ from rich.console import Console
 
 from consumers.stream import STREAM
 from ops.not_ndjson import HEAD_BYTES_MAX, reason_of_json, reason_of_text
-from ops.publishing import Publication, StreamAbsent, publish_events
+from ops.publisher import Publication, StreamNotCreated, publish_events
 from ops.terminal import counted, fail
-from projections import checkpoint as checkpoints
-from projections import database
 from projections.error_text import error_text
 from projections.errors import StreamMissing
-from projections.events import BODY_BYTES_MAX, EVENT_TYPES, SUBJECT_IDS, SUBJECT_ROOT, Unreadable, decode, family_of
+from projections.model.decode import decode
+from projections.model.events import BODY_BYTES_MAX, EVENT_TYPES, SUBJECT_IDS, SUBJECT_ROOT, Unreadable, family_of
 from projections.settings import Settings
+from projections.store import checkpoint as checkpoints
+from projections.store import database
 
 LINE_BYTES_MAX: Final = 2 * BODY_BYTES_MAX
 """What is kept of one line: enough to see that it is no event, whatever blanks surround it."""
@@ -67,7 +68,7 @@ async def publish(settings: Settings, source: IO[bytes], *, skip_bad: bool, as_j
         return fail(f"{of_all}; nothing was published. Fix what is bad, or use --skip-bad.")
     try:
         await _send(settings, good, as_json=as_json)
-    except StreamAbsent as absent:
+    except StreamNotCreated as absent:
         raise await _missing_or_new(settings, absent) from None
     return 1 if bad else 0
 
@@ -145,7 +146,7 @@ def publication(body: bytes) -> Publication | Unreadable:
     return event if isinstance(event, Unreadable) else Publication(subject, sketch.id, body)
 
 
-async def _missing_or_new(settings: Settings, absent: StreamAbsent) -> StreamAbsent | StreamMissing:
+async def _missing_or_new(settings: Settings, absent: StreamNotCreated) -> StreamNotCreated | StreamMissing:
     """Tell a stream that was deleted from one that was never created, if a database is configured that knows it."""
     if not settings.database_url:
         return absent
@@ -158,7 +159,7 @@ async def _missing_or_new(settings: Settings, absent: StreamAbsent) -> StreamAbs
             connection.terminate()
     except (*database.UNAVAILABLE, asyncpg.PostgresError, asyncpg.InterfaceError):
         return absent
-    return StreamMissing(STREAM, position) if position else StreamAbsent(never_applied=True)
+    return StreamMissing(STREAM, position) if position else StreamNotCreated(never_applied=True)
 
 
 async def _send(settings: Settings, lines: list[Line], *, as_json: bool) -> None:

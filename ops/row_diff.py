@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from projections.differences import Difference
+from projections.maintenance.differences import Difference
 
 
-def described(difference: Difference) -> str:
+def describe_difference(difference: Difference) -> str:
     """Return the row on a line, and a line a column under it."""
     key = " ".join(f"{name}={value}" for name, value in difference.key.items())
     row = f"{difference.table} {key}"
     if not difference.held_json:
         return f"{row}\n    is missing; the stream has it"
-    if not difference.wanted_json:
+    if not difference.expected_json:
         return f"{row}\n    is there; the stream knows nothing of it"
     columns = [
         f"    {column} is {_text(held)}; the stream says {_text(wanted)}"

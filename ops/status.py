@@ -17,18 +17,19 @@ from nats.errors import Error as NatsError
 from rich.table import Table
 
 from consumers import loss_check, stream
-from consumers.client import connect_briefly
+from consumers.client import connect_once
 from consumers.leadership import LOCK_KEY
-from ops.jobs import described
-from ops.terminal import console, fail, stamp
-from projections import checkpoint as checkpoints
-from projections import database, fan_out, generations, jobs
-from projections.checkpoint import Checkpoint
+from ops.jobs import job_summary
+from ops.terminal import console, fail, format_time
 from projections.error_text import error_text
 from projections.errors import MembershipError, StreamRefused
-from projections.migrations import require_migrated
-from projections.queries import for_generation
+from projections.maintenance import jobs
 from projections.settings import Settings, database_location
+from projections.store import checkpoint as checkpoints
+from projections.store import database, fan_out, generations
+from projections.store.checkpoint import Checkpoint
+from projections.store.migrations import require_migrated
+from projections.store.queries import for_generation
 
 WATCH_EVERY_S: Final = 2.0
 NO_LEADER: Final = (
@@ -121,10 +122,10 @@ async def _gather(connection: asyncpg.Connection, settings: Settings) -> tuple[S
     parked = await connection.fetchval(for_generation("SELECT count(*) FROM {generation}.parked_event", name))
     fan_outs = await fan_out.count(connection, name)
     running = await jobs.is_running(connection)
-    under_way = [described(job, running=running) for job in await jobs.unfinished(connection)]
+    under_way = [job_summary(job, running=running) for job in await jobs.unfinished(connection)]
     standings = [
-        msgspec.structs.asdict(each) | {"follows_until": each.follows_until and stamp(each.follows_until)}
-        for each in await generations.standings(connection)
+        msgspec.structs.asdict(each) | {"follows_until": each.follows_until and format_time(each.follows_until)}
+        for each in await generations.statuses(connection)
     ]
     leader = await projector_leads(connection)
     position = checkpoint.position
@@ -150,7 +151,7 @@ async def _with_stream(
 ) -> tuple[Status, str]:
     """Return the status with what the stream says, and a sentence if that needs an operator."""
     try:
-        client = await connect_briefly(settings.nats_url, "membership-status")
+        client = await connect_once(settings.nats_url, "membership-status")
         try:
             state = await stream.identify(client, checkpoint)
             last = 0 if state is None else state.last_position
@@ -208,7 +209,7 @@ def _shown(value: object) -> str:
 def _line(status: Status) -> str:
     """Return the status as one line of `name=value`, for a log."""
     shown = " ".join(f"{field}={_shown(getattr(status, field))}" for field in _FIELDS)
-    return f"{stamp(datetime.now(UTC))} {shown} jobs={len(status.jobs)}"
+    return f"{format_time(datetime.now(UTC))} {shown} jobs={len(status.jobs)}"
 
 
 def _print_table(status: Status) -> None:
@@ -229,7 +230,7 @@ def _job_line(job: dict[str, Any]) -> str:
 
 def _generation_line(standing: dict[str, Any]) -> str:
     until = standing["follows_until"]
-    ends = "" if until is None else f" until {until}" if until > stamp(datetime.now(UTC)) else ", being dropped"
+    ends = "" if until is None else f" until {until}" if until > format_time(datetime.now(UTC)) else ", being dropped"
     broken = ", broken" if standing["state"] == "broken" else ""
     state = f"live{broken}" if standing["live"] else f"{standing['state']}{ends}"
     return f"{standing['generation']}: {state}, at position {standing['position']}"

@@ -27,12 +27,12 @@ def progress() -> Progress:
     return Progress(console=Console(stderr=True), transient=True)
 
 
-def stamp(instant: datetime) -> str:
+def format_time(instant: datetime) -> str:
     """Return a time as all commands print it: UTC, to the second."""
     return instant.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-async def asked(question: str) -> bool:
+async def confirm(question: str) -> bool:
     """Ask at the terminal and say whether the answer was yes; Ctrl-C is heard while it waits."""
     print(f"{question} [y/N] ", end="", flush=True)
     loop = asyncio.get_running_loop()

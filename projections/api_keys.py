@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import asyncpg
 from msgspec import Struct
 
-from projections import jobs
+from projections.maintenance import audit
 
 PREFIX: Final = "mbr"
 """Makes a leaked key recognisable to people and scanners."""
@@ -58,7 +58,7 @@ async def create(connection: asyncpg.Connection, user_id: str, *, is_admin: bool
             is_admin,
             label,
         )
-        await jobs.audit(connection, actor, "api_key.create", _described(key_id, user_id, is_admin, label))
+        await audit.record(connection, actor, "api_key.create", _described(key_id, user_id, is_admin, label))
     return key
 
 
@@ -82,7 +82,7 @@ async def revoke(connection: asyncpg.Connection, key_id: str, *, actor: str) -> 
             key_id,
         )
         if row is not None:
-            await jobs.audit(connection, actor, "api_key.revoke", _described(key_id, *row))
+            await audit.record(connection, actor, "api_key.revoke", _described(key_id, *row))
             return True
         return bool(await connection.fetchval("SELECT true FROM control.api_key WHERE key_id = $1", key_id))
 

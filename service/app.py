@@ -11,22 +11,24 @@ from litestar import Litestar, Request, Response
 from litestar.config.cors import CORSConfig
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 
-from projections.database import ANSWER_GRACE_S, CAREFUL, STEADY, UNAVAILABLE, open_pool
 from projections.errors import DatabaseNotMigrated
 from projections.settings import Settings
-from service import metrics, reads, routes
-from service.admission import RESERVED_CONNECTIONS, Admission
+from projections.store.database import ANSWER_GRACE_S, CUSTOM_PLANS, GENERIC_PLANS, UNAVAILABLE, open_pool
+from service import metrics, routes
 from service.auth import Authenticator, Unauthenticated
 from service.cache import Cache
-from service.edge import Edge
+from service.fast_path import FastPath
 from service.freshness import Freshness, NotReady
-from service.hot import HotPath
-from service.listing import CampaignLists
-from service.liveness import PROBE_EVERY_S, Liveness
-from service.log_rate import RateLimitedLog
+from service.list_campaigns import ListCampaigns
+from service.middleware import ResponseMiddleware
 from service.page_budget import PageBudget, PageTooLarge
-from service.problems import refuse, request_id
-from service.reader import CONNECTIONS_STEADY, Reader
+from service.page_reader import PageReader
+from service.problems import problem_response, request_id
+from service.rate_limited_log import RateLimitedLog
+from service.read_model import reads
+from service.read_model.admission import RESERVED_CONNECTIONS, Admission
+from service.read_model.liveness import PROBE_EVERY_S, Liveness
+from service.read_model.query_batcher import GENERIC_PLAN_CONNECTIONS, QueryBatcher
 from service.supervision import supervise
 
 EXPOSED_HEADERS: Final = (
@@ -51,28 +53,29 @@ UNAVAILABLE_LOG: Final = RateLimitedLog("database_unavailable")
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def create_app(settings: Settings) -> Edge:
+def create_app(settings: Settings) -> ResponseMiddleware:
     """Return the ASGI application of one API process. It starts, and answers 503, while the database is away."""
     cache = Cache()
-    hot = HotPath(cache)
-    metrics.CACHE_BYTES.set_function(lambda: cache.bytes_held)
+    hot = FastPath(cache)
+    metrics.CACHE_BYTES.set_function(lambda: cache.bytes_used)
 
     @asynccontextmanager
-    async def rooms(app: Litestar) -> AsyncIterator[None]:
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
         to_postgres = partial(
             open_pool, settings.database_url, statement_timeout_s=settings.read_timeout_s, name="membership-api"
         )
-        pool = await to_postgres(connections_max=settings.database_connections_max, planner=CAREFUL)
-        steady = await to_postgres(connections_max=CONNECTIONS_STEADY, planner=STEADY)
+        pool = await to_postgres(connections_max=settings.database_connections_max, planner=CUSTOM_PLANS)
+        steady = await to_postgres(connections_max=GENERIC_PLAN_CONNECTIONS, planner=GENERIC_PLANS)
         freshness = Freshness(settings.database_url, pool, cache)
         await freshness.start()
         hot.admission = Admission(max(1, settings.database_connections_max - RESERVED_CONNECTIONS))
         hot.liveness = Liveness(settings.database_url, (pool, steady))
         probe = asyncio.create_task(supervise("probe", hot.liveness.probe, PROBE_EVERY_S), name="probe")
-        lists = CampaignLists(Reader(pool, steady, hot.admission), freshness, PageBudget(cache))
+        pages = PageReader(QueryBatcher(pool, steady, hot.admission), freshness, PageBudget(cache))
         hot.authenticator = Authenticator(settings, pool)
         within_s = settings.read_timeout_s + ANSWER_GRACE_S
-        app.state.rooms = routes.Rooms(hot.authenticator, freshness, lists, cache, within_s)
+        list_campaigns = ListCampaigns(hot.authenticator, pages, cache, answer_within_s=within_s)
+        app.state.services = routes.Services(list_campaigns, freshness)
         try:
             yield
         finally:
@@ -83,13 +86,13 @@ def create_app(settings: Settings) -> Edge:
 
     app = Litestar(
         route_handlers=list(routes.HANDLERS),
-        lifespan=[rooms],
+        lifespan=[lifespan],
         openapi_config=None,  # the contract is served as it was written, not as a framework would generate it
         cors_config=_cors(settings),
         exception_handlers=_EXCEPTIONS,
     )
 
-    return Edge(app, hot)
+    return ResponseMiddleware(app, hot)
 
 
 def _cors(settings: Settings) -> CORSConfig | None:
@@ -105,24 +108,24 @@ def _cors(settings: Settings) -> CORSConfig | None:
 
 def _problem(code: str) -> Any:  # noqa: ANN401 - Litestar's handler type is wider than a handler
     def answer(_request: Request[Any, Any, Any], _problem: Exception) -> Response[bytes]:
-        return refuse(code)
+        return problem_response(code)
 
     return answer
 
 
 def _unavailable(_request: Request[Any, Any, Any], problem: Exception) -> Response[bytes]:
     UNAVAILABLE_LOG.warning(problem=type(problem).__name__, detail=str(problem), request_id=request_id.get())
-    return refuse("database_unavailable")
+    return problem_response("database_unavailable")
 
 
 def _http_exception(request: Request[Any, Any, Any], problem: HTTPException) -> Response[bytes]:
     """Litestar's own refusals echo the request; ours say the same without."""
-    return _unforeseen(request, problem) if problem.status_code >= 500 else refuse("bad_request")  # noqa: PLR2004
+    return _unhandled_exception(request, problem) if problem.status_code >= 500 else problem_response("bad_request")  # noqa: PLR2004
 
 
-def _unforeseen(request: Request[Any, Any, Any], problem: Exception) -> Response[bytes]:
+def _unhandled_exception(request: Request[Any, Any, Any], problem: Exception) -> Response[bytes]:
     log.error("unforeseen", path=request.scope["path"], exc_info=problem)
-    return refuse("internal_error")
+    return problem_response("internal_error")
 
 
 _EXCEPTIONS: Final[dict[Any, Any]] = {
@@ -135,5 +138,5 @@ _EXCEPTIONS: Final[dict[Any, Any]] = {
     NotFoundException: _problem("route_not_found"),
     MethodNotAllowedException: _problem("method_not_allowed"),
     HTTPException: _http_exception,
-    Exception: _unforeseen,
+    Exception: _unhandled_exception,
 }

@@ -17,8 +17,8 @@ from joserfc.jwt import JWTClaimsRegistry
 from msgspec import Struct
 
 from projections import api_keys
-from projections.database import ReadPool
 from projections.settings import Settings
+from projections.store.database import ReadPool
 
 ALGORITHMS: Final = ("HS256",)
 """Fixed for the key, whatever a token's header claims."""

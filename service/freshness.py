@@ -14,20 +14,21 @@ import asyncpg
 import structlog
 from msgspec import Struct
 
-from projections import database
-from projections.notices import CHANNEL, Notice, read
-from projections.queries import Generation
-from projections.trouble import Trouble
-from service import metrics, reads
+from projections.log_once import LogOnce
+from projections.store import database
+from projections.store.notices import CHANNEL, Notice, decode_notice
+from projections.store.queries import Generation
+from service import metrics
 from service.cache import Cache
-from service.log_rate import RateLimitedLog
-from service.reads import Whereabouts, whereabouts
+from service.rate_limited_log import RateLimitedLog
+from service.read_model import reads
+from service.read_model.reads import LivePosition, live_position
 from service.supervision import supervise
 
 POLL_S: Final = 0.25
 """How often PostgreSQL is asked while readers wait, should a notification not come."""
-DOUBT_EVERY_S: Final = 2.0
-NOTICE_TAKES_MAX_S: Final = 1.0
+LISTENER_CHECK_S: Final = 2.0
+NOTICE_DELAY_MAX_S: Final = 1.0
 """A commit whose notice did not arrive for so long: the listening connection is made anew."""
 NOTICES_QUEUED_MAX: Final = 1_000
 """Of at most 8,000 bytes each. Beyond, forgetting all answers is cheaper than reading the notices."""
@@ -62,7 +63,7 @@ class Freshness:
         self._remembers = database.reads_from_primary(database_url)
         self._generation: Generation | None = None
         self._position = 0
-        self._trouble = Trouble()
+        self._log_once = LogOnce()
         self._unreadable = RateLimitedLog("notice_unreadable")
         self._waiters: set[_Waiter] = set()
         self._waiting_by_caller: Counter[str] = Counter()
@@ -85,18 +86,18 @@ class Freshness:
         """Return the generation to read from, as far as known here; raises `NotReady` without one."""
         return self._generation or (await self.refresh()).generation
 
-    async def refresh(self) -> Whereabouts:
+    async def refresh(self) -> LivePosition:
         """Ask PostgreSQL where the read model stands; raises `NotReady` when nowhere."""
         try:
-            found = await whereabouts(self._pool)
+            found = await live_position(self._pool)
         except reads.GENERATION_GONE:
             found = None
         if found is None:
             raise NotReady
-        self._learn(found.generation, found.position)
+        self._set_position(found.generation, found.position)
         return found
 
-    async def reached(self, position: int, wait_s: float, caller: str) -> bool:
+    async def wait_for_position(self, position: int, wait_s: float, caller: str) -> bool:
         """Wait at most `wait_s` until the live generation has applied `position`; False when it has not.
 
         `caller` is whose share of the waiting places is used. Raises what the database raised, if it could not be asked
@@ -120,7 +121,7 @@ class Freshness:
             if not self._waiting_by_caller[caller]:
                 del self._waiting_by_caller[caller]
 
-    def forget(self) -> None:
+    def reset_position(self) -> None:
         """Believe the database again rather than what was heard: the read model went back."""
         self._position = 0
 
@@ -139,7 +140,7 @@ class Freshness:
             if not waiter.reached.done():
                 waiter.reached.set_exception(problem)
 
-    def _learn(self, generation: Generation, position: int) -> None:
+    def _set_position(self, generation: Generation, position: int) -> None:
         # Two sources race: a read that began before a notice may end after it, and must not set the clock back.
         known = max(position, self._position) if generation == self._generation else position
         self._generation = generation
@@ -153,9 +154,9 @@ class Freshness:
         try:
             await self._listen()
         except (*database.UNAVAILABLE, asyncpg.PostgresError) as problem:
-            self._trouble.tell("listening_lost", problem)
+            self._log_once.warning("listening_lost", problem)
         except NotReady:
-            self._trouble.tell("not_migrated", "Run `membership migrate`; reads answer 503 until then.")
+            self._log_once.warning("not_migrated", "Run `membership migrate`; reads answer 503 until then.")
 
     async def _listen(self) -> None:
         connection = await database.connect(self._database_url, "membership-api-listener")
@@ -167,16 +168,16 @@ class Freshness:
                 await connection.add_listener(CHANNEL, lambda *notice: _queue(notices, notice[3]))
             # Asked after LISTEN: a commit is in this answer, or a notice of it comes.
             self._remember_from((await self.refresh()).position)
-            self._trouble.over()
+            self._log_once.reset()
             doubt = asyncio.create_task(self._doubt(connection), name="doubt")
             doubt.add_done_callback(lambda _: _queue(notices, None))
             while (payload := await notices.get()) is not None:
-                await self._hear(payload)
+                await self._on_notification(payload)
             if doubt.done():
                 doubt.result()
-            self._trouble.tell("listening_lost", "PostgreSQL ended the connection, or notices were missing")
+            self._log_once.warning("listening_lost", "PostgreSQL ended the connection, or notices were missing")
         finally:
-            self._cache.deaf()
+            self._cache.disable()
             connection.terminate()
             if doubt is not None:
                 doubt.cancel()
@@ -187,18 +188,18 @@ class Freshness:
         Asked on the very connection that listens, so that a dead one shows, and no read is pretended.
         """
         while True:
-            await asyncio.sleep(DOUBT_EVERY_S)
+            await asyncio.sleep(LISTENER_CHECK_S)
             try:
                 with database.closed_is_unavailable(connection):
-                    committed = await connection.fetchval(LIVE_POSITION, timeout=NOTICE_TAKES_MAX_S)
+                    committed = await connection.fetchval(LIVE_POSITION, timeout=NOTICE_DELAY_MAX_S)
             except (*database.UNAVAILABLE, asyncpg.PostgresError):
                 return
-            await asyncio.sleep(NOTICE_TAKES_MAX_S)
-            if self._remembers and (committed is None or self._cache.heard < committed):
+            await asyncio.sleep(NOTICE_DELAY_MAX_S)
+            if self._remembers and (committed is None or self._cache.applied_through < committed):
                 return
 
-    async def _hear(self, payload: str) -> None:
-        notice = read(payload)
+    async def _on_notification(self, payload: str) -> None:
+        notice = decode_notice(payload)
         if notice is None:
             self._unreadable.warning(detail="All answers kept in memory are dropped; a newer release may be running.")
         if notice is None or notice.generation != self._generation:
@@ -209,16 +210,16 @@ class Freshness:
     def _apply(self, notice: Notice) -> None:
         if notice.flush:
             self._cache.flush(notice.position)
-        self._cache.touched(notice.tags, notice.position)
+        self._cache.invalidate(notice.tags, notice.position)
         if not notice.more:
-            self._cache.reached(notice.position)
+            self._cache.advance(notice.position)
             if notice.position > self._position:
-                self._learn(Generation(notice.generation), notice.position)
+                self._set_position(Generation(notice.generation), notice.position)
 
     def _remember_from(self, position: int) -> None:
         """Begin to remember answers. Where reads may come from a standby, no position says that one is current."""
         if self._remembers:
-            self._cache.listen_from(position)
+            self._cache.enable(position)
 
 
 def _queue(notices: Queue, payload: str | None) -> None:

@@ -12,9 +12,9 @@ from urllib.parse import parse_qsl
 
 from msgspec import Struct
 
-from projections.events import INT64_MAX
-from service import spellings
-from service.spellings import Refused
+from projections.model.events import INT64_MAX
+from service import pydantic_compat
+from service.pydantic_compat import InvalidValue
 
 SortField = Literal[
     "enrolled_at",
@@ -66,6 +66,11 @@ class ListRequest(Struct, frozen=True):
     """As it came; paging.py knows what it means."""
     min_position: int | None = None
 
+    @property
+    def deletion_filter(self) -> bool | None:
+        """Which memberships are listed: the deleted, the others, or (None) both; `only_deleted` wins."""
+        return True if self.only_deleted else None if self.include_deleted else False
+
 
 Pair = tuple[str, str]
 """A name and value of the query string, percent-decoded, a character for each byte."""
@@ -89,8 +94,8 @@ def parse(customer_id: str, pairs: list[Pair], min_position: str | None) -> List
     for (place, name), read, text in _given(customer_id, dict(pairs), min_position):
         try:
             values[_FIELDS.get(name, name)] = read(text)
-        except Refused as refused:
-            violations.append(Violation((place, name), str(refused), refused.kind))
+        except InvalidValue as refused:
+            violations.append(Violation((place, name), str(refused), refused.type))
     return violations or ListRequest(**values)
 
 
@@ -101,7 +106,7 @@ def _given(
     customer_id: str, given: Mapping[str, str], min_position: str | None
 ) -> Iterator[tuple[tuple[str, str], Reader, str]]:
     """Yield what was given, in the contract's order: where it stood, who reads it, and its text."""
-    yield ("path", "customer_id"), spellings.uuid, customer_id
+    yield ("path", "customer_id"), pydantic_compat.uuid, customer_id
     if given:
         for name, read in (_READERS_WITH_CURSOR if "cursor" in given else _READERS).items():
             if name in given:
@@ -116,27 +121,27 @@ def _text(raw: str) -> str:
 
 
 _FIELDS: Final = {POSITION_HEADER: "min_position"}
-_position: Final = spellings.integer(0, INT64_MAX)
-_offset: Final = spellings.integer(0, INT64_MAX)
+_position: Final = pydantic_compat.integer(0, INT64_MAX)
+_offset: Final = pydantic_compat.integer(0, INT64_MAX)
 
 
 def _offset_with_cursor(text: str) -> int:
     if _offset(text):
-        raise Refused("value_error", "Value error, with a cursor the offset must be absent or 0")
+        raise InvalidValue("value_error", "Value error, with a cursor the offset must be absent or 0")
     return 0
 
 
 _READERS: Final[Mapping[str, Reader]] = {
-    "include_deleted": spellings.boolean,
-    "only_deleted": spellings.boolean,
-    "limit": spellings.integer(1, LIMIT_MAX),
+    "include_deleted": pydantic_compat.boolean,
+    "only_deleted": pydantic_compat.boolean,
+    "limit": pydantic_compat.integer(1, LIMIT_MAX),
     "offset": _offset,
-    "q": spellings.search,
-    "sort_field": spellings.one_of(SORT_FIELDS),
-    "sort_dir": spellings.one_of(SORT_DIRECTIONS),
-    "include_aggregations": spellings.boolean,
-    "date_from": spellings.first_instant,
-    "date_to": spellings.last_instant,
-    "cursor": spellings.cursor,
+    "q": pydantic_compat.search,
+    "sort_field": pydantic_compat.one_of(SORT_FIELDS),
+    "sort_dir": pydantic_compat.one_of(SORT_DIRECTIONS),
+    "include_aggregations": pydantic_compat.boolean,
+    "date_from": pydantic_compat.first_instant,
+    "date_to": pydantic_compat.last_instant,
+    "cursor": pydantic_compat.cursor,
 }
 _READERS_WITH_CURSOR: Final[Mapping[str, Reader]] = {**_READERS, "offset": _offset_with_cursor}

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from litestar import Response
 
-from service.replies import Header, Reply
+from service.representation import Header, RawResponse
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request being answered; set at the ASGI edge, before anything can fail."""
@@ -80,7 +80,7 @@ def problem_headers(problem: Problem) -> dict[str, str]:
     return {"Allow": "GET, HEAD"} if problem.status == 405 else {}  # noqa: PLR2004
 
 
-def refuse(code: str, headers: Mapping[str, str] = MappingProxyType({})) -> Response[bytes]:
+def problem_response(code: str, headers: Mapping[str, str] = MappingProxyType({})) -> Response[bytes]:
     """Return the response for a problem, with further `headers`."""
     problem = PROBLEMS[code]
     return Response(
@@ -91,19 +91,19 @@ def refuse(code: str, headers: Mapping[str, str] = MappingProxyType({})) -> Resp
     )
 
 
-def refusal(code: str, *headers: Header) -> Reply:
+def problem_reply(code: str, *headers: Header) -> RawResponse:
     """Return the same as a reply."""
     problem = PROBLEMS[code]
     body = problem_body(problem)
     named = ((name.lower().encode(), value.encode()) for name, value in problem_headers(problem).items())
-    return Reply(problem.status, (*_described(body, _MEDIA_TYPE), *named, *headers), body)
+    return RawResponse(problem.status, (*_described(body, _MEDIA_TYPE), *named, *headers), body)
 
 
-def unprocessable(violations: Iterable[Any]) -> Reply:
+def unprocessable(violations: Iterable[Any]) -> RawResponse:
     """Return the contract's 422: `{"detail": [{"loc", "msg", "type"}, …]}`."""
     detail = [{"loc": each.loc, "msg": each.msg, "type": each.type} for each in violations]
     body = msgspec.json.encode({"detail": detail})
-    return Reply(422, _described(body, "application/json"), body)
+    return RawResponse(422, _described(body, "application/json"), body)
 
 
 def _described(body: bytes, media_type: str) -> tuple[Header, ...]:

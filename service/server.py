@@ -16,7 +16,7 @@ from granian.server.embed import Server
 from projections.errors import MembershipError
 from projections.settings import Settings
 from service.app import create_app
-from service.edge import Edge
+from service.middleware import ResponseMiddleware
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -86,7 +86,7 @@ async def serve(settings: Settings) -> None:
 class Shutdown:
     """Ends a server so that no caller loses a request, within a bounded time."""
 
-    def __init__(self, app: Edge, drain_s: float) -> None:
+    def __init__(self, app: ResponseMiddleware, drain_s: float) -> None:
         self._app = app
         self._drain_s = drain_s
         self._requested = asyncio.Event()

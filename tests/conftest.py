@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from ops.embedded.nats import NatsServer
-from ops.embedded.postgres import PostgresServer
-from projections import database as databases
-from projections.migrations import migrate
-from tests.system.processes import System
+from ops.devstack.servers.nats import NatsServer
+from ops.devstack.servers.postgres import PostgresServer
+from projections.store import database as databases
+from projections.store.migrations import migrate
+from tests.support.processes import System
 
 _numbers = itertools.count(1)
 

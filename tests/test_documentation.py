@@ -8,7 +8,7 @@ import click
 import pytest
 
 from ops.cli import cli
-from projections.events import EVENT_TYPES, Reason
+from projections.model.events import EVENT_TYPES, Reason
 from projections.settings import NOT_YET, RESERVED_PREFIXES, TABLE, VARIABLES
 from service import routes
 from service.parameters import SortField

@@ -11,9 +11,10 @@ import pytest
 from nats.aio.client import Client
 
 from consumers import stream
-from ops.embedded.nats import NatsServer
-from projections.events import Unreadable, decode
-from tests.builders import published
+from ops.devstack.servers.nats import NatsServer
+from projections.model.decode import decode
+from projections.model.events import Unreadable
+from tests.support.builders import published
 
 PAGE = Path(__file__).parent.parent / "docs" / "events.md"
 

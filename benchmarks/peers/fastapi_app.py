@@ -36,7 +36,7 @@ from sqlalchemy import (
 
 from benchmarks.peers.shapes import CampaignCallWindow, CampaignGoalSpec, CampaignStageOut, Channel, Status
 from benchmarks.peers.tables import COUNTERS, STATUS_ORDER, campaign, campaign_target, counters, customer, engine
-from projections.search_key import search_key
+from projections.model.search_key import search_key
 
 CONNECTIONS: Final = 10
 INT64_MAX: Final = 2**63 - 1

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from benchmarks.peers.durables import ACK_PENDING_MAX, DURABLES, STREAM
 from benchmarks.peers.shapes import CampaignCallWindow, CampaignGoalSpec, CampaignStageOut, Channel, Status
 from benchmarks.peers.tables import COUNTERS, STATUS_ORDER, campaign, campaign_target, counters, customer, engine
-from projections.search_key import search_key
+from projections.model.search_key import search_key
 
 WORKERS: Final = 16
 """How many events of a family are under way at once; more only wait for the same two cores."""

@@ -9,7 +9,7 @@ import os
 
 import asyncpg
 
-from projections.queries import blocks, for_generation, generation
+from projections.store.queries import blocks, for_generation, generation
 
 FILLED = ("fill_customer", "fill_campaign", "fill_counters", "fill_campaign_target")
 

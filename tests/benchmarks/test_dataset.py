@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from benchmarks.dataset import EDITING_MIX, MIX, STANDARD, DataSet
-from ops.publishing import Publication
+from ops.publisher import Publication
 
 
 @pytest.fixture(params=[0.01, 0.05])

@@ -10,9 +10,9 @@ from nats.aio.client import Client
 
 from consumers import intake, stream
 from consumers.client import ILL_FORMED_HEADERS, TolerantClient
-from consumers.intake import Interrupted, Reading, read_reply
-from ops.embedded.nats import NatsServer
-from projections.events import Message, Position
+from consumers.intake import Interrupted, OrderedSubscription, read_reply
+from ops.devstack.servers.nats import NatsServer
+from projections.model.events import Message, Position
 
 START = Position(0)
 
@@ -35,7 +35,7 @@ async def publish(client: Client, *bodies: bytes) -> None:
         await client.jetstream().publish("membership.test", body)
 
 
-async def take(reading: Reading, count: int, events_max: int = 100) -> list[Message]:
+async def take(reading: OrderedSubscription, count: int, events_max: int = 100) -> list[Message]:
     taken: list[Message] = []
     while len(taken) < count:
         batch = await reading.next_batch(events_max, wait_s=5)
@@ -47,7 +47,7 @@ async def take(reading: Reading, count: int, events_max: int = 100) -> list[Mess
 
 async def test_every_message_after_a_position_comes_once_and_in_order(client: Client) -> None:
     await publish(client, *(b"%d" % n for n in range(1, 301)))
-    async with Reading(client, Position(100)) as reading:
+    async with OrderedSubscription(client, Position(100)) as reading:
         taken = await take(reading, 200)
     assert [message.position for message in taken] == list(range(101, 301))
     assert [message.body for message in taken] == [b"%d" % n for n in range(101, 301)]
@@ -57,7 +57,7 @@ async def test_every_message_after_a_position_comes_once_and_in_order(client: Cl
 async def test_credit_is_renewed_beyond_the_first_pulls(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "PULL_EVENTS", 10)
     await publish(client, *(b"%d" % n for n in range(1, 96)))
-    async with Reading(client, START) as reading:
+    async with OrderedSubscription(client, START) as reading:
         taken = await take(reading, 95, events_max=7)
         assert reading.caught_up
     assert [message.position for message in taken] == list(range(1, 96))
@@ -68,13 +68,13 @@ async def test_a_pull_that_ends_by_bytes_is_followed_by_another(
 ) -> None:
     monkeypatch.setattr(intake, "PULL_BYTES_MAX", 20_000)
     await publish(client, *(b"x" * 9_000 for _ in range(20)))
-    async with Reading(client, START) as reading:
+    async with OrderedSubscription(client, START) as reading:
         assert len(await take(reading, 20)) == 20
 
 
 async def test_pulls_that_expire_are_renewed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "PULL_EXPIRES_S", 2)
-    async with Reading(client, START) as reading:
+    async with OrderedSubscription(client, START) as reading:
         for _ in range(3):
             assert await reading.next_batch(10, wait_s=1.2) == []
             await asyncio.sleep(0)
@@ -83,7 +83,7 @@ async def test_pulls_that_expire_are_renewed(client: Client, monkeypatch: pytest
 
 
 async def test_a_lone_message_does_not_wait_for_company(client: Client) -> None:
-    async with Reading(client, START) as reading:
+    async with OrderedSubscription(client, START) as reading:
         waiting = asyncio.create_task(reading.next_batch(1000, wait_s=30))
         await publish(client, b"alone")
         async with asyncio.timeout(2):
@@ -95,13 +95,13 @@ async def test_gaps_that_a_purge_left_are_no_gaps_in_the_reading(client: Client)
     await client.jetstream().publish("membership.erased", b"2")
     await publish(client, b"3")
     await client.jetstream().purge_stream(stream.STREAM, subject="membership.erased")
-    async with Reading(client, START) as reading:
+    async with OrderedSubscription(client, START) as reading:
         assert [message.position for message in await take(reading, 2)] == [1, 3]
 
 
 async def test_a_restarted_broker_interrupts_the_reading(client: Client, nats: NatsServer) -> None:
     await publish(client, b"1")
-    async with Reading(client, START) as reading:
+    async with OrderedSubscription(client, START) as reading:
         await take(reading, 1)
         nats.stop()
         nats.start()
@@ -110,7 +110,7 @@ async def test_a_restarted_broker_interrupts_the_reading(client: Client, nats: N
 
 
 async def test_a_deleted_consumer_interrupts_the_reading(client: Client) -> None:
-    async with Reading(client, START) as reading:
+    async with OrderedSubscription(client, START) as reading:
         await client.jetstream().delete_consumer(stream.STREAM, reading._consumer)
         with pytest.raises(Interrupted):
             await _until_interrupted(reading)
@@ -118,7 +118,7 @@ async def test_a_deleted_consumer_interrupts_the_reading(client: Client) -> None
 
 async def test_a_delivery_out_of_sequence_interrupts_after_what_is_certain(client: Client) -> None:
     await publish(client, b"1", b"2")
-    async with Reading(client, START) as reading:
+    async with OrderedSubscription(client, START) as reading:
         await take(reading, 2)
         reading._sequence += 1  # as if one delivery had been lost on the way
         await publish(client, b"3")
@@ -127,7 +127,7 @@ async def test_a_delivery_out_of_sequence_interrupts_after_what_is_certain(clien
 
 
 async def test_messages_that_are_pending_but_never_come_interrupt_the_reading(client: Client) -> None:
-    async with Reading(client, START) as reading:
+    async with OrderedSubscription(client, START) as reading:
         await asyncio.sleep(0.1)
         assert reading._subscription is not None
         client._subs.pop(reading._subscription._id)  # a silent subscription: the broker delivers, nobody hears
@@ -136,12 +136,12 @@ async def test_messages_that_are_pending_but_never_come_interrupt_the_reading(cl
             await _until_interrupted(reading)
 
 
-async def _until_interrupted(reading: Reading) -> None:
+async def _until_interrupted(reading: OrderedSubscription) -> None:
     async with asyncio.timeout(20):
         while True:
             await reading.next_batch(10, wait_s=0.2)
             with contextlib.suppress(Exception):
-                await reading.watch(0.2)
+                await reading.check_pending(0.2)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ ILL_FORMED = [
 
 @pytest.mark.parametrize("raw", ILL_FORMED)
 async def test_no_subject_and_no_headers_stop_the_reading(client: Client, raw: bytes) -> None:
-    async with Reading(client, START) as reading:
+    async with OrderedSubscription(client, START) as reading:
         await client._send_command(raw)
         await client.flush()
         await publish(client, b"after")

@@ -9,17 +9,17 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from consumers import ahead, follow, stream
+from consumers import prefetch, projection_runner, stream
 from consumers.batch_limits import GROW_AFTER, BatchLimits
 from consumers.client import TolerantClient
-from consumers.follow import project
-from ops.embedded.nats import NatsServer
-from projections import database, generations
-from projections.projector import REFUSED_PER_BATCH_MAX
-from projections.queries import Generation
+from consumers.projection_runner import run
+from ops.devstack.servers.nats import NatsServer
 from projections.settings import Settings, load
-from tests.builders import published
-from tests.system.processes import eventually
+from projections.store import database, generations
+from projections.store.projector import REFUSED_PER_BATCH_MAX
+from projections.store.queries import Generation
+from tests.support.builders import published
+from tests.support.processes import eventually
 
 G1, G2 = Generation("g1"), Generation("g2")
 ONE_WAY_DELAY_S = 0.6
@@ -38,7 +38,7 @@ def settings_of(database_url: str, nats_url: str) -> Settings:
 @asynccontextmanager
 async def projecting(database_url: str, nats_url: str) -> AsyncIterator[None]:
     """Run a projector in this process, and raise what ends it."""
-    running = asyncio.create_task(project(settings_of(database_url, nats_url)))
+    running = asyncio.create_task(run(settings_of(database_url, nats_url)))
     try:
         yield
         assert not running.done(), running.exception()
@@ -105,7 +105,7 @@ async def test_a_slow_broker_does_not_cost_the_leader_its_session(
     async with projecting(database_url, nats.url):
         await eventually(applied(connection, 1, "g2"), "both generations have applied the event")
     monkeypatch.setattr(database, "LEADER_SILENCE_MAX_S", SILENCE_MAX_S)
-    monkeypatch.setattr(follow, "TICK_S", SILENCE_MAX_S / 4)
+    monkeypatch.setattr(projection_runner, "TICK_S", SILENCE_MAX_S / 4)
     await publish(nats, [published("customer.upserted.v1", 2)])
     epoch = await connection.fetchval("SELECT max(epoch) FROM control.checkpoint")
     async with delayed(nats) as slow_url, projecting(database_url, slow_url):
@@ -117,7 +117,7 @@ async def test_a_backlog_of_large_texts_is_applied_in_one_term(
     connection: asyncpg.Connection, database_url: str, nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "LEADER_SILENCE_MAX_S", SILENCE_MAX_S)
-    monkeypatch.setattr(ahead, "GATHER_S", SILENCE_MAX_S / 4)
+    monkeypatch.setattr(prefetch, "GATHER_S", SILENCE_MAX_S / 4)
     rng = Random(2)
     korean = "".join(chr(rng.randint(0xAC00, 0xD7A3)) for _ in range(80_000))
     await publish(
@@ -143,11 +143,11 @@ async def test_a_damaged_live_generation_is_followed_again_once_it_is_corrected(
         async with projecting(database_url, nats.url):
             await publish(nats, [published("target.enrolled.v1", 1)])
             await eventually(lambda: _logged(logs, "waiting_for_tables"), "the projector says that it waits")
-            assert (await generations.standings(connection))[0].state == "broken"
+            assert (await generations.statuses(connection))[0].state == "broken"
             await connection.execute("ALTER TABLE g1.membership RENAME oops TO present")
             await eventually(applied(connection, 1), "the event is applied")
             await eventually(lambda: _logged(logs, "generation_recovered"), "the generation is followed again")
-    assert (await generations.standings(connection))[0].state == "following"
+    assert (await generations.statuses(connection))[0].state == "following"
 
 
 async def test_tables_that_refuse_everything_park_nothing(

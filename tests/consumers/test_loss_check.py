@@ -11,9 +11,9 @@ from nats.aio.client import Client
 from consumers import loss_check, stream
 from consumers.client import TolerantClient
 from consumers.stream import StreamState
-from ops.embedded.nats import NatsServer
-from projections.erasure import Tally
+from ops.devstack.servers.nats import NatsServer
 from projections.errors import StreamLostMessages, StreamRefused
+from projections.maintenance.erasure import Tally
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ async def client(nats: NatsServer) -> AsyncIterator[Client]:
 
 
 async def look(client: Client) -> StreamState:
-    state = await stream.look(client)
+    state = await stream.fetch_state(client)
     assert state is not None
     return state
 
@@ -67,7 +67,7 @@ async def test_metadata_that_is_no_tally_is_refused(client: Client) -> None:
     broken["metadata"][stream.ERASED_KEY] = "many"
     await client.request("$JS.API.STREAM.UPDATE.MEMBERSHIP", msgspec.json.encode(broken))
     with pytest.raises(StreamRefused, match="not a tally"):
-        await stream.look(client)
+        await stream.fetch_state(client)
 
 
 @pytest.mark.parametrize(

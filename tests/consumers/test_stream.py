@@ -9,11 +9,11 @@ from nats.aio.client import Client
 
 from consumers import stream
 from consumers.client import TolerantClient
-from ops.embedded.nats import NatsServer
-from projections.checkpoint import Checkpoint
+from ops.devstack.servers.nats import NatsServer
 from projections.errors import StreamMissing, StreamRecreated, StreamUnsafe, StreamWentBack
-from projections.events import Position
-from projections.queries import Generation
+from projections.model.events import Position
+from projections.store.checkpoint import Checkpoint
+from projections.store.queries import Generation
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def published(client: Client, count: int) -> Checkpoint:
     state = await stream.verify(client, at(0), replicas=1)
     for n in range(count):
         await client.jetstream().publish(f"membership.test.{n}", b"x")
-    time_ns = await stream._stored_ns(client, {"seq": count})
+    time_ns = await stream._stored_time_ns(client, {"seq": count})
     return at(count, time_ns, state.created)
 
 

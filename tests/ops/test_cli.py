@@ -13,10 +13,10 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from ops.jobs import stopped_sentence
-from projections import jobs
-from tests.builders import published
-from tests.command import membership
-from tests.system.processes import JWT_SECRET, System, eventually
+from projections.maintenance import jobs
+from tests.support.builders import published
+from tests.support.command import membership
+from tests.support.processes import JWT_SECRET, System, eventually
 
 USER = "ad000000-0000-4000-8000-00000000000a"
 

@@ -2,10 +2,11 @@
 
 import pytest
 
-from ops.dev.demo import BIG_CUSTOMER, CAMPAIGNS, DEMO_CUSTOMER, DEMO_OWNER, LEAVER, NEWCOMER, demo_events
-from ops.publishing import Publication
-from projections.events import CampaignDeleted, Event, TargetRemoved, Unreadable, decode
-from projections.membership import Registers, fold, is_present
+from ops.devstack.demo import BIG_CUSTOMER, CAMPAIGNS, DEMO_CUSTOMER, DEMO_OWNER, LEAVER, NEWCOMER, demo_events
+from ops.publisher import Publication
+from projections.model.decode import decode
+from projections.model.events import CampaignDeleted, Event, TargetRemoved, Unreadable
+from projections.model.membership import Registers, fold, is_present
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ import httpx
 import nats
 import pytest
 
-from tests.builders import customer_id, published
-from tests.system.processes import DEADLINE_S, eventually
+from tests.support.builders import customer_id, published
+from tests.support.processes import DEADLINE_S, eventually
 
 KEYS = {"api_url", "nats_url", "database_url", "jwt_secret", "admin_token", "pids"}
 CHILDREN = ("api", "projector", "nats", "postgres")

@@ -14,14 +14,14 @@ import asyncpg
 import nats as nats_py
 import pytest
 
-from ops.dev.stack import run_dev
-from ops.embedded import child
-from ops.embedded import nats as nats_module
-from ops.embedded import postgres as postgres_module
-from ops.embedded.child import EmbeddedFailed, EmbeddedMissing
-from ops.embedded.nats import NatsServer
-from ops.embedded.postgres import PostgresServer
-from tests.system.processes import eventually, free_port
+from ops.devstack.servers import child
+from ops.devstack.servers import nats as nats_module
+from ops.devstack.servers import postgres as postgres_module
+from ops.devstack.servers.child import EmbeddedFailed, EmbeddedMissing
+from ops.devstack.servers.nats import NatsServer
+from ops.devstack.servers.postgres import PostgresServer
+from ops.devstack.stack import run_dev
+from tests.support.processes import eventually, free_port
 
 OTHERS = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
 

@@ -315,10 +315,12 @@ def test_the_wheel_that_the_image_installs_holds_everything_that_is_not_python(t
     assert outcome.returncode == 0, outcome.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         packed = set(wheel.namelist())
-    packages = project()["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    files = {path for package in packages for path in (ROOT / package).rglob("*") if path.is_file()}
+    target = project()["tool"]["hatch"]["build"]["targets"]["wheel"]
+    files = {path for package in target["packages"] for path in (ROOT / package).rglob("*") if path.is_file()}
     sources = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
-    assert sources - packed == set()
+    assert target["exclude"] == ["ops/devstack"]
+    assert {name for name in sources - packed if not name.startswith("ops/devstack/")} == set()
+    assert not any(name.startswith("ops/devstack/") for name in packed)
 
 
 # --- Locks -----------------------------------------------------------------------------------------------------------

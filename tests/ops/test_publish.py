@@ -6,13 +6,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from ops.embedded.nats import NatsServer
+from ops.devstack.servers.nats import NatsServer
 from ops.publish import ALIKE_SHOWN_MAX, BAD_SHOWN_MAX, LINE_BYTES_MAX, publication
-from ops.publishing import Publication
-from projections.events import Unreadable
-from tests.builders import ALL_TYPES, body_of, data_of, published
-from tests.ops.test_cli import membership
-from tests.system.processes import System
+from ops.publisher import Publication
+from projections.model.events import Unreadable
+from tests.support.builders import ALL_TYPES, body_of, data_of, published
+from tests.support.command import membership
+from tests.support.processes import System
 
 GOOD = [published("campaign.upserted.v1", 1)[1], published("target.enrolled.v1", 1)[1]]
 

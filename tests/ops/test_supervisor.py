@@ -2,7 +2,7 @@
 
 from itertools import accumulate, repeat
 
-from ops.dev.supervisor import READY_AGAIN_S, START_ALLOWED_S, next_pause_s
+from ops.devstack.supervisor import READY_AGAIN_S, START_ALLOWED_S, next_pause_s
 
 
 def test_pause_and_start_fit_into_the_promise_after_any_number_of_kills() -> None:

@@ -3,13 +3,14 @@
 import asyncpg
 import pytest
 
-from projections import api_keys, jobs
+from projections import api_keys
+from projections.maintenance import audit
 
 USER = "0e000000-0000-4000-8000-000000000001"
 
 
 async def audited(connection: asyncpg.Connection) -> list[tuple[str, str, str]]:
-    return [(row["actor"], row["action"], row["detail"]) for row in await jobs.deeds(connection, 10)]
+    return [(row["actor"], row["action"], row["detail"]) for row in await audit.entries(connection, 10)]
 
 
 async def test_a_created_and_a_revoked_key_are_in_the_audit(connection: asyncpg.Connection) -> None:

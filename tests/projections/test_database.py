@@ -3,7 +3,7 @@
 import asyncpg
 import pytest
 
-from projections.database import UNAVAILABLE, closed_is_unavailable
+from projections.store.database import UNAVAILABLE, closed_is_unavailable
 
 
 async def test_a_lost_connection_is_named_and_not_by_the_drivers_state(connection: asyncpg.Connection) -> None:

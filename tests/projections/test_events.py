@@ -7,20 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.events import (
-    _FAMILIES,
+from projections.model.decode import _FAMILIES, decode
+from projections.model.decode_errors import allowed_values
+from projections.model.events import (
     BODY_BYTES_MAX,
     EVENT_TYPES,
     CampaignUpserted,
     CustomerUpserted,
     TargetEnrolled,
     Unreadable,
-    _allowed_values,
-    decode,
     subject_of,
 )
-from projections.membership import display_json
-from tests.builders import ALL_TYPES, ANYONE, body_of, campaign_id, customer_id, data_of, published, subject_for
+from projections.model.membership import display_json
+from tests.support.builders import ALL_TYPES, ANYONE, body_of, campaign_id, customer_id, data_of, published, subject_for
 
 CAMPAIGN = "campaign.upserted.v1"
 SUBJECT = f"membership.campaign.{campaign_id(1)}"
@@ -184,7 +183,7 @@ def test_a_value_outside_an_enum_is_answered_with_the_allowed_ones(
 
 
 def test_every_field_that_allows_only_some_values_is_known_with_them() -> None:
-    found = {name: set(_allowed_values(family.decoder.type)) for name, family in _FAMILIES.items()}
+    found = {name: set(allowed_values(family.decoder.type)) for name, family in _FAMILIES.items()}
     lists = {"$.data.status", "$.data.first_contact_channel", "$.data.stages[].semantic_type"}
     assert found["campaign"] == lists | {"$.specversion"}
     assert all("$.specversion" in paths for paths in found.values())

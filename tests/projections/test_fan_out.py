@@ -5,17 +5,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from projections import checkpoint as checkpoints
-from projections import fan_out, generations
-from projections.checkpoint import Checkpoint
 from projections.errors import Fenced
-from projections.events import Message
-from projections.notices import CHANNEL, read
-from projections.projector import apply_to_all, fan_out_in_all
-from projections.queries import Generation
-from tests.builders import campaign_id, customer_id, message, owner_id, published
-from tests.projections.test_projector import COUNTED, CREATED, applied, empty, rows
-from tests.strategies import History, histories
+from projections.model.events import Message
+from projections.store import checkpoint as checkpoints
+from projections.store import fan_out, generations
+from projections.store.checkpoint import Checkpoint
+from projections.store.notices import CHANNEL, decode_notice
+from projections.store.projector import apply_to_all, fan_out_in_all
+from projections.store.queries import Generation
+from tests.support.builders import campaign_id, customer_id, message, owner_id, published
+from tests.support.read_model import COUNTED, CREATED, applied, empty, rows
+from tests.support.strategies import History, histories
 
 G1 = Generation("g1")
 CHUNKS_MAX = 1_000
@@ -26,8 +26,8 @@ async def chunked(
     connection: asyncpg.Connection, held: Checkpoint, messages: list[Message], members_max: int
 ) -> tuple[Checkpoint, bool]:
     found = await apply_to_all(connection, [held], messages, CREATED, members_max)
-    assert not found.unwritable
-    return found.held[0], found.fanning_out
+    assert not found.failures
+    return found.checkpoints[0], found.fanning_out
 
 
 async def finished(connection: asyncpg.Connection, held: Checkpoint) -> int:
@@ -150,7 +150,7 @@ async def test_readers_are_told_of_more_than_can_be_named_while_copies_are_left_
     change = published("campaign.status_changed.v1", 2, status="done")
     await chunked(connection, held, [message(10, *change)], 100)
     await listener.execute("SELECT 1")
-    told = [read(each) for each in heard]
+    told = [decode_notice(each) for each in heard]
     assert [each.flush for each in told] == [False, True, False]
     tags = set(told[2].tags)
     assert {f"c{customer_id(n)[-12:]}" for n in (1, 2, 3)} <= tags, "all whom the change reached are named"
@@ -174,7 +174,7 @@ async def test_readers_forget_all_when_a_change_is_taken_back_before_it_has_reac
     held, left = await chunked(connection, held, [message(10, *back)], 100)
     assert not left
     await listener.execute("SELECT 1")
-    assert [read(each).flush for each in heard] == [True]
+    assert [decode_notice(each).flush for each in heard] == [True]
     await listener.close()
 
 

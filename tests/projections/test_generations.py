@@ -3,15 +3,16 @@
 import asyncpg
 import pytest
 
-from projections import checkpoint as checkpoints
-from projections import generations, rebuild
-from projections.checkpoint import Checkpoint
 from projections.errors import GenerationNotReady, NothingToRollBackTo, TablesRefuse
-from projections.events import Message
-from projections.projector import REFUSED_PER_BATCH_MAX, apply_to_all
-from projections.queries import Generation
-from tests.builders import message, published
-from tests.projections.test_projector import CREATED, rows
+from projections.maintenance import rebuild
+from projections.model.events import Message
+from projections.store import checkpoint as checkpoints
+from projections.store import generations
+from projections.store.checkpoint import Checkpoint
+from projections.store.projector import REFUSED_PER_BATCH_MAX, apply_to_all
+from projections.store.queries import Generation
+from tests.support.builders import message, published
+from tests.support.read_model import CREATED, rows
 
 G1, G2, G3 = Generation("g1"), Generation("g2"), Generation("g3")
 
@@ -22,7 +23,7 @@ async def beside(connection: asyncpg.Connection, name: Generation = G2) -> None:
 
 
 async def held_by_all(connection: asyncpg.Connection) -> list[Checkpoint]:
-    return [await checkpoints.take_over(connection, name) for name in await generations.roster(connection)]
+    return [await checkpoints.take_over(connection, name) for name in await generations.followed(connection)]
 
 
 async def switch(connection: asyncpg.Connection, to: Generation, follows_s: float | None = 60) -> None:
@@ -36,12 +37,12 @@ def enrolments(first: int, last: int) -> list[Message]:
 
 async def test_generations_that_stand_apart_come_level_in_one_transaction(connection: asyncpg.Connection) -> None:
     (held,) = await held_by_all(connection)
-    (await apply_to_all(connection, [held], enrolments(1, 3), CREATED)).held[0]
+    (await apply_to_all(connection, [held], enrolments(1, 3), CREATED)).checkpoints[0]
     await beside(connection)
     first, second = await held_by_all(connection)
     assert (first.position, second.position) == (3, 0)
     applied = await apply_to_all(connection, [first, second], enrolments(1, 5), CREATED)
-    assert [each.position for each in applied.held] == [5, 5]
+    assert [each.position for each in applied.checkpoints] == [5, 5]
     assert await rows(connection, G1) == await rows(connection, G2)
     assert len((await rows(connection, G2))["membership"]) == 5
 
@@ -52,10 +53,10 @@ async def test_a_generation_that_cannot_be_written_to_does_not_stop_the_live_one
     await beside(connection)
     await connection.execute("DROP TABLE g2.membership")
     applied = await apply_to_all(connection, await held_by_all(connection), enrolments(1, 2), CREATED)
-    assert [each.generation for each in applied.held] == [G1]
-    (broken,) = applied.unwritable
+    assert [each.generation for each in applied.checkpoints] == [G1]
+    (broken,) = applied.failures
     await generations.mark_broken(connection, broken.generation)
-    assert await generations.roster(connection) == [G1]
+    assert await generations.followed(connection) == [G1]
     assert len((await rows(connection))["membership"]) == 2
 
 
@@ -104,7 +105,7 @@ async def test_what_was_replaced_twice_has_followed_long_enough(connection: asyn
     await switch(connection, G3)
     assert await generations.expired(connection) == [G1]
     assert await generations.drop(connection, G1)
-    assert [each.generation for each in await generations.standings(connection)] == [G3, G2]
+    assert [each.generation for each in await generations.statuses(connection)] == [G3, G2]
     assert await generations.next_name(connection) == "g4"
 
 
@@ -136,10 +137,10 @@ async def test_when_the_live_one_breaks_the_others_go_on_and_a_rollback_leads_ou
     await connection.execute("ALTER TABLE g2.membership ADD CHECK (enrolment_version < 3)")
     last = 3 + REFUSED_PER_BATCH_MAX
     applied = await apply_to_all(connection, await held_by_all(connection), enrolments(3, last), CREATED)
-    (broken,) = applied.unwritable
-    assert (broken.generation, "Failing row" in broken.problem) == (G2, False)
+    (broken,) = applied.failures
+    assert (broken.generation, "Failing row" in broken.reason) == (G2, False)
     await generations.mark_broken(connection, G2)
-    assert [(each.generation, each.position) for each in applied.held] == [(G1, last)]
+    assert [(each.generation, each.position) for each in applied.checkpoints] == [(G1, last)]
     await switch(connection, await generations.previous(connection))
     assert len((await rows(connection, G1))["membership"]) == last
 
@@ -163,6 +164,6 @@ async def test_a_comparison_that_holds_its_generation_stops_nobody(
         await comparing.execute("UPDATE control.checkpoint SET epoch = epoch + 1 WHERE generation = 'g2'")
         async with connection.transaction():
             await connection.execute("SET LOCAL lock_timeout = '500ms'")
-            await generations.hold_still(connection)
-            await generations.summon(connection)
+            await generations.lock_checkpoints(connection)
+            await generations.bump_epochs(connection)
     await comparing.close()

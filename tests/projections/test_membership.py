@@ -3,10 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.events import CampaignStatusChanged, Event, Unreadable, decode
-from projections.membership import Registers, fold
-from tests.builders import campaign_id, published
-from tests.strategies import History, histories
+from projections.model.decode import decode
+from projections.model.events import CampaignStatusChanged, Event, Unreadable
+from projections.model.membership import Registers, fold
+from tests.support.builders import campaign_id, published
+from tests.support.strategies import History, histories
 
 
 def read(messages: list[tuple[str, bytes]]) -> list[Event]:

@@ -6,11 +6,11 @@ import itertools
 import asyncpg
 import pytest
 
-from projections import database, generations, migrations
 from projections.errors import DatabaseNotMigrated, MigrationChanged
-from projections.migrations import Migration, migrate, require_migrated
-from projections.queries import Generation, blocks, generation, writes
-from service.reads import SORT_KEYS, Shape, page_statement
+from projections.store import database, generations, migrations
+from projections.store.migrations import Migration, migrate, require_migrated
+from projections.store.queries import Generation, blocks, generation, writes
+from service.read_model.reads import SORT_KEYS, Shape, page_statement
 
 FRAGMENTS = {"before_and_after", "count_moves"}
 
@@ -65,7 +65,7 @@ def test_only_a_generations_name_ever_becomes_part_of_a_statement(name: str) -> 
 
 async def test_every_write_statement_prepares(connection: asyncpg.Connection) -> None:
     statements = {name: text for name, text in writes(Generation("g1")).items() if name not in FRAGMENTS}
-    assert set(blocks("projections", "writes.sql")) - FRAGMENTS == set(statements)
+    assert set(blocks("projections.store", "writes.sql")) - FRAGMENTS == set(statements)
     for name, text in statements.items():
         assert "{" not in text, name
         await connection.prepare(text)
@@ -84,7 +84,7 @@ async def test_every_page_statement_prepares(connection: asyncpg.Connection) -> 
         assert "{" not in text, shape
         assert len(text) < 15_000, "asyncpg would not keep it prepared"
         prepared = await connection.prepare(text)
-        assert len(prepared.get_parameters()) == (9 if shape.together else 13)
+        assert len(prepared.get_parameters()) == (9 if shape.batchable else 13)
 
 
 async def test_the_name_index_of_every_existing_generation_is_replaced(connection: asyncpg.Connection) -> None:

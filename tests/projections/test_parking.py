@@ -3,11 +3,11 @@
 import asyncpg
 import pytest
 
-from projections import parking
-from projections.parking import Filter, NotParked
-from projections.queries import Generation
-from tests.builders import message, published
-from tests.projections.test_projector import applied, empty, rows
+from projections.maintenance import parking
+from projections.maintenance.parking import Filter, NotParked
+from projections.store.queries import Generation
+from tests.support.builders import message, published
+from tests.support.read_model import applied, empty, rows
 
 G1 = Generation("g1")
 

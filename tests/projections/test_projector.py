@@ -1,58 +1,19 @@
 """One transaction a batch: the rows do not depend on the delivery, the checkpoint fences, nothing is lost."""
 
-from typing import Any
-
 import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from projections import checkpoint as checkpoints
-from projections import database
-from projections.checkpoint import Checkpoint
 from projections.errors import Fenced
-from projections.events import Message
-from projections.projector import apply_batch, read_batch
-from projections.queries import Generation
-from tests.builders import ALL_TYPES, message, owner_id, published
-from tests.strategies import History, histories
+from projections.store import checkpoint as checkpoints
+from projections.store import database
+from tests.support.builders import ALL_TYPES, message, owner_id, published
+from tests.support.read_model import COUNTED, CREATED, G1, applied, empty, rows
+from tests.support.strategies import History, histories
 
-G1 = Generation("g1")
-CREATED = "2026-01-01T00:00:00.123456789Z"
 FIRST_INSTANT = "0001-01-01T00:00:00Z"
 LARGEST = 1.7976931348623157e308
-TABLES = {
-    "customer": "customer_id",
-    "campaign": "campaign_id",
-    "membership": "customer_id, campaign_id",
-    "customer_summary": "customer_id, owner_id, status, deleted",
-    "parked_event": "position",
-}
-
-COUNTED = """
-SELECT customer_id, owner_id, status, deleted, count(*) AS memberships FROM g1.membership
-WHERE enrolled_at IS NOT NULL AND owner_id IS NOT NULL GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
-"""
-
-
-async def empty(connection: asyncpg.Connection) -> Checkpoint:
-    await connection.execute("TRUNCATE control.fan_out, " + ", ".join(f"g1.{table}" for table in TABLES))
-    await connection.execute(
-        "UPDATE control.checkpoint SET position = 0, message_time_ns = NULL, stream_created = NULL"
-    )
-    return await checkpoints.take_over(connection, G1)
-
-
-async def applied(connection: asyncpg.Connection, held: Checkpoint, messages: list[Message]) -> Checkpoint:
-    return await apply_batch(connection, held, read_batch(messages), CREATED)
-
-
-async def rows(connection: asyncpg.Connection, name: Generation = G1) -> dict[str, list[dict[str, Any]]]:
-    found = {}
-    for table, key in TABLES.items():
-        records = await connection.fetch(f"SELECT * FROM {name}.{table} ORDER BY {key}")  # noqa: S608
-        found[table] = [{name: value for name, value in each.items() if name != "first_seen_at"} for each in records]
-    return found
 
 
 @given(history=histories())

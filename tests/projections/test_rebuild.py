@@ -1,6 +1,5 @@
 """The bulk way into a generation ends in the very rows the projector writes, wherever it is cut or killed."""
 
-from collections.abc import Sequence
 from random import Random
 
 import asyncpg
@@ -8,38 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from projections import checkpoint as checkpoints
-from projections import generations, rebuild
-from projections.checkpoint import Checkpoint
 from projections.errors import Fenced
-from projections.events import Message
-from projections.queries import Generation
-from tests.builders import message, published
-from tests.projections.test_projector import CREATED, applied, empty, rows
-from tests.strategies import History, histories
-
-
-async def begun(connection: asyncpg.Connection) -> Checkpoint:
-    async with connection.transaction():
-        name = await rebuild.create(connection)
-    return await checkpoints.take_over(connection, name)
-
-
-async def finished(connection: asyncpg.Connection, name: Generation, killed_after: int = 1000) -> None:
-    """Run the steps left, but only so many of the first time, as a job would that is killed and resumed."""
-    for step in (await rebuild.steps_left(connection, name))[:killed_after]:
-        await connection.execute(step.script)
-    for step in await rebuild.steps_left(connection, name):
-        await connection.execute(step.script)
-    assert await rebuild.steps_left(connection, name) == []
-
-
-async def rebuilt(connection: asyncpg.Connection, chunks: Sequence[Sequence[Message]], killed_after: int) -> Generation:
-    held = await begun(connection)
-    for chunk in chunks:
-        held = await rebuild.fill(connection, held, chunk, CREATED)
-    await finished(connection, held.generation, killed_after)
-    return held.generation
+from projections.maintenance import rebuild
+from projections.model.events import Message
+from projections.store import generations
+from tests.support.builders import message, published
+from tests.support.bulk_fill import begun, finished, rebuilt
+from tests.support.read_model import CREATED, applied, empty, rows
+from tests.support.strategies import History, histories
 
 
 @given(history=histories(), killed_after=st.integers(0, 45))

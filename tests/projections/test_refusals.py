@@ -5,15 +5,16 @@ from itertools import count
 import asyncpg
 import pytest
 
-from projections import checkpoint as checkpoints
-from projections import generations, parking, projector
-from projections.checkpoint import Checkpoint
 from projections.errors import TablesRefuse
-from projections.events import Message
-from projections.projector import apply_to_all
-from projections.queries import Generation
-from tests.builders import campaign_id, message, published
-from tests.projections.test_projector import CREATED, rows
+from projections.maintenance import parking
+from projections.model.events import Message
+from projections.store import checkpoint as checkpoints
+from projections.store import generations, projector
+from projections.store.checkpoint import Checkpoint
+from projections.store.projector import apply_to_all
+from projections.store.queries import Generation
+from tests.support.builders import campaign_id, message, published
+from tests.support.read_model import CREATED, rows
 
 G1, G2 = Generation("g1"), Generation("g2")
 REFUSED = "refused name"
@@ -21,7 +22,7 @@ ROLE = "test_projector_without_rights"
 
 
 async def held_by_all(connection: asyncpg.Connection) -> list[Checkpoint]:
-    return [await checkpoints.take_over(connection, name) for name in await generations.roster(connection)]
+    return [await checkpoints.take_over(connection, name) for name in await generations.followed(connection)]
 
 
 async def refuse_names(connection: asyncpg.Connection, name: Generation = G1) -> None:
@@ -51,7 +52,7 @@ def position_of(campaign: int) -> int:
 async def test_a_message_that_the_tables_refuse_is_parked_and_the_rest_applied(connection: asyncpg.Connection) -> None:
     await refuse_names(connection)
     applied = await apply_to_all(connection, await held_by_all(connection), campaigns(40, 1, 17, 40), CREATED)
-    assert [each.position for each in applied.held] == [80]
+    assert [each.position for each in applied.checkpoints] == [80]
     assert [each.message.position for each in applied.parked] == [position_of(n) for n in (1, 17, 40)]
     found = await rows(connection)
     (first, *_) = found["parked_event"]
@@ -69,7 +70,7 @@ async def test_parts_of_a_batch_leave_the_rows_of_the_whole(connection: asyncpg.
     messages = campaigns(30, 11)
     messages += [message(61 + n, *published("campaign.status_changed.v1", 2 + n, status="done")) for n in range(5)]
     applied = await apply_to_all(connection, await held_by_all(connection), messages, CREATED, members_max=2)
-    assert not applied.unwritable
+    assert not applied.failures
     live, other = await rows(connection, G1), await rows(connection, G2)
     assert (len(live.pop("parked_event")), len(other.pop("parked_event"))) == (1, 0)
     refused = campaign_id(11)
@@ -89,7 +90,7 @@ async def test_only_so_many_messages_are_parked_one_by_one(
     held = await held_by_all(connection)
     for number in range(1, 4):
         one = message(number, *published("campaign.upserted.v1", 1, campaign=number, name=REFUSED))
-        held = (await apply_to_all(connection, held, [one], CREATED)).held
+        held = (await apply_to_all(connection, held, [one], CREATED)).checkpoints
     fourth = message(4, *published("campaign.upserted.v1", 1, campaign=4, name=REFUSED))
     with pytest.raises(TablesRefuse, match="by_hand"):
         await apply_to_all(connection, held, [fourth], CREATED)
@@ -127,18 +128,18 @@ async def test_a_live_generation_without_a_right_is_waited_for(connection: async
     with pytest.raises(TablesRefuse, match="permission denied") as refusal:
         await apply_to_all(connection, held, campaigns(1), CREATED)
     assert not refusal.value.damaged
-    assert await generations.roster(connection) == [G1, G2]
+    assert await generations.followed(connection) == [G1, G2]
     await connection.execute(f"RESET ROLE; GRANT INSERT ON g1.membership TO {ROLE}; SET ROLE {ROLE}")
     applied = await apply_to_all(connection, held, campaigns(1), CREATED)
-    assert [each.position for each in applied.held] == [2, 2]
+    assert [each.position for each in applied.checkpoints] == [2, 2]
 
 
 async def test_another_generation_without_a_right_does_not_stop_the_live_one(connection: asyncpg.Connection) -> None:
     await generations.create(connection, G2)
     await without_right(connection, G2)
     applied = await apply_to_all(connection, await held_by_all(connection), campaigns(1), CREATED)
-    assert [each.generation for each in applied.held] == [G1]
-    assert [each.generation for each in applied.unwritable] == [G2]
+    assert [each.generation for each in applied.checkpoints] == [G1]
+    assert [each.generation for each in applied.failures] == [G2]
 
 
 async def test_what_every_generation_refuses_blames_none_of_them(connection: asyncpg.Connection) -> None:

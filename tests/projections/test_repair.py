@@ -1,18 +1,19 @@
 """A row that is not as the stream would have it is named to the column, and mended to the byte, and nothing else is."""
 
+from collections.abc import AsyncGenerator
 from random import Random
 
 import asyncpg
 import pytest
 
-from projections import generations, repair
-from projections.differences import KEYS, Comparison, Difference, Part
-from projections.events import Message
-from projections.queries import Generation
-from projections.repair import Entity
-from tests.builders import campaign_id, customer_id, message, owner_id, published
-from tests.corruption import damage
-from tests.projections.test_projector import applied, empty, rows
+from projections.maintenance import repair
+from projections.maintenance.differences import KEYS, Comparison, Difference, Part
+from projections.maintenance.repair import Entity
+from projections.model.events import Message, Position
+from projections.store.queries import Generation
+from tests.support.builders import campaign_id, customer_id, message, owner_id, published
+from tests.support.corruption import damage
+from tests.support.read_model import applied, empty, rows
 
 G1 = Generation("g1")
 CUSTOMERS, CAMPAIGNS = 6, 4
@@ -36,30 +37,21 @@ def told() -> list[Message]:
     return [message(position, *event) for position, event in enumerate(events, start=1)]
 
 
-def concerns(entity: Entity, each: Message) -> bool:
-    """Say what a broker's filter says."""
-    return any(
-        len(wanted) == len(given) and all(one in ("*", other) for one, other in zip(wanted, given, strict=True))
-        for wanted in (subject.split(".") for subject in entity.subjects)
-        for given in [each.subject.split(".")]
-    )
+def matches(pattern: str, subject: str) -> bool:
+    """Return what the broker's subject filter would decide."""
+    wanted, given = pattern.split("."), subject.split(".")
+    return len(wanted) == len(given) and all(one in ("*", other) for one, other in zip(wanted, given, strict=True))
 
 
 async def differences(connection: asyncpg.Connection, entity: Entity, *, write: bool) -> list[Difference]:
-    transaction = connection.transaction()
-    await transaction.start()
-    await repair.prepare(connection, G1)
-    of_entity = [each for each in told() if concerns(entity, each)]
-    half = (len(of_entity) + 1) // 2
-    await repair.offer(connection, of_entity[:half])
-    await generations.hold_still(connection)
-    if of_entity[half:]:
-        await repair.offer(connection, of_entity[half:])
-    found = await repair.find(connection, G1, entity)
-    if write:
-        await repair.apply(connection, G1, found)
-    await (transaction.commit() if write else transaction.rollback())
-    return found
+    async def source(subject: str, after: Position, through: Position) -> AsyncGenerator[list[Message], None]:
+        wanted = [each for each in told() if matches(subject, each.subject) and after < each.position <= through]
+        for part in (wanted[: len(wanted) // 2], wanted[len(wanted) // 2 :]):
+            if part:
+                yield part
+
+    found = await repair.repair(connection, entity, source, actor="test", dry_run=not write)
+    return found.differences
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from tests.service.story import Story, client_of
-from tests.system.processes import System
+from tests.support.processes import System
+from tests.support.scenario import Scenario, client_of
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +17,6 @@ async def client(system: System) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-def story(system: System, client: httpx.AsyncClient) -> Story:
+def story(system: System, client: httpx.AsyncClient) -> Scenario:
     """An empty story, to be filled with what the test needs to have happened."""
-    return Story(system, client)
+    return Scenario(system, client)

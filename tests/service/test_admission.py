@@ -6,9 +6,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from service import admission as admissions
-from service.admission import WAITING_PER_SLOT_MAX, Admission, Overloaded
-from service.hot import _EXPENSIVE
+from service.fast_path import _EXPENSIVE
+from service.read_model import admission as admissions
+from service.read_model.admission import WAITING_PER_SLOT_MAX, Admission, Overloaded
 
 SLOTS = 4
 SOON_S = 5

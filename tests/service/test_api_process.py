@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from service.server import ABORT_S, HEADER_TIMEOUT_MS, STOP_S
-from tests.service.story import Story, client_of, code_of, path_of
-from tests.system.processes import System, eventually
+from tests.support.processes import System, eventually
+from tests.support.scenario import Scenario, client_of, code_of, path_of
 
 SILENT_CONNECTIONS = 1_200
 ANSWERED_WITHIN_S = 1.0
@@ -117,7 +117,7 @@ async def test_a_body_that_never_comes_holds_up_nothing(system: System) -> None:
 
 
 @pytest.mark.usefixtures("many_descriptors")
-async def test_huge_headers_do_not_take_memory(story: Story, system: System) -> None:
+async def test_huge_headers_do_not_take_memory(story: Scenario, system: System) -> None:
     process_id = system.children["serve"].pid
     before = resident_bytes(process_id)
     opened = await asyncio.gather(*(connect(system) for _ in range(HEADER_CONNECTIONS)))
@@ -151,10 +151,10 @@ async def logging_api(
 
 
 async def test_a_line_about_an_unavailable_database_names_the_request(
-    story: Story, system: System, logging_api: tuple[System, httpx.AsyncClient]
+    story: Scenario, system: System, logging_api: tuple[System, httpx.AsyncClient]
 ) -> None:
     customer = story.customer()
-    await story.tell()
+    await story.publish_and_wait()
     api, client = logging_api
     blocker = await asyncpg.connect(system.database_url)
     try:
@@ -169,10 +169,10 @@ async def test_a_line_about_an_unavailable_database_names_the_request(
 
 
 async def test_a_line_about_an_unforeseen_error_names_the_request(
-    story: Story, system: System, logging_api: tuple[System, httpx.AsyncClient]
+    story: Scenario, system: System, logging_api: tuple[System, httpx.AsyncClient]
 ) -> None:
     customer = story.customer()
-    await story.tell()
+    await story.publish_and_wait()
     api, client = logging_api
     await system.fetch("ALTER TABLE g1.customer RENAME COLUMN owner_id TO no_owner_id")
     try:
@@ -209,11 +209,11 @@ async def until_sent_elsewhere(api: System, path: str) -> int:
 
 @pytest.mark.parametrize("stop", range(3))
 async def test_no_request_on_a_kept_connection_is_lost_when_a_process_stops(
-    story: Story, system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+    story: Scenario, system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     monkeypatch.setenv("MEMBERSHIP_DRAIN_S", "0.7")
     customer = story.member_of(story.campaign(f"listed {stop}"))
-    await story.tell()
+    await story.publish_and_wait()
     async with running(system, tmp_path) as api, client_of(api.api_url) as client:
         path = path_of(customer)
         kept = [asyncio.create_task(until_sent_elsewhere(api, path)) for _ in range(CLIENTS)]
@@ -234,11 +234,11 @@ async def _readiness(client: httpx.AsyncClient) -> tuple[int, str]:
 
 
 async def test_a_stop_answers_what_takes_too_long_and_waits_for_no_slow_caller(
-    story: Story, system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    story: Scenario, system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEMBERSHIP_DRAIN_S", "0")
     customer = story.customer()
-    await story.tell()
+    await story.publish_and_wait()
     async with running(system, tmp_path) as api:
         _, slow = await connect(api)
         slow.write(b"GET /health/live HTTP/1.1\r\nHos")

@@ -12,12 +12,12 @@ import httpx
 import pytest
 
 from projections import api_keys
-from projections import database as databases
 from projections.settings import load
+from projections.store import database as databases
 from service.auth import CREDENTIAL_BYTES_MAX, Authenticator
-from tests.builders import owner_id
-from tests.service.story import Story, another_api, bearer, code_of, locs, new_number, path_of
-from tests.system.processes import JWT_SECRET, System, eventually
+from tests.support.builders import owner_id
+from tests.support.processes import JWT_SECRET, System, eventually
+from tests.support.scenario import Scenario, another_api, bearer, code_of, locs, new_number, path_of
 
 NOBODY = "/customers/c0000000-0000-4000-8000-ffffffffffff/campaigns"
 REVOKED_WITHIN_S = 5.0
@@ -42,13 +42,13 @@ def token(header: dict[str, Any] | None = None, secret: str = JWT_SECRET, digest
     return signed(json.dumps(HS256 if header is None else header), json.dumps(kept), secret, digest)
 
 
-async def asked_with(story: Story, path: str = NOBODY, **headers: str | bytes) -> httpx.Response:
+async def asked_with(story: Scenario, path: str = NOBODY, **headers: str | bytes) -> httpx.Response:
     """Ask with these headers alone; underscores in their names are hyphens."""
     lines = [(name.replace("_", "-").encode(), _bytes(value)) for name, value in headers.items()]
     return await story.client.get(path, headers=lines)
 
 
-async def refused(story: Story, **headers: str | bytes) -> bool:
+async def refused(story: Scenario, **headers: str | bytes) -> bool:
     """Say whether these headers are 401 as they should be, with a challenge."""
     reply = await asked_with(story, **headers)
     if reply.status_code != 401:
@@ -58,7 +58,7 @@ async def refused(story: Story, **headers: str | bytes) -> bool:
     return True
 
 
-async def let_in(story: Story, **headers: str | bytes) -> bool:
+async def let_in(story: Scenario, **headers: str | bytes) -> bool:
     """Say whether these headers open the door: the customer behind it does not exist."""
     return code_of(await asked_with(story, **headers)) == (404, "customer_not_found")
 
@@ -70,12 +70,12 @@ def _bytes(value: str | bytes) -> bytes:
 # --- Bearer tokens ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_good_token_opens_the_door_and_the_schemes_case_does_not_matter(story: Story) -> None:
+async def test_a_good_token_opens_the_door_and_the_schemes_case_does_not_matter(story: Scenario) -> None:
     for scheme in ("Bearer", "bearer", "BEARER"):
         assert await let_in(story, Authorization=f"{scheme} {token()}")
 
 
-async def test_no_credentials_are_401_with_a_challenge(story: Story) -> None:
+async def test_no_credentials_are_401_with_a_challenge(story: Scenario) -> None:
     assert await refused(story)
 
 
@@ -104,22 +104,22 @@ async def test_no_credentials_are_401_with_a_challenge(story: Story) -> None:
         "Bearer, Bearer {good}",
     ],
 )
-async def test_a_malformed_header_or_another_scheme_is_401(story: Story, value: str) -> None:
+async def test_a_malformed_header_or_another_scheme_is_401(story: Scenario, value: str) -> None:
     good = token()
     assert await refused(story, Authorization=value.format(good=good, half=good[: len(good) // 2]).strip())
 
 
-async def test_two_authorization_headers_are_401_even_if_both_are_good(story: Story) -> None:
+async def test_two_authorization_headers_are_401_even_if_both_are_good(story: Scenario) -> None:
     lines = [("Authorization", f"Bearer {token()}")] * 2
     assert (await story.client.get(NOBODY, headers=lines)).status_code == 401
 
 
-async def test_a_token_signed_with_another_secret_is_401(story: Story) -> None:
+async def test_a_token_signed_with_another_secret_is_401(story: Scenario) -> None:
     for secret in ("another-secret-that-is-long-enough-too", JWT_SECRET[:-1], JWT_SECRET.upper(), ""):
         assert await refused(story, Authorization=f"Bearer {token(secret=secret)}")
 
 
-async def test_a_token_with_any_part_exchanged_is_401(story: Story) -> None:
+async def test_a_token_with_any_part_exchanged_is_401(story: Scenario) -> None:
     header, claims, signature = token(role="user").split(".")
     other, bare = token(role="admin").split("."), b64(json.dumps({"alg": "HS256"}).encode())
     for forged in (
@@ -159,7 +159,7 @@ async def test_a_token_with_any_part_exchanged_is_401(story: Story) -> None:
     ],
     ids=repr,
 )
-async def test_a_token_that_names_another_algorithm_is_401_however_it_is_signed(story: Story, alg: Any) -> None:
+async def test_a_token_that_names_another_algorithm_is_401_however_it_is_signed(story: Scenario, alg: Any) -> None:
     header = {"alg": alg, "typ": "JWT"}
     unsigned = token(header).rsplit(".", 1)[0]
     by_its_word = "sha512" if alg == "HS512" else "sha384" if alg == "HS384" else "sha256"
@@ -169,7 +169,7 @@ async def test_a_token_that_names_another_algorithm_is_401_however_it_is_signed(
 
 @pytest.mark.parametrize("header", [{}, {"typ": "JWT"}, {"crit": ["exp"]}, {"crit": ["b64"], "b64": False}], ids=repr)
 async def test_a_token_without_an_algorithm_or_with_demands_we_do_not_know_is_401(
-    story: Story, header: dict[str, Any]
+    story: Scenario, header: dict[str, Any]
 ) -> None:
     whole = header | HS256 if "crit" in header else header
     assert await refused(story, Authorization=f"Bearer {token(whole)}")
@@ -197,11 +197,11 @@ async def test_a_token_without_an_algorithm_or_with_demands_we_do_not_know_is_40
     ],
     ids=repr,
 )
-async def test_a_token_without_a_time_of_expiry_to_come_is_401(story: Story, exp: Any) -> None:
+async def test_a_token_without_a_time_of_expiry_to_come_is_401(story: Scenario, exp: Any) -> None:
     assert await refused(story, Authorization=f"Bearer {token(exp=exp)}")
 
 
-async def test_a_token_is_good_until_it_expires(story: Story) -> None:
+async def test_a_token_is_good_until_it_expires(story: Scenario) -> None:
     now = int(time.time())
     assert await let_in(story, Authorization=f"Bearer {token(exp=now + 60)}")
     assert await refused(story, Authorization=f"Bearer {token(exp=now - 1)}")
@@ -211,7 +211,7 @@ async def test_a_token_is_good_until_it_expires(story: Story) -> None:
 
 
 @pytest.mark.parametrize("exp", ["1" + "0" * 400, "1e400", "1" * 5000, "9" * 30], ids=lambda text: text[:6])
-async def test_an_expiry_beyond_all_numbers_is_401_or_never(story: Story, exp: str) -> None:
+async def test_an_expiry_beyond_all_numbers_is_401_or_never(story: Scenario, exp: str) -> None:
     claims = f'{{"sub": "{owner_id(1)}", "role": "admin", "exp": {exp}}}'
     reply = await asked_with(story, Authorization=f"Bearer {signed(json.dumps(HS256), claims)}")
     assert reply.status_code in {401, 404}
@@ -253,29 +253,29 @@ async def test_an_expiry_beyond_all_numbers_is_401_or_never(story: Story, exp: s
     ],
     ids=lambda value: ascii(value)[:20],
 )
-async def test_a_token_whose_subject_is_no_uuid_is_401(story: Story, sub: Any) -> None:
+async def test_a_token_whose_subject_is_no_uuid_is_401(story: Scenario, sub: Any) -> None:
     assert await refused(story, Authorization=f"Bearer {token(sub=sub)}")
 
 
-async def test_a_token_is_not_good_before_its_time(story: Story) -> None:
+async def test_a_token_is_not_good_before_its_time(story: Scenario) -> None:
     now = int(time.time())
     assert await refused(story, Authorization=f"Bearer {token(nbf=now + 60)}")
     assert await let_in(story, Authorization=f"Bearer {token(nbf=now - 60)}")
 
 
 @pytest.mark.parametrize("claims", [[], "text", 5, None, True, [["sub", "x"]]], ids=repr)
-async def test_claims_that_are_no_object_are_401(story: Story, claims: Any) -> None:
+async def test_claims_that_are_no_object_are_401(story: Scenario, claims: Any) -> None:
     forged = signed(json.dumps(HS256), json.dumps(claims))
     assert await refused(story, Authorization=f"Bearer {forged}")
 
 
 @pytest.mark.parametrize("header", ["[]", '"HS256"', "5", "null", "", "{", "{}{}", "\ud800"], ids=ascii)
-async def test_a_header_that_is_no_object_is_401(story: Story, header: str) -> None:
+async def test_a_header_that_is_no_object_is_401(story: Scenario, header: str) -> None:
     claims = json.dumps({"sub": owner_id(1), "exp": int(time.time()) + 60})
     assert await refused(story, Authorization=f"Bearer {signed(header, claims)}")
 
 
-async def test_claims_nobody_asked_for_change_nothing(story: Story) -> None:
+async def test_claims_nobody_asked_for_change_nothing(story: Scenario) -> None:
     assert await let_in(story, Authorization=f"Bearer {token(iss='anyone', aud=['else'], jti='1', scope='x')}")
 
 
@@ -330,14 +330,14 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
-async def test_a_hostile_token_is_401(story: Story, hostile: str) -> None:
+async def test_a_hostile_token_is_401(story: Scenario, hostile: str) -> None:
     assert await refused(story, Authorization=f"Bearer {hostile}")
     assert await let_in(story, Authorization=f"Bearer {token()}")
 
 
 @pytest.mark.parametrize("raw", ["é", "🚀", "\u202e", "Ａ.Ｂ.Ｃ"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
-async def test_letters_beyond_ascii_in_credentials_are_401(story: Story, raw: str, encoding: str) -> None:
+async def test_letters_beyond_ascii_in_credentials_are_401(story: Scenario, raw: str, encoding: str) -> None:
     odd = bytes(byte for byte in raw.encode(encoding) if byte > 0x20)
     assert await refused(story, Authorization=b"Bearer " + odd)
     assert await refused(story, Authorization=b"Bearer " + token().encode() + odd + b"x")
@@ -377,24 +377,24 @@ async def test_letters_beyond_ascii_in_credentials_are_401(story: Story, raw: st
     ids=str,
 )
 async def test_an_admin_is_one_by_role_or_by_a_list_of_roles_and_by_nothing_else(
-    story: Story, claims: dict[str, Any], is_admin: bool
+    story: Scenario, claims: dict[str, Any], is_admin: bool
 ) -> None:
     customer = story.customer(owner_id=owner_id(2))
-    await story.tell()
+    await story.publish_and_wait()
     reply = await story.ask(customer, {"Authorization": f"Bearer {token(**{'role': ABSENT} | claims)}"})
     assert reply.status_code == (200 if is_admin else 404)
 
 
-async def test_a_subject_in_upper_case_is_the_same_user(story: Story) -> None:
+async def test_a_subject_in_upper_case_is_the_same_user(story: Scenario) -> None:
     customer = story.customer(owner_id=owner_id(0xABC))
-    await story.tell()
+    await story.publish_and_wait()
     for sub in (owner_id(0xABC), owner_id(0xABC).upper()):
         assert (
             await story.ask(customer, {"Authorization": f"Bearer {token(sub=sub, role='user')}"})
         ).status_code == 200
 
 
-async def test_a_token_longer_than_the_limit_is_401_though_it_is_signed(story: Story) -> None:
+async def test_a_token_longer_than_the_limit_is_401_though_it_is_signed(story: Scenario) -> None:
     assert await let_in(story, Authorization=f"Bearer {token(pad='x' * (CREDENTIAL_BYTES_MAX // 2))}")
     assert await refused(story, Authorization=f"Bearer {token(pad='x' * CREDENTIAL_BYTES_MAX)}")
 
@@ -419,9 +419,9 @@ async def revoke(system: System, key: str) -> None:
         await connection.close()
 
 
-async def test_a_key_speaks_for_its_user_and_an_admins_for_all(story: Story, system: System) -> None:
+async def test_a_key_speaks_for_its_user_and_an_admins_for_all(story: Scenario, system: System) -> None:
     mine, theirs = story.customer(owner_id=owner_id(1)), story.customer(owner_id=owner_id(2))
-    await story.tell()
+    await story.publish_and_wait()
     user, admin = await a_key(system, 1), await a_key(system, 1, admin=True)
     answered = [
         (await story.ask(customer, {"X-API-Key": key})).status_code
@@ -435,7 +435,7 @@ async def test_a_key_that_was_accepted_is_remembered_by_its_hash_only(system: Sy
     key = await a_key(system, 1)
     environment = {"MEMBERSHIP_DATABASE_URL": system.database_url, "MEMBERSHIP_JWT_SECRET": JWT_SECRET}
     pool = await databases.open_pool(
-        system.database_url, connections_max=1, statement_timeout_s=5, name="test", planner=databases.CAREFUL
+        system.database_url, connections_max=1, statement_timeout_s=5, name="test", planner=databases.CUSTOM_PLANS
     )
     try:
         authenticator = Authenticator(load({"database_url", "jwt_secret"}, environment), pool)
@@ -447,7 +447,7 @@ async def test_a_key_that_was_accepted_is_remembered_by_its_hash_only(system: Sy
     assert key not in repr(vars(authenticator))
 
 
-async def test_a_key_that_is_unknown_or_malformed_is_401(story: Story, system: System) -> None:
+async def test_a_key_that_is_unknown_or_malformed_is_401(story: Scenario, system: System) -> None:
     key = await a_key(system, 1)
     assert await let_in(story, X_API_Key=key)
     last = "0" if key[-1] != "0" else "1"
@@ -473,11 +473,11 @@ async def test_a_key_that_is_unknown_or_malformed_is_401(story: Story, system: S
     assert await refused(story, Authorization=f"Bearer {key}")
 
 
-async def test_a_token_is_no_key(story: Story) -> None:
+async def test_a_token_is_no_key(story: Scenario) -> None:
     assert await refused(story, X_API_Key=token())
 
 
-async def test_a_revoked_key_is_refused_within_five_seconds(story: Story, system: System) -> None:
+async def test_a_revoked_key_is_refused_within_five_seconds(story: Scenario, system: System) -> None:
     revoked, kept = await a_key(system, 1), await a_key(system, 1)
     for key in (revoked, kept):
         assert await let_in(story, X_API_Key=key)
@@ -486,18 +486,20 @@ async def test_a_revoked_key_is_refused_within_five_seconds(story: Story, system
     assert await let_in(story, X_API_Key=kept)
 
 
-async def test_a_revoked_key_that_was_never_used_is_refused_at_once(story: Story, system: System) -> None:
+async def test_a_revoked_key_that_was_never_used_is_refused_at_once(story: Scenario, system: System) -> None:
     key = await a_key(system, 1)
     await revoke(system, key)
     assert await refused(story, X_API_Key=key)
 
 
-async def test_a_key_made_a_moment_ago_is_good_even_if_it_was_tried_before(story: Story, system: System) -> None:
+async def test_a_key_made_a_moment_ago_is_good_even_if_it_was_tried_before(story: Scenario, system: System) -> None:
     assert await refused(story, X_API_Key="mbr_000000000000_" + "0" * 40)
     assert await let_in(story, X_API_Key=await a_key(system, 1))
 
 
-async def test_of_both_credentials_both_must_be_good_and_name_the_same_principal(story: Story, system: System) -> None:
+async def test_of_both_credentials_both_must_be_good_and_name_the_same_principal(
+    story: Scenario, system: System
+) -> None:
     user, admin = await a_key(system, 1), await a_key(system, 1, admin=True)
     user_token, admin_token = f"Bearer {token(role='user')}", f"Bearer {token()}"
     assert await let_in(story, Authorization=user_token, X_API_Key=user)
@@ -521,7 +523,7 @@ async def test_of_both_credentials_both_must_be_good_and_name_the_same_principal
 # --- The order of checks ---------------------------------------------------------------------------------------------
 
 
-async def test_credentials_come_before_parameters_and_parameters_before_existence(story: Story) -> None:
+async def test_credentials_come_before_parameters_and_parameters_before_existence(story: Scenario) -> None:
     nobody = path_of(new_number())
     for path in ("/customers/not-a-uuid/campaigns", nobody):
         for params in ({}, {"limit": "0", "cursor": "x"}):
@@ -531,7 +533,7 @@ async def test_credentials_come_before_parameters_and_parameters_before_existenc
     assert code_of(await story.client.get(nobody, headers=bearer(1))) == (404, "customer_not_found")
 
 
-async def test_a_refusal_says_the_same_whatever_was_wrong(story: Story) -> None:
+async def test_a_refusal_says_the_same_whatever_was_wrong(story: Scenario) -> None:
     wrong: list[dict[str, str | bytes]] = [
         {},
         {"Authorization": "Bearer x"},
@@ -544,7 +546,7 @@ async def test_a_refusal_says_the_same_whatever_was_wrong(story: Story) -> None:
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"])
 async def test_what_is_for_operators_and_readers_of_documentation_asks_for_no_credentials(
-    story: Story, path: str
+    story: Scenario, path: str
 ) -> None:
     for headers in ({}, {"Authorization": "Bearer x"}):
         assert (await story.client.get(path, headers=headers)).status_code == 200

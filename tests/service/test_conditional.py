@@ -8,15 +8,15 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.builders import owner_id
-from tests.service.story import Story, bearer, code_of, new_number, path_of
+from tests.support.builders import owner_id
+from tests.support.scenario import Scenario, bearer, code_of, new_number, path_of
 
 STRONG = re.compile(r'"[\x21\x23-\x7e]+"')
 BODY_WORTH_COMPRESSING = 30
 """Campaigns that make a page far longer than a network packet."""
 
 
-async def tag_of(story: Story, customer: int, headers: dict[str, str] | None = None, **params: Any) -> str:
+async def tag_of(story: Scenario, customer: int, headers: dict[str, str] | None = None, **params: Any) -> str:
     """Return the entity tag of an answer."""
     reply = await story.ask(customer, headers, **params)
     assert reply.status_code == 200
@@ -25,7 +25,7 @@ async def tag_of(story: Story, customer: int, headers: dict[str, str] | None = N
     return tag
 
 
-async def raw(story: Story, customer: int, **headers: str) -> tuple[httpx.Headers, bytes]:
+async def raw(story: Scenario, customer: int, **headers: str) -> tuple[httpx.Headers, bytes]:
     """Return headers and bytes of an answer as they came over the wire, still encoded."""
     request = story.client.build_request("GET", path_of(customer), headers=story.as_admin(**headers))
     request.url = request.url.copy_with(params={"limit": "200"})
@@ -37,7 +37,7 @@ async def raw(story: Story, customer: int, **headers: str) -> tuple[httpx.Header
         await reply.aclose()
 
 
-def a_long_list(story: Story) -> int:
+def a_long_list(story: Scenario) -> int:
     """Add a customer whose page is worth compressing."""
     return story.member_of(*(story.campaign(f"campaign number {n}") for n in range(BODY_WORTH_COMPRESSING)))
 
@@ -45,11 +45,11 @@ def a_long_list(story: Story) -> int:
 # --- Entity tags -----------------------------------------------------------------------------------------------------
 
 
-async def test_whatever_changes_the_body_changes_the_tag(story: Story) -> None:
+async def test_whatever_changes_the_body_changes_the_tag(story: Scenario) -> None:
     campaign = story.campaign("first")
     other = story.campaign("second", owner_id=owner_id(2))
     customer = story.member_of(campaign)
-    await story.tell()
+    await story.publish_and_wait()
     seen = {await tag_of(story, customer)}
     changes: list[tuple[str, dict[str, Any]]] = [
         ("campaign.upserted.v1", {"campaign": campaign, "name": "renamed"}),
@@ -60,15 +60,15 @@ async def test_whatever_changes_the_body_changes_the_tag(story: Story) -> None:
         ("campaign.deleted.v1", {"campaign": other}),
     ]
     for number, (event_type, given) in enumerate(changes, start=2):
-        story.happens(event_type, **given)
-        await story.tell()
+        story.add_event(event_type, **given)
+        await story.publish_and_wait()
         seen.add(await tag_of(story, customer))
         assert len(seen) == number, f"{event_type} left the tag as it was"
 
 
-async def test_requests_that_are_echoed_differently_have_different_tags(story: Story) -> None:
+async def test_requests_that_are_echoed_differently_have_different_tags(story: Scenario) -> None:
     customer = story.member_of(story.campaign("one"), story.campaign("two", owner_id=owner_id(2)))
-    await story.tell()
+    await story.publish_and_wait()
     asked: list[dict[str, Any]] = [
         {},
         {"limit": 9},
@@ -86,13 +86,13 @@ async def test_requests_that_are_echoed_differently_have_different_tags(story: S
     assert len(set(tags)) == len(tags)
 
 
-async def test_the_tag_stays_while_the_body_does_whatever_else_happens(story: Story) -> None:
+async def test_the_tag_stays_while_the_body_does_whatever_else_happens(story: Scenario) -> None:
     customer = story.member_of(story.campaign())
-    await story.tell()
+    await story.publish_and_wait()
     before = await story.ask(customer)
-    story.happens("customer.upserted.v1", customer=customer)
-    story.happens("campaign.counters_changed.v1", campaign=story.campaign())
-    position = await story.tell()
+    story.add_event("customer.upserted.v1", customer=customer)
+    story.add_event("campaign.counters_changed.v1", campaign=story.campaign())
+    position = await story.publish_and_wait()
     after = await story.ask(customer)
     assert after.content == before.content
     assert after.headers["etag"] == before.headers["etag"]
@@ -105,9 +105,9 @@ async def test_the_tag_stays_while_the_body_does_whatever_else_happens(story: St
     "held",
     ["{tag}", "W/{tag}", '"other", {tag}', '{tag},"other"', '"other" , W/{tag} , "more"', "*", '"", {tag}'],
 )
-async def test_a_caller_who_holds_the_answer_gets_304_and_no_body(story: Story, held: str) -> None:
+async def test_a_caller_who_holds_the_answer_gets_304_and_no_body(story: Scenario, held: str) -> None:
     customer = story.member_of(story.campaign())
-    position = await story.tell()
+    position = await story.publish_and_wait()
     tag = await tag_of(story, customer)
     reply = await story.ask(customer, story.as_admin(**{"If-None-Match": held.format(tag=tag)}))
     assert (reply.status_code, reply.content) == (304, b"")
@@ -117,19 +117,19 @@ async def test_a_caller_who_holds_the_answer_gets_304_and_no_body(story: Story, 
     assert _varies_on(reply.headers) >= {"authorization", "x-api-key", "accept-encoding"}
 
 
-async def test_a_304_claims_no_other_length_than_the_answers_own(story: Story) -> None:
+async def test_a_304_claims_no_other_length_than_the_answers_own(story: Scenario) -> None:
     # RFC 9110, 8.6: a length in a 304 is that of the 200 it stands for, or there is none.
     customer = story.member_of(story.campaign())
-    await story.tell()
+    await story.publish_and_wait()
     whole = await story.ask(customer)
     reply = await story.ask(customer, story.as_admin(**{"If-None-Match": "*"}))
     assert reply.headers.get("content-length", str(len(whole.content))) == str(len(whole.content))
 
 
 @pytest.mark.parametrize("held", ['"other"', 'W/"other"', '"other", "more"', "{bare}", '"*"', "", ",", '"', "W/*", "é"])
-async def test_a_caller_who_holds_something_else_gets_the_answer(story: Story, held: str) -> None:
+async def test_a_caller_who_holds_something_else_gets_the_answer(story: Scenario, held: str) -> None:
     customer = story.member_of(story.campaign())
-    await story.tell()
+    await story.publish_and_wait()
     tag = await tag_of(story, customer)
     headers = story.as_admin() | {"If-None-Match": held.format(bare=tag.strip('"'))}
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -138,28 +138,28 @@ async def test_a_caller_who_holds_something_else_gets_the_answer(story: Story, h
     assert reply.headers["etag"] == tag
 
 
-async def test_tags_in_several_header_lines_are_one_list(story: Story) -> None:
+async def test_tags_in_several_header_lines_are_one_list(story: Scenario) -> None:
     customer = story.member_of(story.campaign())
-    await story.tell()
+    await story.publish_and_wait()
     lines = [("If-None-Match", '"other"'), ("If-None-Match", await tag_of(story, customer))]
     reply = await story.client.get(path_of(customer), headers=[*story.as_admin().items(), *lines])
     assert reply.status_code == 304
 
 
-async def test_a_304_ends_with_the_next_change(story: Story) -> None:
+async def test_a_304_ends_with_the_next_change(story: Scenario) -> None:
     campaign = story.campaign()
     customer = story.member_of(campaign)
-    await story.tell()
+    await story.publish_and_wait()
     held = story.as_admin(**{"If-None-Match": await tag_of(story, customer)})
     assert (await story.ask(customer, held)).status_code == 304
-    story.happens("campaign.counters_changed.v1", campaign=campaign)
-    await story.tell()
+    story.add_event("campaign.counters_changed.v1", campaign=campaign)
+    await story.publish_and_wait()
     assert (await story.ask(customer, held)).status_code == 200
 
 
-async def test_conditions_come_after_credentials_parameters_and_existence(story: Story) -> None:
+async def test_conditions_come_after_credentials_parameters_and_existence(story: Scenario) -> None:
     customer, hidden = story.customer(), story.customer(owner_id=owner_id(2))
-    await story.tell()
+    await story.publish_and_wait()
     every = {"If-None-Match": "*"}
     assert code_of(await story.ask(customer, every)) == (401, "unauthenticated")
     assert (await story.ask(customer, bearer(1) | every, limit=0)).status_code == 422
@@ -167,9 +167,9 @@ async def test_conditions_come_after_credentials_parameters_and_existence(story:
         assert code_of(await story.ask(absent, bearer(1) | every)) == (404, "customer_not_found")
 
 
-async def test_an_owner_who_holds_an_admins_answer_gets_their_own(story: Story) -> None:
+async def test_an_owner_who_holds_an_admins_answer_gets_their_own(story: Scenario) -> None:
     customer = story.member_of(story.campaign(), story.campaign(owner_id=owner_id(2)))
-    await story.tell()
+    await story.publish_and_wait()
     held = {"If-None-Match": await tag_of(story, customer)}
     assert (await story.ask(customer, bearer(1) | held)).status_code == 200
     assert (await story.ask(customer, story.as_admin(**held))).status_code == 304
@@ -178,9 +178,9 @@ async def test_an_owner_who_holds_an_admins_answer_gets_their_own(story: Story) 
 # --- Compression -----------------------------------------------------------------------------------------------------
 
 
-async def test_the_gzipped_answer_is_the_same_bytes_under_a_tag_of_its_own(story: Story) -> None:
+async def test_the_gzipped_answer_is_the_same_bytes_under_a_tag_of_its_own(story: Scenario) -> None:
     customer = a_long_list(story)
-    await story.tell()
+    await story.publish_and_wait()
     plain_headers, plain = await raw(story, customer)
     gzip_headers, packed = await raw(story, customer, **{"Accept-Encoding": "gzip"})
     assert "content-encoding" not in plain_headers
@@ -195,17 +195,17 @@ async def test_the_gzipped_answer_is_the_same_bytes_under_a_tag_of_its_own(story
         assert headers["content-type"] == "application/json"
 
 
-async def test_the_gzipped_answer_is_the_same_bytes_every_time(story: Story) -> None:
+async def test_the_gzipped_answer_is_the_same_bytes_every_time(story: Scenario) -> None:
     customer = a_long_list(story)
-    await story.tell()
+    await story.publish_and_wait()
     answers = [await raw(story, customer, **{"Accept-Encoding": "gzip"}) for _ in range(2)]
     assert answers[0][1] == answers[1][1]
     assert answers[0][0]["etag"] == answers[1][0]["etag"]
 
 
-async def test_each_representation_is_revalidated_by_its_own_tag(story: Story) -> None:
+async def test_each_representation_is_revalidated_by_its_own_tag(story: Scenario) -> None:
     customer = a_long_list(story)
-    await story.tell()
+    await story.publish_and_wait()
     params = {"limit": "200"}
     gzipped = {"Accept-Encoding": "gzip"}
     tags = [await tag_of(story, customer, **params), await tag_of(story, customer, story.as_admin(**gzipped), **params)]
@@ -218,9 +218,9 @@ async def test_each_representation_is_revalidated_by_its_own_tag(story: Story) -
 
 
 @pytest.mark.parametrize("accepted", ["gzip", "GZip", "x-gzip", "br, gzip", "br;q=1.0, gzip;q=0.5", "*", "gzip ; q=1"])
-async def test_gzip_is_sent_to_those_who_accept_it(story: Story, accepted: str) -> None:
+async def test_gzip_is_sent_to_those_who_accept_it(story: Scenario, accepted: str) -> None:
     customer = a_long_list(story)
-    await story.tell()
+    await story.publish_and_wait()
     headers, packed = await raw(story, customer, **{"Accept-Encoding": accepted})
     assert headers["content-encoding"] == "gzip"
     assert zlib.decompress(packed, wbits=31)
@@ -241,17 +241,17 @@ async def test_gzip_is_sent_to_those_who_accept_it(story: Story, accepted: str) 
         "gzip;q=x",
     ],
 )
-async def test_nobody_else_is_sent_gzip(story: Story, accepted: str) -> None:
+async def test_nobody_else_is_sent_gzip(story: Scenario, accepted: str) -> None:
     customer = a_long_list(story)
-    await story.tell()
+    await story.publish_and_wait()
     headers, body = await raw(story, customer, **{"Accept-Encoding": accepted})
     assert "content-encoding" not in headers
     assert body.startswith(b'{"data":[')
 
 
-async def test_small_bodies_stay_plain(story: Story) -> None:
+async def test_small_bodies_stay_plain(story: Scenario) -> None:
     customer = story.customer()
-    await story.tell()
+    await story.publish_and_wait()
     headers, body = await raw(story, customer, **{"Accept-Encoding": "gzip"})
     assert "content-encoding" not in headers
     assert body.startswith(b'{"data":[]')
@@ -260,9 +260,9 @@ async def test_small_bodies_stay_plain(story: Story) -> None:
 # --- Caches ----------------------------------------------------------------------------------------------------------
 
 
-async def test_every_answer_tells_caches_to_ask_first_and_what_it_depends_on(story: Story) -> None:
+async def test_every_answer_tells_caches_to_ask_first_and_what_it_depends_on(story: Scenario) -> None:
     customer = story.customer()
-    await story.tell()
+    await story.publish_and_wait()
     replies = [
         await story.ask(customer),
         await story.ask(customer, {}),

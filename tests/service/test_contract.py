@@ -26,9 +26,9 @@ from schemathesis.specs.openapi.checks import (
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from service import openapi
-from tests.builders import an_id, customer_id, owner_id
-from tests.service.story import Story, bearer, client_of, new_number
-from tests.system.processes import System
+from tests.support.builders import an_id, customer_id, owner_id
+from tests.support.processes import System
+from tests.support.scenario import Scenario, bearer, client_of, new_number
 
 CASES = int(os.environ.get("MEMBERSHIP_TEST_CASES", "1000"))
 """Generated requests over the contract file; half as many more go over the served document."""
@@ -56,24 +56,24 @@ class World(NamedTuple):
 async def world(system: System) -> World:
     """Customers with no, few, many, deleted and hidden campaigns that have all fields, some or none."""
     async with client_of(system.api_url) as client:
-        story = Story(system, client)
+        story = Scenario(system, client)
         rng = Random(4)
         campaigns = [_campaign(story, rng) for _ in range(CAMPAIGNS)]
         everywhere, few, none, unknown = story.member_of(*campaigns), story.customer(), story.customer(), new_number()
         story.enrol(few, *campaigns[:3])
         story.enrol(unknown, *campaigns[3:5])
         for campaign in campaigns[::7]:
-            story.happens("target.removed.v1", customer=everywhere, campaign=campaign)
+            story.add_event("target.removed.v1", customer=everywhere, campaign=campaign)
         for campaign in campaigns[::11]:
-            story.happens("campaign.deleted.v1", campaign=campaign)
+            story.add_event("campaign.deleted.v1", campaign=campaign)
         gone = story.member_of(*campaigns[:20])
-        story.happens("customer.upserted.v1", customer=gone, deleted=True)
-        position = await story.tell()
+        story.add_event("customer.upserted.v1", customer=gone, deleted=True)
+        position = await story.publish_and_wait()
         customers = [customer_id(number) for number in (everywhere, few, none, unknown, gone)]
         return World(system.api_url, customers, story.as_admin(), bearer(1), position)
 
 
-def _campaign(story: Story, rng: Random) -> int:
+def _campaign(story: Scenario, rng: Random) -> int:
     stage = {"id": an_id("57", 1), "campaign_id": an_id("ca", 1), "key": "k", "name": "n", "position": 1}
     stage |= {"semantic_type": rng.choice(["new", "active", "won", "lost"]), "color": "#fff", "is_system": True}
     stage |= {"created_at": "2026-01-01T00:00:00.5Z", "updated_at": "2026-01-01T00:00:00+05:30"}
@@ -96,7 +96,7 @@ def _campaign(story: Story, rng: Random) -> int:
     status = rng.choice(["draft", "running", "paused", "done"])
     campaign = story.campaign(status=status, owner_id=owner_id(rng.choice([1, 1, 2])), **given_fields)
     if rng.random() < 0.5:
-        story.happens("campaign.counters_changed.v1", campaign=campaign)
+        story.add_event("campaign.counters_changed.v1", campaign=campaign)
     return campaign
 
 

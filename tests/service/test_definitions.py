@@ -9,8 +9,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from tests.builders import ANYONE, COUNTERS, EPOCH, an_id, campaign_id, owner_id
-from tests.service.story import Story, bearer, code_of, ids, locs, named_ids, names, new_number, path_of
+from tests.support.builders import ANYONE, COUNTERS, EPOCH, an_id, campaign_id, owner_id
+from tests.support.scenario import Scenario, bearer, code_of, ids, locs, named_ids, names, new_number, path_of
 
 INT64_MAX = 2**63 - 1
 NO_COUNTS = {"all": 0, "draft": 0, "running": 0, "paused": 0, "done": 0}
@@ -19,10 +19,12 @@ NO_COUNTS = {"all": 0, "draft": 0, "running": 0, "paused": 0, "done": 0}
 # --- Who may read ----------------------------------------------------------------------------------------------------
 
 
-async def test_an_owner_sees_of_their_customer_only_the_campaigns_they_own_and_an_admin_sees_all(story: Story) -> None:
+async def test_an_owner_sees_of_their_customer_only_the_campaigns_they_own_and_an_admin_sees_all(
+    story: Scenario,
+) -> None:
     mine, theirs = story.campaign("mine", owner_id=owner_id(1)), story.campaign("theirs", owner_id=owner_id(2))
     customer = story.member_of(mine, theirs)
-    await story.tell()
+    await story.publish_and_wait()
 
     for headers, seen in ((bearer(1), ["mine"]), (story.as_admin(), ["theirs", "mine"])):
         body = await story.page(customer, headers, include_aggregations=True)
@@ -31,22 +33,22 @@ async def test_an_owner_sees_of_their_customer_only_the_campaigns_they_own_and_a
         assert body["aggregations"]["quick_filters"] == NO_COUNTS | {"all": len(seen), "running": len(seen)}
 
 
-async def test_the_deleted_that_an_owner_hears_of_are_those_of_their_own_campaigns(story: Story) -> None:
+async def test_the_deleted_that_an_owner_hears_of_are_those_of_their_own_campaigns(story: Scenario) -> None:
     mine, theirs = story.campaign("mine", owner_id=owner_id(1)), story.campaign("theirs", owner_id=owner_id(2))
     customer = story.member_of(mine, theirs)
-    story.happens("target.removed.v1", customer=customer, campaign=mine)
-    story.happens("target.removed.v1", customer=customer, campaign=theirs)
-    await story.tell()
+    story.add_event("target.removed.v1", customer=customer, campaign=mine)
+    story.add_event("target.removed.v1", customer=customer, campaign=theirs)
+    await story.publish_and_wait()
 
     for headers, deleted in ((bearer(1), 1), (story.as_admin(), 2)):
         body = await story.page(customer, headers, include_aggregations=True)
         assert body["aggregations"]["extra"] == {"deleted": deleted}
 
 
-async def test_a_customer_of_another_owner_and_one_that_is_not_there_get_the_same_bytes(story: Story) -> None:
+async def test_a_customer_of_another_owner_and_one_that_is_not_there_get_the_same_bytes(story: Scenario) -> None:
     someone_elses = story.customer(owner_id=owner_id(2))
     nobody = new_number()
-    await story.tell()
+    await story.publish_and_wait()
 
     replies = [await story.ask(each, bearer(1) | {"X-Request-ID": "same"}) for each in (someone_elses, nobody)]
     assert [code_of(reply) for reply in replies] == [(404, "customer_not_found")] * 2
@@ -58,62 +60,64 @@ async def test_a_customer_of_another_owner_and_one_that_is_not_there_get_the_sam
     assert unnamed[0].content != unnamed[1].content, "each answer has a request id of its own"
 
 
-async def test_what_is_not_owned_is_hidden_whatever_the_parameters_and_conditions(story: Story) -> None:
+async def test_what_is_not_owned_is_hidden_whatever_the_parameters_and_conditions(story: Scenario) -> None:
     customer = story.customer(owner_id=owner_id(2), deleted=True)
-    await story.tell()
+    await story.publish_and_wait()
     for params in ({"include_deleted": True}, {"only_deleted": True}, {"offset": 7, "q": "x"}):
         reply = await story.ask(customer, bearer(1) | {"If-None-Match": "*"}, **params)
         assert code_of(reply) == (404, "customer_not_found")
 
 
-async def test_a_customer_known_only_from_an_enrolment_has_no_owner_so_admins_alone_see_it(story: Story) -> None:
+async def test_a_customer_known_only_from_an_enrolment_has_no_owner_so_admins_alone_see_it(story: Scenario) -> None:
     campaign = story.campaign("first", owner_id=owner_id(1))
     customer = new_number()
     story.enrol(customer, campaign)
-    await story.tell()
+    await story.publish_and_wait()
     assert await story.names(customer) == ["first"]
     assert code_of(await story.ask(customer, bearer(1))) == (404, "customer_not_found")
 
-    story.happens("customer.upserted.v1", customer=customer, owner_id=owner_id(1))
-    await story.tell()
+    story.add_event("customer.upserted.v1", customer=customer, owner_id=owner_id(1))
+    await story.publish_and_wait()
     assert await story.names(customer, bearer(1)) == ["first"]
 
 
 @pytest.mark.parametrize("event_type", ["target.removed.v1", "target.restored.v1"])
-async def test_an_event_of_a_target_that_is_no_enrolment_makes_no_customer_exist(story: Story, event_type: str) -> None:
+async def test_an_event_of_a_target_that_is_no_enrolment_makes_no_customer_exist(
+    story: Scenario, event_type: str
+) -> None:
     customer, campaign = new_number(), story.campaign()
-    story.happens(event_type, customer=customer, campaign=campaign)
-    await story.tell()
+    story.add_event(event_type, customer=customer, campaign=campaign)
+    await story.publish_and_wait()
     reply = await story.ask(customer, include_deleted=True)
     assert code_of(reply) == (404, "customer_not_found")
 
 
-async def test_a_customer_in_no_campaign_has_an_empty_page(story: Story) -> None:
+async def test_a_customer_in_no_campaign_has_an_empty_page(story: Scenario) -> None:
     customer = story.customer()
-    await story.tell()
+    await story.publish_and_wait()
     body = await story.page(customer, bearer(1), include_aggregations=True)
     assert (body["data"], body["meta"]["total"]) == ([], 0)
     assert body["aggregations"] == {"quick_filters": NO_COUNTS, "extra": {"deleted": 0}}
 
 
-async def test_a_customer_and_a_campaign_that_change_hands_are_seen_by_their_new_owner_alone(story: Story) -> None:
+async def test_a_customer_and_a_campaign_that_change_hands_are_seen_by_their_new_owner_alone(story: Scenario) -> None:
     campaign = story.campaign("wandering", owner_id=owner_id(1))
     customer = story.member_of(campaign)
-    story.happens("customer.upserted.v1", customer=customer, owner_id=owner_id(2))
-    await story.tell()
+    story.add_event("customer.upserted.v1", customer=customer, owner_id=owner_id(2))
+    await story.publish_and_wait()
     assert code_of(await story.ask(customer, bearer(1))) == (404, "customer_not_found")
     assert await story.names(customer, bearer(2)) == []
 
-    story.happens("campaign.upserted.v1", campaign=campaign, name="arrived", owner_id=owner_id(2))
-    await story.tell()
+    story.add_event("campaign.upserted.v1", campaign=campaign, name="arrived", owner_id=owner_id(2))
+    await story.publish_and_wait()
     body = await story.page(customer, bearer(2), include_aggregations=True)
     assert names(body) == ["arrived"]
     assert body["aggregations"]["quick_filters"]["all"] == 1
 
 
-async def test_any_spelling_of_a_customers_uuid_is_that_customer(story: Story) -> None:
+async def test_any_spelling_of_a_customers_uuid_is_that_customer(story: Scenario) -> None:
     customer = story.customer()
-    await story.tell()
+    await story.publish_and_wait()
     spelled = UUID(path_of(customer).split("/")[2])
     for text in (str(spelled).upper(), spelled.hex, spelled.urn, "{" + str(spelled) + "}"):
         reply = await story.client.get(f"/customers/{text}/campaigns", headers=story.as_admin())
@@ -123,38 +127,38 @@ async def test_any_spelling_of_a_customers_uuid_is_that_customer(story: Story) -
 # --- What is listed --------------------------------------------------------------------------------------------------
 
 
-async def test_a_membership_is_visible_once_both_its_enrolment_and_its_campaign_are_known(story: Story) -> None:
+async def test_a_membership_is_visible_once_both_its_enrolment_and_its_campaign_are_known(story: Scenario) -> None:
     campaign = new_number()
     customer = story.member_of(campaign)
-    story.happens("campaign.status_changed.v1", campaign=campaign, status="done")
-    story.happens("campaign.counters_changed.v1", campaign=campaign)
-    await story.tell()
+    story.add_event("campaign.status_changed.v1", campaign=campaign, status="done")
+    story.add_event("campaign.counters_changed.v1", campaign=campaign)
+    await story.publish_and_wait()
     body = await story.page(customer, include_deleted=True, include_aggregations=True)
     assert body["data"] == []
     assert body["aggregations"]["quick_filters"] == NO_COUNTS
 
-    story.happens("campaign.upserted.v1", campaign=campaign, name="known at last", status="draft")
-    await story.tell()
+    story.add_event("campaign.upserted.v1", campaign=campaign, name="known at last", status="draft")
+    await story.publish_and_wait()
     assert await story.names(customer, include_deleted=True) == ["known at last"]
 
 
-async def test_a_removal_without_an_enrolment_shows_nothing_even_among_the_deleted(story: Story) -> None:
+async def test_a_removal_without_an_enrolment_shows_nothing_even_among_the_deleted(story: Scenario) -> None:
     customer, campaign = story.customer(), story.campaign()
-    story.happens("target.removed.v1", customer=customer, campaign=campaign)
-    await story.tell()
+    story.add_event("target.removed.v1", customer=customer, campaign=campaign)
+    await story.publish_and_wait()
     body = await story.page(customer, only_deleted=True, include_aggregations=True)
     assert (body["data"], body["aggregations"]["extra"]) == ([], {"deleted": 0})
 
 
-async def _four_states(story: Story) -> int:
+async def _four_states(story: Scenario) -> int:
     """Tell of a customer in four campaigns: there, removed from, deleted, and both."""
     there, left, gone, both = (story.campaign(name) for name in ("there", "left", "gone", "both"))
     customer = story.member_of(there, left, gone, both)
     for campaign in (left, both):
-        story.happens("target.removed.v1", customer=customer, campaign=campaign)
+        story.add_event("target.removed.v1", customer=customer, campaign=campaign)
     for campaign in (gone, both):
-        story.happens("campaign.deleted.v1", campaign=campaign)
-    await story.tell()
+        story.add_event("campaign.deleted.v1", campaign=campaign)
+    await story.publish_and_wait()
     return customer
 
 
@@ -169,7 +173,7 @@ async def _four_states(story: Story) -> int:
     ],
 )
 async def test_a_removed_target_and_a_deleted_campaign_are_listed_by_flags_and_only_deleted_wins(
-    story: Story, flags: dict[str, str], listed: list[str]
+    story: Scenario, flags: dict[str, str], listed: list[str]
 ) -> None:
     customer = await _four_states(story)
     body = await story.page(customer, include_aggregations=True, **flags)
@@ -182,41 +186,41 @@ async def test_a_removed_target_and_a_deleted_campaign_are_listed_by_flags_and_o
     }
 
 
-async def test_what_is_restored_is_listed_again(story: Story) -> None:
+async def test_what_is_restored_is_listed_again(story: Scenario) -> None:
     left, gone = story.campaign("left"), story.campaign("gone")
     customer = story.member_of(left, gone)
-    story.happens("target.removed.v1", customer=customer, campaign=left)
-    story.happens("campaign.deleted.v1", campaign=gone)
-    await story.tell()
+    story.add_event("target.removed.v1", customer=customer, campaign=left)
+    story.add_event("campaign.deleted.v1", campaign=gone)
+    await story.publish_and_wait()
     assert await story.names(customer) == []
 
-    story.happens("target.restored.v1", customer=customer, campaign=left)
-    story.happens("campaign.restored.v1", campaign=gone)
-    await story.tell()
+    story.add_event("target.restored.v1", customer=customer, campaign=left)
+    story.add_event("campaign.restored.v1", campaign=gone)
+    await story.publish_and_wait()
     assert await story.names(customer) == ["gone", "left"]
 
 
-async def test_a_change_of_a_deleted_campaigns_definition_does_not_restore_it(story: Story) -> None:
+async def test_a_change_of_a_deleted_campaigns_definition_does_not_restore_it(story: Scenario) -> None:
     campaign = story.campaign("before")
     customer = story.member_of(campaign)
-    story.happens("campaign.deleted.v1", campaign=campaign)
-    story.happens("campaign.upserted.v1", campaign=campaign, name="after")
-    await story.tell()
+    story.add_event("campaign.deleted.v1", campaign=campaign)
+    story.add_event("campaign.upserted.v1", campaign=campaign, name="after")
+    await story.publish_and_wait()
     assert await story.names(customer) == []
     assert await story.names(customer, only_deleted=True) == ["after"]
 
 
-async def test_a_deleted_customer_is_404_unless_one_of_the_flags_is_set(story: Story) -> None:
+async def test_a_deleted_customer_is_404_unless_one_of_the_flags_is_set(story: Scenario) -> None:
     customer = story.member_of(story.campaign("kept"))
-    story.happens("customer.upserted.v1", customer=customer, deleted=True)
-    await story.tell()
+    story.add_event("customer.upserted.v1", customer=customer, deleted=True)
+    await story.publish_and_wait()
     for headers in (story.as_admin(), bearer(1)):
         assert code_of(await story.ask(customer, headers)) == (404, "customer_not_found")
         assert await story.names(customer, headers, include_deleted=True) == ["kept"]
         assert await story.names(customer, headers, only_deleted=True) == []
 
-    story.happens("customer.upserted.v1", customer=customer, deleted=False)
-    await story.tell()
+    story.add_event("customer.upserted.v1", customer=customer, deleted=False)
+    await story.publish_and_wait()
     assert await story.names(customer) == ["kept"]
 
 
@@ -244,9 +248,9 @@ async def test_a_deleted_customer_is_404_unless_one_of_the_flags_is_set(story: S
         ("trimmed", "  trim\t\u3000"),
     ],
 )
-async def test_search_finds_whatever_the_case_accents_and_ligatures(story: Story, name: str, found_by: str) -> None:
+async def test_search_finds_whatever_the_case_accents_and_ligatures(story: Scenario, name: str, found_by: str) -> None:
     customer = story.member_of(story.campaign(name), story.campaign("QVX"))
-    await story.tell()
+    await story.publish_and_wait()
     body = await story.page(customer, q=found_by, include_aggregations=True)
     assert names(body) == [name]
     assert body["meta"]["total"] == body["aggregations"]["quick_filters"]["all"] == 1
@@ -254,55 +258,55 @@ async def test_search_finds_whatever_the_case_accents_and_ligatures(story: Story
 
 
 @pytest.mark.parametrize("char", ["%", "_", "\\", "*", "?", "[", ".", "'", '"', "$1", "{", "\\%"])
-async def test_search_takes_every_character_literally(story: Story, char: str) -> None:
+async def test_search_takes_every_character_literally(story: Scenario, char: str) -> None:
     customer = story.member_of(story.campaign("plain words"), story.campaign(f"with {char} in it"))
-    await story.tell()
+    await story.publish_and_wait()
     assert await story.names(customer, q=char) == [f"with {char} in it"]
     assert await story.names(customer, q=f"with {char} in it") == [f"with {char} in it"]
 
 
-async def test_search_looks_into_name_goal_and_agent_name_each_by_itself(story: Story) -> None:
+async def test_search_looks_into_name_goal_and_agent_name_each_by_itself(story: Scenario) -> None:
     whole = story.campaign("Alpha", goal="Beta", agent_name="Gamma")
     customer = story.member_of(whole, story.campaign("bare"))
-    await story.tell()
+    await story.publish_and_wait()
     for text in ("alpha", "beta", "gamma"):
         assert await story.names(customer, q=text) == ["Alpha"]
     for text in ("alphabeta", "alpha beta", "alpha\nbeta", "betagamma", "alpha gamma"):
         assert await story.names(customer, q=text) == []
 
 
-async def test_search_looks_nowhere_else(story: Story) -> None:
+async def test_search_looks_nowhere_else(story: Scenario) -> None:
     texts = {"phone_number": "needle", "call_opening_message": "needle", "whatsapp_first_message": "needle"}
     campaign = story.campaign("hay", **texts)
     customer = story.member_of(campaign)
-    await story.tell()
+    await story.publish_and_wait()
     assert await story.names(customer, q="needle") == []
     assert await story.names(customer, q=campaign_id(campaign)) == []
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t \n", "\u3000\u00a0"])
-async def test_a_blank_search_is_an_absent_one(story: Story, blank: str) -> None:
+async def test_a_blank_search_is_an_absent_one(story: Scenario, blank: str) -> None:
     customer = story.member_of(story.campaign("all there is"))
-    await story.tell()
+    await story.publish_and_wait()
     body = await story.page(customer, q=blank)
     assert names(body) == ["all there is"]
     assert "q" not in body["query"]
 
 
-async def test_a_search_whose_key_is_empty_is_part_of_every_text(story: Story) -> None:
+async def test_a_search_whose_key_is_empty_is_part_of_every_text(story: Scenario) -> None:
     customer = story.member_of(story.campaign("any"))
-    await story.tell()
+    await story.publish_and_wait()
     body = await story.page(customer, q="\u0301")
     assert (names(body), body["query"]["q"]) == (["any"], "\u0301")
 
 
-async def test_a_search_follows_a_campaign_to_its_new_name(story: Story) -> None:
+async def test_a_search_follows_a_campaign_to_its_new_name(story: Scenario) -> None:
     campaign = story.campaign("old name", goal="old goal")
     customer = story.member_of(campaign)
-    await story.tell()
+    await story.publish_and_wait()
     assert await story.names(customer, q="old goal") == ["old name"]
-    story.happens("campaign.upserted.v1", campaign=campaign, name="new name")
-    await story.tell()
+    story.add_event("campaign.upserted.v1", campaign=campaign, name="new name")
+    await story.publish_and_wait()
     assert await story.names(customer, q="old") == []
     assert await story.names(customer, q="new") == ["new name"]
 
@@ -318,11 +322,11 @@ ENROLLED = {
 }
 
 
-async def _enrolled_around_a_day(story: Story) -> int:
+async def _enrolled_around_a_day(story: Scenario) -> int:
     customer = story.customer()
     for name, moment in ENROLLED.items():
         story.enrol(customer, story.campaign(name), enrolled_at=moment)
-    await story.tell()
+    await story.publish_and_wait()
     return customer
 
 
@@ -344,7 +348,7 @@ async def _enrolled_around_a_day(story: Story) -> int:
     ],
 )
 async def test_dates_bound_the_enrolment_inclusively_in_utc_and_a_last_day_counts_whole(
-    story: Story, bounds: dict[str, str], listed: str
+    story: Scenario, bounds: dict[str, str], listed: str
 ) -> None:
     customer = await _enrolled_around_a_day(story)
     body = await story.page(customer, sort_dir="asc", include_aggregations=True, **bounds)
@@ -352,9 +356,9 @@ async def test_dates_bound_the_enrolment_inclusively_in_utc_and_a_last_day_count
     assert body["meta"]["total"] == body["aggregations"]["quick_filters"]["running"] == len(listed.split())
 
 
-async def test_dates_are_echoed_as_date_times_in_utc(story: Story) -> None:
+async def test_dates_are_echoed_as_date_times_in_utc(story: Scenario) -> None:
     customer = story.customer()
-    await story.tell()
+    await story.publish_and_wait()
     asked = {"date_from": "2026-03-01T02:00:00.5+02:00", "date_to": "2026-03-01"}
     query = (await story.page(customer, **asked))["query"]
     assert query["date_from"].endswith("Z")
@@ -364,7 +368,7 @@ async def test_dates_are_echoed_as_date_times_in_utc(story: Story) -> None:
 
 
 @pytest.mark.parametrize("text", ["yesterday", "2026-02-30", "2026-13-01", "", "2026-01-01T25:00", "\0"])
-async def test_what_is_no_date_is_422_where_it_stands(story: Story, text: str) -> None:
+async def test_what_is_no_date_is_422_where_it_stands(story: Scenario, text: str) -> None:
     for name in ("date_from", "date_to"):
         assert locs(await story.ask(new_number(), **{name: text})) == [["query", name]]
 
@@ -374,20 +378,20 @@ async def test_what_is_no_date_is_422_where_it_stands(story: Story, text: str) -
 INSTANTS = [(EPOCH + timedelta(days=day)).isoformat() for day in range(3)]
 
 
-def _with_counter(name: str) -> Callable[[Story, Any], int]:
-    def campaign(story: Story, value: Any) -> int:
+def _with_counter(name: str) -> Callable[[Scenario, Any], int]:
+    def campaign(story: Scenario, value: Any) -> int:
         number = story.campaign()
-        story.happens("campaign.counters_changed.v1", campaign=number, **{name: value})
+        story.add_event("campaign.counters_changed.v1", campaign=number, **{name: value})
         return number
 
     return campaign
 
 
-def _with(name: str) -> Callable[[Story, Any], int]:
+def _with(name: str) -> Callable[[Scenario, Any], int]:
     return lambda story, value: story.campaign(**{name: value})
 
 
-SORTED: list[tuple[str, Callable[[Story, Any], int], list[Any]]] = [
+SORTED: list[tuple[str, Callable[[Scenario, Any], int], list[Any]]] = [
     ("name", _with("name"), ["_ after -", "a", "Á ", "B", "Zebra", "\ue000", "😀"]),
     ("status", _with("status"), ["draft", "running", "paused", "done"]),
     ("created_at", _with("created_at"), INSTANTS),
@@ -398,11 +402,11 @@ SORTED: list[tuple[str, Callable[[Story, Any], int], list[Any]]] = [
 
 @pytest.mark.parametrize(("field", "campaign", "values"), SORTED, ids=[each[0] for each in SORTED])
 async def test_each_field_sorts_both_ways_and_ties_stand_by_campaign_id_ascending_in_both(
-    story: Story, field: str, campaign: Callable[[Story, Any], int], values: list[Any]
+    story: Scenario, field: str, campaign: Callable[[Scenario, Any], int], values: list[Any]
 ) -> None:
     descending = [(campaign(story, value), campaign(story, value)) for value in reversed(values)]
     customer = story.member_of(*(number for pair in descending for number in pair))
-    await story.tell()
+    await story.publish_and_wait()
 
     wanted = [number for pair in descending for number in pair]
     body = await story.page(customer, sort_field=field, sort_dir="desc", limit=50)
@@ -413,33 +417,35 @@ async def test_each_field_sorts_both_ways_and_ties_stand_by_campaign_id_ascendin
     assert body["meta"]["sort"] == body["query"]["sort"] == {"field": field, "direction": "asc"}
 
 
-async def test_enrolment_is_the_order_unless_told_otherwise_newest_first_and_ties_by_campaign_id(story: Story) -> None:
+async def test_enrolment_is_the_order_unless_told_otherwise_newest_first_and_ties_by_campaign_id(
+    story: Scenario,
+) -> None:
     campaigns = [story.campaign() for _ in range(4)]
     customer = story.customer()
     for campaign, day in zip(campaigns, (1, 0, 1, 2), strict=True):
         story.enrol(customer, campaign, enrolled_at=INSTANTS[day])
-    await story.tell()
+    await story.publish_and_wait()
     first, second, third, fourth = campaigns
     assert ids(await story.page(customer)) == named_ids(fourth, first, third, second)
     assert ids(await story.page(customer, sort_dir="asc")) == named_ids(second, first, third, fourth)
 
 
-async def test_a_campaign_without_a_creation_time_comes_last_in_both_directions(story: Story) -> None:
+async def test_a_campaign_without_a_creation_time_comes_last_in_both_directions(story: Scenario) -> None:
     early, none, late, null = (story.campaign(created_at=each) for each in (INSTANTS[0], ..., INSTANTS[1], None))
     customer = story.member_of(null, late, none, early)
-    await story.tell()
+    await story.publish_and_wait()
     ascending = await story.page(customer, sort_field="created_at", sort_dir="asc")
     assert ids(ascending) == named_ids(early, late, none, null)
     descending = await story.page(customer, sort_field="created_at")
     assert ids(descending) == named_ids(late, early, none, null)
 
 
-async def test_names_are_compared_by_search_key_in_code_point_order(story: Story) -> None:
+async def test_names_are_compared_by_search_key_in_code_point_order(story: Scenario) -> None:
     ordered = ["!", "10", "9", "A b", "a-b", "ab", "ÀB", "aB", "_", "ﬁ", "fj", "Straße", "strassf", "ω", "\uf8ff", "😀"]
     ordered.sort(key=_key_by_hand)
     made = {name: story.campaign(name) for name in reversed(ordered)}
     customer = story.member_of(*made.values())
-    await story.tell()
+    await story.publish_and_wait()
     body = await story.page(customer, sort_field="name", sort_dir="asc", limit=50)
     by_hand = sorted(ordered, key=lambda name: (_key_by_hand(name), made[name]))
     assert names(body) == by_hand
@@ -452,19 +458,19 @@ def _key_by_hand(name: str) -> str:
     return "".join(written_out.get(char, char) for char in name).lower()
 
 
-async def test_a_campaign_that_changes_status_moves_to_its_new_place(story: Story) -> None:
+async def test_a_campaign_that_changes_status_moves_to_its_new_place(story: Scenario) -> None:
     one, other = story.campaign(status="draft"), story.campaign(status="running")
     customer = story.member_of(one, other)
-    await story.tell()
+    await story.publish_and_wait()
     assert ids(await story.page(customer, sort_field="status", sort_dir="asc")) == named_ids(one, other)
-    story.happens("campaign.status_changed.v1", campaign=one, status="done")
-    await story.tell()
+    story.add_event("campaign.status_changed.v1", campaign=one, status="done")
+    await story.publish_and_wait()
     body = await story.page(customer, sort_field="status", sort_dir="asc", include_aggregations=True)
     assert ids(body) == named_ids(other, one)
     assert body["aggregations"]["quick_filters"] == NO_COUNTS | {"all": 2, "running": 1, "done": 1}
 
 
-async def test_an_unknown_sort_field_is_422_and_names_the_allowed_ones(story: Story) -> None:
+async def test_an_unknown_sort_field_is_422_and_names_the_allowed_ones(story: Scenario) -> None:
     reply = await story.ask(new_number(), sort_field="colour")
     assert locs(reply) == [["query", "sort_field"]]
     message = reply.json()["detail"][0]["msg"]
@@ -475,9 +481,9 @@ async def test_an_unknown_sort_field_is_422_and_names_the_allowed_ones(story: St
 # --- meta and query --------------------------------------------------------------------------------------------------
 
 
-async def test_defaults_are_echoed_and_what_is_absent_is_left_out(story: Story) -> None:
+async def test_defaults_are_echoed_and_what_is_absent_is_left_out(story: Scenario) -> None:
     customer = story.member_of(story.campaign())
-    await story.tell()
+    await story.publish_and_wait()
     body = await story.page(customer)
     sort = {"field": "enrolled_at", "direction": "desc"}
     assert set(body) == {"data", "meta", "query"}
@@ -485,9 +491,9 @@ async def test_defaults_are_echoed_and_what_is_absent_is_left_out(story: Story) 
     assert body["query"] == {"filters": {"include_deleted": False, "only_deleted": False}, "sort": sort}
 
 
-async def test_everything_given_is_echoed(story: Story) -> None:
+async def test_everything_given_is_echoed(story: Scenario) -> None:
     customer = story.member_of(*(story.campaign(f"{n} of five") for n in range(5)))
-    await story.tell()
+    await story.publish_and_wait()
     asked = {
         "limit": 2,
         "offset": 1,
@@ -511,9 +517,9 @@ async def test_everything_given_is_echoed(story: Story) -> None:
     assert body["query"] == {"q": "of", "filters": {"include_deleted": True, "only_deleted": False}, "sort": sort}
 
 
-async def test_of_a_repeated_parameter_the_last_counts_and_unknown_ones_are_ignored(story: Story) -> None:
+async def test_of_a_repeated_parameter_the_last_counts_and_unknown_ones_are_ignored(story: Scenario) -> None:
     customer = story.customer()
-    await story.tell()
+    await story.publish_and_wait()
     reply = await story.client.get(
         f"{path_of(customer)}?limit=none&limit=7&colour=red&offset=3&offset=4&&=", headers=story.as_admin()
     )
@@ -522,13 +528,13 @@ async def test_of_a_repeated_parameter_the_last_counts_and_unknown_ones_are_igno
 
 
 @pytest.mark.parametrize("true", ["true", "TRUE", "1", "yes", "Yes", "on", "t", "y", "Y"])
-async def test_a_boolean_is_true_in_many_spellings(story: Story, true: str) -> None:
+async def test_a_boolean_is_true_in_many_spellings(story: Scenario, true: str) -> None:
     customer = story.customer()
-    await story.tell()
+    await story.publish_and_wait()
     assert (await story.page(customer, include_deleted=true))["query"]["filters"]["include_deleted"] is True
 
 
-async def test_all_bad_parameters_are_reported_together_where_they_stand(story: Story) -> None:
+async def test_all_bad_parameters_are_reported_together_where_they_stand(story: Scenario) -> None:
     bad = {
         "include_deleted": "perhaps",
         "only_deleted": "2",
@@ -552,9 +558,9 @@ async def test_all_bad_parameters_are_reported_together_where_they_stand(story: 
     assert kinds["date_to"] == "datetime_from_date_parsing"
 
 
-async def test_the_bounds_of_limit_and_offset_are_inclusive(story: Story) -> None:
+async def test_the_bounds_of_limit_and_offset_are_inclusive(story: Scenario) -> None:
     customer = story.customer()
-    await story.tell()
+    await story.publish_and_wait()
     for name, good, bad in (("limit", (1, 200), (0, 201, -1)), ("offset", (0, INT64_MAX), (-1, 2**63, 10**30))):
         for value in good:
             assert (await story.page(customer, **{name: value}))["meta"][name] == value
@@ -562,9 +568,9 @@ async def test_the_bounds_of_limit_and_offset_are_inclusive(story: Story) -> Non
             assert locs(await story.ask(customer, **{name: value})) == [["query", name]]
 
 
-async def test_an_offset_beyond_the_end_is_an_empty_page_with_the_same_total(story: Story) -> None:
+async def test_an_offset_beyond_the_end_is_an_empty_page_with_the_same_total(story: Scenario) -> None:
     customer = story.member_of(*(story.campaign() for _ in range(3)))
-    await story.tell()
+    await story.publish_and_wait()
     for offset in (3, 4, 10**6, INT64_MAX - 1, INT64_MAX):
         for narrowed in ({}, {"q": "campaign"}):
             body = await story.page(customer, offset=offset, limit=200, include_aggregations=True, **narrowed)
@@ -589,10 +595,10 @@ OPTIONAL = (
 
 
 @pytest.mark.parametrize("absent", [..., None])
-async def test_an_item_leaves_out_what_is_absent_or_null_and_counts_from_zero(story: Story, absent: Any) -> None:
+async def test_an_item_leaves_out_what_is_absent_or_null_and_counts_from_zero(story: Scenario, absent: Any) -> None:
     campaign = story.campaign("bare", **dict.fromkeys(OPTIONAL, absent))
     customer = story.member_of(campaign)
-    await story.tell()
+    await story.publish_and_wait()
     (item,) = (await story.page(customer))["data"]
     assert item == {
         "id": campaign_id(campaign),
@@ -606,7 +612,7 @@ async def test_an_item_leaves_out_what_is_absent_or_null_and_counts_from_zero(st
     }
 
 
-async def test_an_item_fills_in_the_defaults_that_the_contract_states(story: Story) -> None:
+async def test_an_item_fills_in_the_defaults_that_the_contract_states(story: Scenario) -> None:
     stage = {
         "id": an_id("57", 1),
         "campaign_id": an_id("ca", 0),
@@ -622,7 +628,7 @@ async def test_an_item_fills_in_the_defaults_that_the_contract_states(story: Sto
         goal_spec={"objectives": objectives}, call_working_hours={"weekdays": [1, 2]}, stages=[stage]
     )
     customer = story.member_of(campaign)
-    await story.tell()
+    await story.publish_and_wait()
     (item,) = (await story.page(customer))["data"]
     assert item["goal_spec"]["objectives"] == [
         {"type": "contact", "min_count": 1},
@@ -640,7 +646,7 @@ async def test_an_item_fills_in_the_defaults_that_the_contract_states(story: Sto
     assert datetime.fromisoformat(times["updated_at"]) == EPOCH + timedelta(milliseconds=250)
 
 
-async def test_an_item_shows_everything_it_was_given(story: Story) -> None:
+async def test_an_item_shows_everything_it_was_given(story: Scenario) -> None:
     given = {
         **{name: f'{name} “Ünïcode” \\ " \n 🚀 \u2028' for name in OPTIONAL_TEXTS},
         "phone_number_id": an_id("0f", 1),
@@ -654,9 +660,9 @@ async def test_an_item_shows_everything_it_was_given(story: Story) -> None:
     }
     counters = dict.fromkeys(COUNTERS, INT64_MAX) | {"progress": 0.1}
     campaign = story.campaign("shown", status="paused", **given)
-    story.happens("campaign.counters_changed.v1", campaign=campaign, **counters)
+    story.add_event("campaign.counters_changed.v1", campaign=campaign, **counters)
     customer = story.member_of(campaign)
-    await story.tell()
+    await story.publish_and_wait()
     (item,) = (await story.page(customer))["data"]
     expected = {"id": campaign_id(campaign), "name": "shown", "status": "paused", "agent_id": ANYONE}
     assert item == expected | given | counters
@@ -665,15 +671,15 @@ async def test_an_item_shows_everything_it_was_given(story: Story) -> None:
 # --- Aggregations ----------------------------------------------------------------------------------------------------
 
 
-async def test_aggregations_come_only_when_asked_for(story: Story) -> None:
+async def test_aggregations_come_only_when_asked_for(story: Scenario) -> None:
     customer = story.customer()
-    await story.tell()
+    await story.publish_and_wait()
     for asked, given in ((None, False), ("false", False), ("true", True)):
         params = {} if asked is None else {"include_aggregations": asked}
         assert ("aggregations" in await story.page(customer, **params)) is given
 
 
-async def _of_every_kind(story: Story) -> int:
+async def _of_every_kind(story: Scenario) -> int:
     """Tell of a customer in one draft, two running, three paused and four done campaigns, and as many deleted ones.
 
     Half of each has "even" in its name and was enrolled in 2026, the others in 2025.
@@ -684,12 +690,12 @@ async def _of_every_kind(story: Story) -> int:
             campaign = story.campaign("even" if nth // 2 % 2 == 0 else "odd", status=status)
             story.enrol(customer, campaign, enrolled_at=f"{2026 if nth // 2 % 2 == 0 else 2025}-06-01T00:00:00Z")
             if nth % 2:
-                story.happens("campaign.deleted.v1", campaign=campaign)
-    await story.tell()
+                story.add_event("campaign.deleted.v1", campaign=campaign)
+    await story.publish_and_wait()
     return customer
 
 
-async def test_quick_filters_count_what_total_counts_and_extra_the_deleted_whatever_the_flags(story: Story) -> None:
+async def test_quick_filters_count_what_total_counts_and_extra_the_deleted_whatever_the_flags(story: Scenario) -> None:
     customer = await _of_every_kind(story)
     narrowings: list[tuple[dict[str, str], tuple[int, int, int, int]]] = [
         ({}, (1, 2, 3, 4)),

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from service import openapi
-from tests.system.processes import System
+from tests.support.processes import System
 
 STATIC = Path(openapi.__file__).parent / "static"
 ASSETS = "/docs/assets/"

@@ -8,13 +8,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from projections import database
-from projections.notices import CHANNEL, Notice, read, told
-from projections.queries import Generation
+from projections.store import database
+from projections.store.notices import CHANNEL, Notice, decode_notice, encode_notices
+from projections.store.queries import Generation
 from service import freshness as freshnesses
 from service.cache import Cache
 from service.freshness import WAITERS_PER_CALLER_MAX, Freshness
-from tests.system.processes import eventually
+from tests.support.processes import eventually
 
 SOON_S = 5.0
 G1 = Generation("g1")
@@ -40,11 +40,11 @@ async def cache() -> Cache:
 @pytest.fixture
 async def fresh(database_url: str, cache: Cache) -> AsyncIterator[Freshness]:
     pool = await database.open_pool(
-        database_url, connections_max=2, statement_timeout_s=5, name="test-fresh", planner=database.CAREFUL
+        database_url, connections_max=2, statement_timeout_s=5, name="test-fresh", planner=database.CUSTOM_PLANS
     )
     fresh = Freshness(database_url, pool, cache)
     await fresh.start()
-    await eventually(lambda: cache.before_reading() is not None, "it listens", SOON_S)
+    await eventually(lambda: cache.begin_read() is not None, "it listens", SOON_S)
     yield fresh
     await fresh.stop()
     await pool.close()
@@ -61,16 +61,16 @@ async def advance(connection: asyncpg.Connection, position: int) -> None:
         await connection.execute(
             "UPDATE control.checkpoint SET position = $1, message_time_ns = 1, stream_created = 'now'", position
         )
-        await notify(connection, *told(G1, position, ["c" + "0" * 12]))
+        await notify(connection, *encode_notices(G1, position, ["c" + "0" * 12]))
 
 
 @pytest.mark.parametrize("payload", FOREIGN)
 def test_a_payload_of_another_program_or_release_is_unreadable(payload: str) -> None:
-    assert read(payload) is None
+    assert decode_notice(payload) is None
 
 
 def test_a_payload_of_this_release_is_read() -> None:
-    assert read(told(G1, 7, ["c" + "0" * 12])[0]) == Notice("g1", 7, "c" + "0" * 12)
+    assert decode_notice(encode_notices(G1, 7, ["c" + "0" * 12])[0]) == Notice("g1", 7, "c" + "0" * 12)
 
 
 @pytest.mark.usefixtures("fresh")
@@ -78,12 +78,12 @@ async def test_foreign_notices_empty_the_memory_and_the_listener_goes_on(
     connection: asyncpg.Connection, cache: Cache
 ) -> None:
     for number, payload in enumerate(FOREIGN, start=1):
-        before = cache.before_reading()
+        before = cache.begin_read()
         await notify(connection, payload)
-        await eventually(lambda before=before: cache.before_reading() != before, "it is emptied", SOON_S)
+        await eventually(lambda before=before: cache.begin_read() != before, "it is emptied", SOON_S)
         await advance(connection, number)
-        await eventually(lambda number=number: cache.heard == number, "the next notice is read", SOON_S)
-    assert cache.before_reading() is not None
+        await eventually(lambda number=number: cache.applied_through == number, "the next notice is read", SOON_S)
+    assert cache.begin_read() is not None
 
 
 @pytest.mark.usefixtures("fresh")
@@ -95,15 +95,15 @@ async def test_more_notices_than_the_queue_takes_empty_the_memory(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'membership-api-listener' "
         "AND datname = current_database()"
     )
-    await eventually(lambda: cache.before_reading() is None, "the connection is lost", SOON_S)
-    await eventually(lambda: cache.before_reading() is not None, "it listens again", SOON_S)
-    before = cache.before_reading()
+    await eventually(lambda: cache.begin_read() is None, "the connection is lost", SOON_S)
+    await eventually(lambda: cache.begin_read() is not None, "it listens again", SOON_S)
+    before = cache.begin_read()
     await notify(
         connection, *(json.dumps({"generation": "g1", "position": 0, "touched": f"c{n:012}"}) for n in range(99))
     )
-    await eventually(lambda: cache.before_reading() not in {before, None}, "it listens anew", SOON_S)
+    await eventually(lambda: cache.begin_read() not in {before, None}, "it listens anew", SOON_S)
     await advance(connection, 5)
-    await eventually(lambda: cache.heard == 5, "the next notice is read", SOON_S)
+    await eventually(lambda: cache.applied_through == 5, "the next notice is read", SOON_S)
 
 
 async def test_a_task_that_fails_unexpectedly_is_started_again(
@@ -117,16 +117,16 @@ async def test_a_task_that_fails_unexpectedly_is_started_again(
 
     monkeypatch.setattr(fresh, "_apply", failing)
     await advance(connection, 3)
-    await eventually(lambda: cache.heard == 3 and cache.before_reading() is not None, "it listens again", SOON_S)
+    await eventually(lambda: cache.applied_through == 3 and cache.begin_read() is not None, "it listens again", SOON_S)
     await advance(connection, 4)
-    await eventually(lambda: cache.heard == 4, "the next notice is read", SOON_S)
+    await eventually(lambda: cache.applied_through == 4, "the next notice is read", SOON_S)
 
 
 async def test_one_caller_cannot_take_all_waiting_places(connection: asyncpg.Connection, fresh: Freshness) -> None:
-    waiting = [asyncio.create_task(fresh.reached(9, 60, "greedy")) for _ in range(WAITERS_PER_CALLER_MAX)]
+    waiting = [asyncio.create_task(fresh.wait_for_position(9, 60, "greedy")) for _ in range(WAITERS_PER_CALLER_MAX)]
     await eventually(lambda: len(fresh._waiters) == WAITERS_PER_CALLER_MAX, "all wait", SOON_S)
-    assert not await fresh.reached(9, 60, "greedy")
-    other = asyncio.create_task(fresh.reached(9, 60, "other"))
+    assert not await fresh.wait_for_position(9, 60, "greedy")
+    other = asyncio.create_task(fresh.wait_for_position(9, 60, "other"))
     await asyncio.sleep(0)
     assert not other.done()
     await advance(connection, 9)
@@ -137,10 +137,10 @@ async def test_one_caller_cannot_take_all_waiting_places(connection: asyncpg.Con
 
 
 async def test_a_wait_that_is_over_or_given_up_leaves_nothing_behind(fresh: Freshness) -> None:
-    given_up = asyncio.create_task(fresh.reached(9, 60, "someone"))
+    given_up = asyncio.create_task(fresh.wait_for_position(9, 60, "someone"))
     await asyncio.sleep(0)
     given_up.cancel()
     await asyncio.gather(given_up, return_exceptions=True)
-    assert not await fresh.reached(9, 0.01, "someone")
+    assert not await fresh.wait_for_position(9, 0.01, "someone")
     left: list[Any] = [fresh._waiters, fresh._waiting_by_caller]
     assert not any(left)

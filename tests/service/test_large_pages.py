@@ -12,9 +12,9 @@ import pytest
 
 from service.cache import Cache
 from service.page_budget import PageBudget, PageTooLarge
-from tests.builders import customer_id, owner_id
-from tests.service.story import bearer, client_of, path_of
-from tests.system.processes import System
+from tests.support.builders import customer_id, owner_id
+from tests.support.processes import System
+from tests.support.scenario import bearer, client_of, path_of
 
 RSS_BYTES_MAX = 300 * 1024 * 1024
 CARDS = 200

@@ -5,13 +5,13 @@ from random import Random
 import asyncpg
 import pytest
 
-from projections.queries import Generation
-from projections.search_key import search_key
+from projections.model.search_key import search_key
+from projections.store.queries import Generation
 from service.parameters import ListRequest, SortDirection
-from service.reads import After, Page, page_statement, shape_of, values_of
-from tests.builders import campaign_id, customer_id, message, published
-from tests.projections.test_projector import applied, empty, rows
-from tests.projections.test_rebuild import rebuilt
+from service.read_model.reads import After, Page, page_statement, shape_of, values_of
+from tests.support.builders import campaign_id, customer_id, message, published
+from tests.support.bulk_fill import rebuilt
+from tests.support.read_model import applied, empty, rows
 
 G1 = Generation("g1")
 PREFIX_CHARS = 600
@@ -61,7 +61,7 @@ async def walked(connection: asyncpg.Connection, direction: SortDirection) -> li
 async def test_pages_by_name_are_in_the_order_of_the_whole_key(
     connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, near_rows: int
 ) -> None:
-    monkeypatch.setattr("service.reads.NEAR_ROWS", near_rows)
+    monkeypatch.setattr("service.read_model.reads.NEAR_ROWS", near_rows)
     named = names()
     await enrol_in_all(connection, named)
     numbered = [(search_key(name), campaign_id(number)) for number, name in enumerate(named, start=1)]

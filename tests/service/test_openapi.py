@@ -11,7 +11,7 @@ import jsonschema_rs
 import pytest
 import schemathesis
 
-from service import listing, openapi, parameters, problems, routes
+from service import openapi, page_reader, parameters, problems, routes
 
 LIST = "/customers/{customer_id}/campaigns"
 CONTRACT_SHA256 = "7b4d11370c2f72278ec15ead1be53c01a15d007af49e635ae348c2633b5e70a3"
@@ -181,5 +181,5 @@ def test_what_it_says_of_sorting_and_waiting_is_what_the_code_does(served: Any) 
     described = {each["name"]: each.get("description", "") for each in served["paths"][LIST]["get"]["parameters"]}
 
     assert set(re.findall(r"`(\w+)`", described["sort_field"])) == set(get_args(parameters.SortField))
-    wait = f"{listing.WAIT_DEFAULT_S:g} when absent, {listing.WAIT_MAX_S:g} at most"
+    wait = f"{page_reader.WAIT_DEFAULT_S:g} when absent, {page_reader.WAIT_MAX_S:g} at most"
     assert wait in described["Prefer"]

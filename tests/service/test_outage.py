@@ -16,14 +16,14 @@ import asyncpg
 import httpx
 import pytest
 
-from ops.embedded.nats import NatsServer
-from ops.embedded.postgres import PostgresServer
+from ops.devstack.servers.nats import NatsServer
+from ops.devstack.servers.postgres import PostgresServer
 from projections import api_keys
-from projections import database as databases
-from projections.migrations import migrate
-from tests.builders import owner_id
-from tests.service.story import Story, another_api, client_of, code_of, names, path_of
-from tests.system.processes import System, eventually
+from projections.store import database as databases
+from projections.store.migrations import migrate
+from tests.support.builders import owner_id
+from tests.support.processes import System, eventually
+from tests.support.scenario import Scenario, another_api, client_of, code_of, names, path_of
 
 REFUSED_WITHIN_S = 1.0
 RECOVERED_WITHIN_S = 5.0
@@ -82,10 +82,10 @@ async def answers(client: httpx.AsyncClient, path: str, headers: dict[str, str] 
 
 
 async def test_an_api_that_starts_while_postgresql_is_away_lives_refuses_at_once_and_recovers(
-    server: PostgresServer, system: System, story: Story, client: httpx.AsyncClient
+    server: PostgresServer, system: System, story: Scenario, client: httpx.AsyncClient
 ) -> None:
     customer = story.member_of(story.campaign("kept"))
-    await story.tell()
+    await story.publish_and_wait()
     connection = await databases.connect(server.url, "test")
     key = {"X-API-Key": await api_keys.create(connection, owner_id(1), is_admin=True, label="test", actor="test")}
     await connection.close()
@@ -126,10 +126,10 @@ async def _lives(client: httpx.AsyncClient) -> bool:
 
 @pytest.mark.parametrize("ending", ["stop", "kill"])
 async def test_callers_of_a_postgresql_that_restarts_see_answers_or_503_and_never_wait_long(
-    server: PostgresServer, system: System, story: Story, ending: str
+    server: PostgresServer, system: System, story: Scenario, ending: str
 ) -> None:
     customer = story.member_of(*(story.campaign(f"campaign {n}") for n in range(5)))
-    await story.tell()
+    await story.publish_and_wait()
     whole = names(await story.page(customer))
     seen: Counter[tuple[int, str]] = Counter()
     slowest = 0.0
@@ -162,9 +162,11 @@ async def test_callers_of_a_postgresql_that_restarts_see_answers_or_503_and_neve
     assert slowest <= HANG_S
 
 
-async def test_after_an_outage_new_events_are_waited_for_and_seen_again(story: Story, server: PostgresServer) -> None:
+async def test_after_an_outage_new_events_are_waited_for_and_seen_again(
+    story: Scenario, server: PostgresServer
+) -> None:
     customer = story.customer()
-    await story.tell()
+    await story.publish_and_wait()
     await asyncio.to_thread(server.stop)
     waiting = story.as_admin(**{"Membership-Min-Position": str(2**62), "Prefer": "wait=10"})
     began = time.monotonic()
@@ -172,7 +174,7 @@ async def test_after_an_outage_new_events_are_waited_for_and_seen_again(story: S
     assert time.monotonic() - began <= HANG_S
     await started_again(server)
     story.enrol(customer, story.campaign("after"))
-    await story.tell()
+    await story.publish_and_wait()
     assert await story.names(customer) == ["after"]
 
 
@@ -238,10 +240,10 @@ async def raw_get(api_url: str, path: str, headers: dict[str, str]) -> tuple[int
 
 
 async def test_while_postgresql_is_silent_callers_get_503_within_a_second(
-    server: PostgresServer, system: System, story: Story, client: httpx.AsyncClient
+    server: PostgresServer, system: System, story: Scenario, client: httpx.AsyncClient
 ) -> None:
     customer = story.member_of(*(story.campaign(f"campaign {n}") for n in range(5)))
-    await story.tell()
+    await story.publish_and_wait()
     path, admin = path_of(customer), story.as_admin()
     wait = story.as_admin(**{"Membership-Min-Position": str(2**62), "Prefer": "wait=10"})
     for _ in range(3):  # the third is answered from memory
@@ -262,12 +264,12 @@ async def test_while_postgresql_is_silent_callers_get_503_within_a_second(
 
 
 async def test_silent_connections_cost_the_read_timeout_and_at_most_a_second(
-    server: PostgresServer, system: System, story: Story, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: PostgresServer, system: System, story: Scenario, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The server answers the probe, so only the deadline of each request is left."""
     monkeypatch.setenv("MEMBERSHIP_READ_TIMEOUT_S", str(SHORT_READ_S))
     customer = story.member_of(story.campaign("kept"))
-    await story.tell()
+    await story.publish_and_wait()
     path, admin = path_of(customer), story.as_admin()
     connection = await asyncpg.connect(server.url)
     backends = "SELECT pid FROM pg_stat_activity WHERE application_name = 'membership-api'"
@@ -287,10 +289,10 @@ async def test_silent_connections_cost_the_read_timeout_and_at_most_a_second(
 
 
 async def test_an_outage_is_logged_once_a_second_with_a_count(
-    server: PostgresServer, system: System, story: Story, client: httpx.AsyncClient
+    server: PostgresServer, system: System, story: Scenario, client: httpx.AsyncClient
 ) -> None:
     customer = story.member_of(story.campaign("kept"))
-    await story.tell()
+    await story.publish_and_wait()
     before = system.log("serve").count("database_unavailable")
     began = time.monotonic()
     await asyncio.to_thread(server.stop)

@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from service import paging
-from service.listing import KEY_BYTES_MAX
+from service.page_reader import KEY_BYTES_MAX
 from service.paging import LINK_BYTES_MAX
 from service.parameters import ListRequest
-from tests.builders import EPOCH, owner_id
-from tests.service.story import Story, bearer, ids, locs, named_ids, names, path_of
+from tests.support.builders import EPOCH, owner_id
+from tests.support.scenario import Scenario, bearer, ids, locs, named_ids, names, path_of
 
 PAGES_MAX = 200
 """More than any list here has: a walk that gets there goes round in circles."""
@@ -22,7 +22,7 @@ CURSOR = [["query", "cursor"]]
 DIRECTIONS = ("asc", "desc")
 
 
-async def walked(story: Story, customer: int, **params: Any) -> list[str]:
+async def walked(story: Scenario, customer: int, **params: Any) -> list[str]:
     """Return the ids of all pages by cursor, end to end."""
     body = await story.page(customer, **params)
     found = ids(body)
@@ -35,13 +35,13 @@ async def walked(story: Story, customer: int, **params: Any) -> list[str]:
     raise AssertionError("the walk does not end")
 
 
-async def cursor_of(story: Story, customer: int, headers: dict[str, str] | None = None, **params: Any) -> str:
+async def cursor_of(story: Scenario, customer: int, headers: dict[str, str] | None = None, **params: Any) -> str:
     """Return the cursor of the page after the first."""
     cursor: str = (await story.page(customer, headers, **params))["meta"]["next_cursor"]
     return cursor
 
 
-def a_list_of(story: Story, length: int, **fields: Any) -> int:
+def a_list_of(story: Scenario, length: int, **fields: Any) -> int:
     """Add a customer enrolled in so many new campaigns, and return its number."""
     return story.member_of(*(story.campaign(**fields) for _ in range(length)))
 
@@ -59,7 +59,7 @@ CHANGING: dict[str, Callable[[Random], dict[str, Any]]] = {
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("field", CHANGING)
 async def test_a_walk_repeats_and_skips_no_unchanged_row_while_others_come_and_go(
-    story: Story, field: str, direction: str
+    story: Scenario, field: str, direction: str
 ) -> None:
     rng = Random(f"{field} {direction}")
 
@@ -72,7 +72,7 @@ async def test_a_walk_repeats_and_skips_no_unchanged_row_while_others_come_and_g
     customer = story.customer()
     unchanged, leaving = {new_campaign(customer) for _ in range(40)}, [new_campaign(customer) for _ in range(20)]
     rng.shuffle(leaving)
-    await story.tell()
+    await story.publish_and_wait()
 
     found: list[str] = []
     params = {"sort_field": field, "sort_dir": direction, "limit": 7}
@@ -85,8 +85,8 @@ async def test_a_walk_repeats_and_skips_no_unchanged_row_while_others_come_and_g
         here = [each for each in leaving if named_ids(each) == ids(body)[-1:]]
         for campaign in (here or leaving)[:1]:
             leaving.remove(campaign)
-            story.happens("target.removed.v1", customer=customer, campaign=campaign)
-        await story.tell()
+            story.add_event("target.removed.v1", customer=customer, campaign=campaign)
+        await story.publish_and_wait()
         body = await story.page(customer, cursor=body["meta"]["next_cursor"], **params)
     found += ids(body)
 
@@ -95,9 +95,9 @@ async def test_a_walk_repeats_and_skips_no_unchanged_row_while_others_come_and_g
     assert len(found) > 50
 
 
-async def test_every_page_by_cursor_says_offset_0_and_the_total_of_the_whole_list(story: Story) -> None:
+async def test_every_page_by_cursor_says_offset_0_and_the_total_of_the_whole_list(story: Scenario) -> None:
     customer = a_list_of(story, 5)
-    await story.tell()
+    await story.publish_and_wait()
     first = await story.page(customer, limit=2)
     second = await story.page(customer, limit=2, cursor=first["meta"]["next_cursor"], offset=0)
     third = await story.page(customer, limit=2, cursor=second["meta"]["next_cursor"])
@@ -108,37 +108,37 @@ async def test_every_page_by_cursor_says_offset_0_and_the_total_of_the_whole_lis
     assert ids(first) + ids(second) + ids(third) == ids(by_offset)
 
 
-async def test_a_list_that_ends_with_the_page_has_no_next_cursor(story: Story) -> None:
+async def test_a_list_that_ends_with_the_page_has_no_next_cursor(story: Scenario) -> None:
     customer = a_list_of(story, 3)
-    await story.tell()
+    await story.publish_and_wait()
     assert "next_cursor" not in (await story.page(customer, limit=3))["meta"]
     assert "next_cursor" in (await story.page(customer, limit=2))["meta"]
     assert "next_cursor" not in (await story.page(customer, limit=2, offset=1))["meta"]
 
 
-async def test_a_cursor_from_a_page_by_offset_goes_on_from_there(story: Story) -> None:
+async def test_a_cursor_from_a_page_by_offset_goes_on_from_there(story: Scenario) -> None:
     customer = a_list_of(story, 6)
-    await story.tell()
+    await story.publish_and_wait()
     cursor = await cursor_of(story, customer, limit=2, offset=1)
     assert ids(await story.page(customer, limit=9, cursor=cursor)) == ids(await story.page(customer, offset=3))
 
 
-async def test_a_cursor_outlives_the_row_it_stands_on_and_every_row_behind_it(story: Story) -> None:
+async def test_a_cursor_outlives_the_row_it_stands_on_and_every_row_behind_it(story: Scenario) -> None:
     campaigns = [story.campaign() for _ in range(4)]
     customer = story.member_of(*campaigns)
-    await story.tell()
+    await story.publish_and_wait()
     cursor = await cursor_of(story, customer, limit=2)
     for campaign in campaigns:
-        story.happens("campaign.deleted.v1", campaign=campaign)
-    await story.tell()
+        story.add_event("campaign.deleted.v1", campaign=campaign)
+    await story.publish_and_wait()
     body = await story.page(customer, limit=2, cursor=cursor)
     assert (body["data"], body["meta"]["total"]) == ([], 0)
     assert "next_cursor" not in body["meta"]
 
 
-async def test_a_page_size_and_aggregations_may_change_from_page_to_page(story: Story) -> None:
+async def test_a_page_size_and_aggregations_may_change_from_page_to_page(story: Scenario) -> None:
     customer = a_list_of(story, 6)
-    await story.tell()
+    await story.publish_and_wait()
     cursor = await cursor_of(story, customer, limit=1)
     body = await story.page(customer, limit=4, include_aggregations=True, cursor=cursor)
     assert len(body["data"]) == 4
@@ -148,12 +148,12 @@ async def test_a_page_size_and_aggregations_may_change_from_page_to_page(story: 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("length", [200, KEY_BYTES_MAX])
 async def test_names_longer_than_a_cursor_holds_that_begin_alike_are_walked_right(
-    story: Story, direction: str, length: int
+    story: Scenario, direction: str, length: int
 ) -> None:
     beginnings = ["n" * (length - 1), "n" * length, "n" * (length + 1), "é" * length, "ﬃ" * (length // 3), "n" * 5000]
     made = [story.campaign(start + end) for start in beginnings for end in ("", "a", "b", "bb", "n", "z", "😀", "a")]
     customer = story.member_of(*made)
-    await story.tell()
+    await story.publish_and_wait()
     order = {"sort_field": "name", "sort_dir": direction}
     whole = await story.page(customer, limit=200, **order)
     assert len(whole["data"]) == len(made)
@@ -164,19 +164,19 @@ async def test_names_longer_than_a_cursor_holds_that_begin_alike_are_walked_righ
 @pytest.mark.parametrize("new_end", ["z", "a", "other"])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 async def test_renaming_the_row_a_cursor_stands_on_neither_repeats_nor_skips_the_unchanged(
-    story: Story, direction: str, new_end: str
+    story: Scenario, direction: str, new_end: str
 ) -> None:
     long = "n" * 300
     campaigns = {end: story.campaign(long + end) for end in ("c", "d", "m", "p", "q")}
     customer = story.member_of(*campaigns.values())
-    await story.tell()
+    await story.publish_and_wait()
     params = {"sort_field": "name", "sort_dir": direction, "limit": 3}
     first = await story.page(customer, **params)
     assert ids(first)[-1:] == named_ids(campaigns["m"])
-    story.happens(
+    story.add_event(
         "campaign.upserted.v1", campaign=campaigns["m"], name=new_end if new_end == "other" else long + new_end
     )
-    await story.tell()
+    await story.publish_and_wait()
     second = await story.page(customer, cursor=first["meta"]["next_cursor"], **params)
     unchanged = [each for each in ids(first) + ids(second) if each not in named_ids(campaigns["m"])]
     wanted = [campaigns[end] for end in ("c", "d", "p", "q")]
@@ -184,10 +184,10 @@ async def test_renaming_the_row_a_cursor_stands_on_neither_repeats_nor_skips_the
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-async def test_campaigns_without_a_creation_time_are_walked_right(story: Story, direction: str) -> None:
+async def test_campaigns_without_a_creation_time_are_walked_right(story: Scenario, direction: str) -> None:
     times = [None, "2026-01-02T00:00:00Z", None, "2026-01-01T00:00:00.000001Z", "2026-01-02T00:00:00Z", None]
     customer = story.member_of(*(story.campaign(created_at=time) for time in times))
-    await story.tell()
+    await story.publish_and_wait()
     order = {"sort_field": "created_at", "sort_dir": direction}
     whole = ids(await story.page(customer, **order))
     assert len(whole) == len(times)
@@ -196,23 +196,23 @@ async def test_campaigns_without_a_creation_time_are_walked_right(story: Story, 
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-async def test_fractions_and_extremes_are_walked_right(story: Story, direction: str) -> None:
+async def test_fractions_and_extremes_are_walked_right(story: Scenario, direction: str) -> None:
     campaigns = []
     for progress in (0.1, 0.1 + 2**-56, 1e-300, 1e308, -0.0, 0, -1.5, 1 / 3, 0.1):
         campaigns.append(story.campaign())
-        story.happens("campaign.counters_changed.v1", campaign=campaigns[-1], progress=progress)
+        story.add_event("campaign.counters_changed.v1", campaign=campaigns[-1], progress=progress)
     customer = story.member_of(*campaigns)
-    await story.tell()
+    await story.publish_and_wait()
     order = {"sort_field": "progress", "sort_dir": direction}
     assert await walked(story, customer, limit=1, **order) == ids(await story.page(customer, **order))
 
 
-async def test_a_walk_stays_in_its_filters(story: Story) -> None:
+async def test_a_walk_stays_in_its_filters(story: Scenario) -> None:
     wanted = [story.campaign(f"wanted {n}") for n in range(5)]
     customer = story.member_of(*wanted, *(story.campaign(f"other {n}") for n in range(5)))
     gone = wanted[2]
-    story.happens("target.removed.v1", customer=customer, campaign=gone)
-    await story.tell()
+    story.add_event("target.removed.v1", customer=customer, campaign=gone)
+    await story.publish_and_wait()
     found = await walked(story, customer, q="wanted", limit=1, sort_dir="asc")
     assert found == named_ids(*(each for each in wanted if each != gone))
     assert len(await walked(story, customer, q="wanted", include_deleted="true", limit=2)) == 5
@@ -231,10 +231,10 @@ FOREIGN: dict[str, dict[str, str]] = {
 
 @pytest.mark.parametrize("changed", FOREIGN.values(), ids=FOREIGN)
 async def test_a_cursor_is_refused_by_a_request_with_another_filter_or_order(
-    story: Story, changed: dict[str, str]
+    story: Scenario, changed: dict[str, str]
 ) -> None:
     customer = a_list_of(story, 3)
-    await story.tell()
+    await story.publish_and_wait()
     cursor = await cursor_of(story, customer, limit=1)
     assert locs(await story.ask(customer, cursor=cursor, **changed)) == CURSOR
     back = await cursor_of(story, customer, limit=1, **changed) if "only_deleted" not in changed else None
@@ -242,18 +242,18 @@ async def test_a_cursor_is_refused_by_a_request_with_another_filter_or_order(
         assert locs(await story.ask(customer, cursor=back)) == CURSOR
 
 
-async def test_a_cursor_is_refused_for_another_customer_of_the_same_campaigns(story: Story) -> None:
+async def test_a_cursor_is_refused_for_another_customer_of_the_same_campaigns(story: Scenario) -> None:
     campaigns = [story.campaign() for _ in range(3)]
     one, other = story.member_of(*campaigns), story.member_of(*campaigns)
-    await story.tell()
+    await story.publish_and_wait()
     assert locs(await story.ask(other, cursor=await cursor_of(story, one, limit=1))) == CURSOR
 
 
 async def test_a_cursor_is_refused_for_a_caller_who_sees_otherwise_and_serves_one_who_sees_the_same(
-    story: Story,
+    story: Scenario,
 ) -> None:
     customer = a_list_of(story, 3)
-    await story.tell()
+    await story.publish_and_wait()
     of_admin = await cursor_of(story, customer, limit=1)
     of_owner = await cursor_of(story, customer, bearer(1), limit=1)
     assert locs(await story.ask(customer, bearer(1), cursor=of_admin)) == CURSOR
@@ -262,28 +262,28 @@ async def test_a_cursor_is_refused_for_a_caller_who_sees_otherwise_and_serves_on
     assert len((await story.page(customer, bearer(1), cursor=of_owner))["data"]) == 2
 
 
-async def test_a_foreign_cursor_says_nothing_of_whether_a_hidden_customer_exists(story: Story) -> None:
+async def test_a_foreign_cursor_says_nothing_of_whether_a_hidden_customer_exists(story: Scenario) -> None:
     hidden, mine = story.customer(owner_id=owner_id(2)), a_list_of(story, 2)
     nobody = story.customer() + 10**9
-    await story.tell()
+    await story.publish_and_wait()
     cursor = await cursor_of(story, mine, bearer(1), limit=1)
     replies = [await story.ask(each, bearer(1), cursor=cursor) for each in (hidden, nobody)]
     assert [locs(reply) for reply in replies] == [CURSOR] * 2
     assert replies[0].content == replies[1].content
 
 
-async def test_the_same_request_spelled_otherwise_takes_the_cursor(story: Story) -> None:
+async def test_the_same_request_spelled_otherwise_takes_the_cursor(story: Scenario) -> None:
     customer = a_list_of(story, 3, name="same")
-    await story.tell()
+    await story.publish_and_wait()
     plain = {"q": "same", "date_to": "2030-01-01T00:00:00Z", "only_deleted": "false", "sort_dir": "desc"}
     spelled = {"q": " same ", "date_to": "2030-01-01T01:00:00+01:00", "only_deleted": "no"}
     cursor = await cursor_of(story, customer, limit=1, **plain)
     assert len((await story.page(customer, cursor=cursor, **spelled))["data"]) == 2
 
 
-async def test_a_cursor_with_any_one_character_changed_is_refused(story: Story) -> None:
+async def test_a_cursor_with_any_one_character_changed_is_refused(story: Scenario) -> None:
     customer = a_list_of(story, 3)
-    await story.tell()
+    await story.publish_and_wait()
     cursor = await cursor_of(story, customer, limit=1)
     rng = Random(cursor)
     for place, char in enumerate(cursor):
@@ -295,9 +295,9 @@ async def test_a_cursor_with_any_one_character_changed_is_refused(story: Story) 
             assert locs(await story.ask(customer, cursor=tampered)) == CURSOR, f"{char} → {other} at {place}"
 
 
-async def test_a_cut_lengthened_or_otherwise_written_cursor_is_refused(story: Story) -> None:
+async def test_a_cut_lengthened_or_otherwise_written_cursor_is_refused(story: Scenario) -> None:
     customer = a_list_of(story, 3)
-    await story.tell()
+    await story.publish_and_wait()
     cursor = await cursor_of(story, customer, limit=1)
     cut = [cursor[:length] for length in range(len(cursor))] + [cursor[1:], cursor[8:]]
     longer = [f"{cursor}{end}" for end in ("A", "AAAA", "=", "==", " ", "\n", ".", "\0")] + [f" {cursor}", cursor * 2]
@@ -323,23 +323,23 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("garbage", GARBAGE, ids=lambda text: ascii(text[:20]))
-async def test_garbage_is_no_cursor(story: Story, garbage: str) -> None:
+async def test_garbage_is_no_cursor(story: Scenario, garbage: str) -> None:
     customer = a_list_of(story, 2)
-    await story.tell()
+    await story.publish_and_wait()
     assert locs(await story.ask(customer, cursor=garbage)) == CURSOR
 
 
-async def test_bytes_that_are_no_text_are_no_cursor(story: Story) -> None:
+async def test_bytes_that_are_no_text_are_no_cursor(story: Scenario) -> None:
     customer = a_list_of(story, 1)
-    await story.tell()
+    await story.publish_and_wait()
     for raw in ("%FF", "%ED%A0%80", "%C3"):
         reply = await story.client.get(f"{path_of(customer)}?cursor={raw}", headers=story.as_admin())
         assert locs(reply) == CURSOR
 
 
-async def test_a_bad_cursor_is_reported_with_all_other_violations(story: Story) -> None:
+async def test_a_bad_cursor_is_reported_with_all_other_violations(story: Scenario) -> None:
     customer = a_list_of(story, 3)
-    await story.tell()
+    await story.publish_and_wait()
     cursor = await cursor_of(story, customer, limit=1)
     limit, offset = ["query", "limit"], ["query", "offset"]
     assert sorted(locs(await story.ask(customer, cursor="garbage", limit=0))) == [*CURSOR, limit]
@@ -347,9 +347,9 @@ async def test_a_bad_cursor_is_reported_with_all_other_violations(story: Story) 
     assert sorted(locs(await story.ask(customer, cursor=cursor, limit=0, offset=3))) == [limit, offset]
 
 
-async def test_a_cursor_goes_with_no_offset_but_zero(story: Story) -> None:
+async def test_a_cursor_goes_with_no_offset_but_zero(story: Scenario) -> None:
     customer = a_list_of(story, 3)
-    await story.tell()
+    await story.publish_and_wait()
     cursor = await cursor_of(story, customer, limit=1)
     assert locs(await story.ask(customer, cursor=cursor, offset=1)) == [["query", "offset"]]
     assert len((await story.page(customer, cursor=cursor, offset=0))["data"]) == 2
@@ -367,7 +367,7 @@ def relations(reply: httpx.Response) -> dict[str, str]:
     return found
 
 
-async def followed(story: Story, url: str) -> httpx.Response:
+async def followed(story: Scenario, url: str) -> httpx.Response:
     """Get what a link leads to."""
     return await story.client.get(url, headers=story.as_admin())
 
@@ -386,10 +386,10 @@ async def followed(story: Story, url: str) -> httpx.Response:
     ],
 )
 async def test_pages_by_offset_link_to_the_first_the_last_and_their_neighbours(
-    story: Story, offset: int, leading_to: dict[str, int]
+    story: Scenario, offset: int, leading_to: dict[str, int]
 ) -> None:
     customer = a_list_of(story, 5)
-    await story.tell()
+    await story.publish_and_wait()
     whole = ids(await story.page(customer))
     found = relations(await story.ask(customer, limit=2, offset=offset))
     assert found.keys() == leading_to.keys()
@@ -406,18 +406,18 @@ async def test_pages_by_offset_link_to_the_first_the_last_and_their_neighbours(
 
 
 @pytest.mark.parametrize("offset", [0, 10])
-async def test_an_empty_list_has_neither_next_nor_previous_content(story: Story, offset: int) -> None:
+async def test_an_empty_list_has_neither_next_nor_previous_content(story: Scenario, offset: int) -> None:
     customer = story.customer()
-    await story.tell()
+    await story.publish_and_wait()
     found = relations(await story.ask(customer, offset=offset))
     assert "next" not in found
     for url in found.values():
         assert (await followed(story, url)).json()["meta"]["offset"] == 0
 
 
-async def test_pages_by_cursor_link_to_the_next_alone_and_there_to_the_end(story: Story) -> None:
+async def test_pages_by_cursor_link_to_the_next_alone_and_there_to_the_end(story: Scenario) -> None:
     customer = a_list_of(story, 5)
-    await story.tell()
+    await story.publish_and_wait()
     reply = await story.ask(customer, limit=2, cursor=await cursor_of(story, customer, limit=2))
     assert relations(reply).keys() == {"next"}
     reply = await followed(story, relations(reply)["next"])
@@ -426,9 +426,9 @@ async def test_pages_by_cursor_link_to_the_next_alone_and_there_to_the_end(story
 
 
 @pytest.mark.parametrize("by", ["offset", "cursor"])
-async def test_following_next_walks_the_whole_list(story: Story, by: str) -> None:
+async def test_following_next_walks_the_whole_list(story: Scenario, by: str) -> None:
     customer = a_list_of(story, 11, name="listed")
-    await story.tell()
+    await story.publish_and_wait()
     params: dict[str, Any] = {"limit": 3, "q": "listed", "sort_field": "name", "sort_dir": "asc"}
     whole = ids(await story.page(customer, **params | {"limit": 200}))
     found = []
@@ -467,9 +467,9 @@ def test_links_that_would_be_too_long_are_not_escaped_first(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("by", ["offset", "cursor"])
-async def test_all_other_parameters_are_kept_in_links(story: Story, by: str) -> None:
+async def test_all_other_parameters_are_kept_in_links(story: Scenario, by: str) -> None:
     customer = a_list_of(story, 4, name=dict(KEPT)["q"])
-    await story.tell()
+    await story.publish_and_wait()
     query = "&".join(f"{name}={quote(value, safe='')}" for name, value in KEPT)
     if by == "cursor":
         reply = await story.client.get(f"{path_of(customer)}?{query}", headers=story.as_admin())
@@ -489,17 +489,17 @@ async def test_all_other_parameters_are_kept_in_links(story: Story, by: str) -> 
         assert len(names(page)) == 1
 
 
-async def test_links_lead_to_the_customer_however_its_id_was_spelled(story: Story) -> None:
+async def test_links_lead_to_the_customer_however_its_id_was_spelled(story: Scenario) -> None:
     customer = a_list_of(story, 2)
-    await story.tell()
+    await story.publish_and_wait()
     spelled = path_of(customer).split("/")[2].upper()
     reply = await story.client.get(f"/customers/{spelled}/campaigns?limit=1", headers=story.as_admin())
     assert (await followed(story, relations(reply)["next"])).json()["meta"]["offset"] == 1
 
 
-async def test_bytes_that_are_no_text_in_an_unknown_parameter_break_no_link(story: Story) -> None:
+async def test_bytes_that_are_no_text_in_an_unknown_parameter_break_no_link(story: Scenario) -> None:
     customer = a_list_of(story, 2)
-    await story.tell()
+    await story.publish_and_wait()
     reply = await story.client.get(f"{path_of(customer)}?limit=1&%FF=%FE%0D%0AX:%20y", headers=story.as_admin())
     assert "x" not in reply.headers
     assert (await followed(story, relations(reply)["next"])).status_code == 200

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter, ValidationError
 
-from projections.events import INT64_MAX
+from projections.model.events import INT64_MAX
 from service.parameters import (
     SORT_FIELDS,
     ListRequest,
@@ -21,7 +21,7 @@ from service.parameters import (
     parse,
     query_pairs,
 )
-from service.spellings import PLUS_HINT
+from service.pydantic_compat import PLUS_HINT
 
 CUSTOMER = "c0000000-0000-4000-8000-000000000001"
 

@@ -1,19 +1,19 @@
 """A reader who names the position of a parked event is told so: waiting longer would not help."""
 
-from tests.builders import customer_id
-from tests.command import membership
-from tests.service.story import Story, bearer, code_of
-from tests.system.processes import System
+from tests.support.builders import customer_id
+from tests.support.command import membership
+from tests.support.processes import System
+from tests.support.scenario import Scenario, bearer, code_of
 
 POSITION = "Membership-Min-Position"
 PARKED = "Membership-Parked"
 
 
-async def test_an_answer_says_why_the_event_at_the_named_position_was_parked(story: Story) -> None:
+async def test_an_answer_says_why_the_event_at_the_named_position_was_parked(story: Scenario) -> None:
     customer = story.member_of(story.campaign("kept"))
-    before = await story.tell()
+    before = await story.publish_and_wait()
     story.untold.append((f"membership.customer.{customer_id(customer)}", b"no JSON"))
-    parked = await story.tell()
+    parked = await story.publish_and_wait()
     for _ in range(3):  # from memory, if that were certain
         reply = await story.ask(customer, story.as_admin(**{POSITION: str(parked)}))
         assert (reply.status_code, reply.headers[PARKED]) == (200, "invalid_json")
@@ -31,20 +31,20 @@ async def test_an_answer_says_why_the_event_at_the_named_position_was_parked(sto
     assert searched.headers[PARKED] == "invalid_json"
 
 
-async def test_a_discarded_event_is_named_as_such(story: Story, system: System) -> None:
+async def test_a_discarded_event_is_named_as_such(story: Scenario, system: System) -> None:
     customer = story.member_of(story.campaign("kept"))
-    await story.tell()
+    await story.publish_and_wait()
     story.untold.append((f"membership.customer.{customer_id(customer)}", b"no JSON"))
-    parked = await story.tell()
+    parked = await story.publish_and_wait()
     command = ("parked", "discard", str(parked), "--reason", "a test")
     assert (await membership(system.environment, *command)).code == 0
     reply = await story.ask(customer, story.as_admin(**{POSITION: str(parked)}))
     assert (reply.status_code, reply.headers[PARKED]) == (200, "discarded")
 
 
-async def test_a_position_that_is_no_number_is_refused_from_memory_too(story: Story) -> None:
+async def test_a_position_that_is_no_number_is_refused_from_memory_too(story: Scenario) -> None:
     customer = story.member_of(story.campaign("kept"))
-    await story.tell()
+    await story.publish_and_wait()
     for _ in range(3):
         assert (await story.ask(customer)).status_code == 200
     for odd in ("", "x", "-1", "1.5"):

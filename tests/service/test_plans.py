@@ -9,10 +9,10 @@ import asyncpg
 import pytest
 
 from benchmarks.plans import plan_of
-from projections.queries import Generation
+from projections.store.queries import Generation
 from service.parameters import ListRequest
-from service.reads import SORT_KEYS
-from tests.builders import customer_id, owner_id
+from service.read_model.reads import SORT_KEYS
+from tests.support.builders import customer_id, owner_id
 
 G1 = Generation("g1")
 MANY = 30_000

@@ -12,17 +12,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from projections import database, fan_out
-from projections.checkpoint import Checkpoint
-from projections.projector import apply_to_all, fan_out_in_all
-from projections.queries import Generation
-from service import reads
+from projections.store import database, fan_out
+from projections.store.checkpoint import Checkpoint
+from projections.store.projector import apply_to_all, fan_out_in_all
+from projections.store.queries import Generation
 from service.parameters import ListRequest
-from service.reader import TOGETHER_MAX, Reader
-from service.reads import SORT_KEYS, After, Page, read_page, shape_of
-from tests.builders import campaign_id, customer_id, message, owner_id, published
-from tests.projections.test_projector import CREATED, applied, empty
-from tests.strategies import History, histories
+from service.read_model import reads
+from service.read_model.query_batcher import BATCH_REQUESTS_MAX, QueryBatcher
+from service.read_model.reads import SORT_KEYS, After, Page, read_page, shape_of
+from tests.support.builders import campaign_id, customer_id, message, owner_id, published
+from tests.support.read_model import CREATED, applied, empty
+from tests.support.strategies import History, histories
 
 G1 = Generation("g1")
 DIRECTIONS = ("asc", "desc")
@@ -39,14 +39,14 @@ NARROWED: tuple[dict[str, Any], ...] = (
 
 
 @pytest.fixture
-async def reader(database_url: str) -> AsyncIterator[Reader]:
+async def reader(database_url: str) -> AsyncIterator[QueryBatcher]:
     pools = [
         await database.open_pool(
             database_url, connections_max=2, statement_timeout_s=15, name="test-reads", planner=planner
         )
-        for planner in (database.CAREFUL, database.STEADY)
+        for planner in (database.CUSTOM_PLANS, database.GENERIC_PLANS)
     ]
-    yield Reader(*pools)
+    yield QueryBatcher(*pools)
     for pool in pools:
         await pool.close()
 
@@ -57,7 +57,7 @@ def seen(page: Page) -> tuple[object, ...]:
     return page.known, page.items, counts, page.has_next, page.last_key, page.last_campaign_id
 
 
-async def pages(reader: Reader, scope: str | None = None) -> list[tuple[object, ...]]:
+async def pages(reader: QueryBatcher, scope: str | None = None) -> list[tuple[object, ...]]:
     """Return pages of several customers in all orders, first and second, narrowed and not."""
     found = []
     for number, (field, direction, narrowed) in enumerate(itertools.product(SORT_KEYS, DIRECTIONS, NARROWED)):
@@ -74,7 +74,7 @@ async def pages(reader: Reader, scope: str | None = None) -> list[tuple[object, 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_an_answer_is_the_same_while_a_fan_out_is_under_way_and_after_it(
     connection: asyncpg.Connection,
-    reader: Reader,
+    reader: QueryBatcher,
     history: History,
     data: st.DataObject,
     monkeypatch: pytest.MonkeyPatch,
@@ -83,7 +83,7 @@ async def test_an_answer_is_the_same_while_a_fan_out_is_under_way_and_after_it(
     held = await empty(connection)
     for batch in history.batches:
         done = await apply_to_all(connection, [held], batch, CREATED, data.draw(st.integers(0, 2)))
-        held = done.held[0]
+        held = done.checkpoints[0]
     scope = data.draw(st.sampled_from([None, owner_id(1)]))
     under_way = await pages(reader, scope)
     while (await fan_out_in_all(connection, [held])).fanning_out:
@@ -93,11 +93,11 @@ async def test_an_answer_is_the_same_while_a_fan_out_is_under_way_and_after_it(
 
 @pytest.mark.parametrize("fan_outs", [1, 100, 101, 500])
 async def test_only_who_is_concerned_by_a_fan_out_is_answered_the_exact_way(
-    connection: asyncpg.Connection, reader: Reader, fan_outs: int, monkeypatch: pytest.MonkeyPatch
+    connection: asyncpg.Connection, reader: QueryBatcher, fan_outs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await a_list(connection, 3)
     exact: list[str] = []
-    alone = reader.alone
+    alone = reader.fetch_one
 
     async def noted(statement: str, values: tuple[Any, ...], *, steady: bool) -> list[asyncpg.Record]:
         exact.append(values[0])
@@ -136,7 +136,7 @@ async def a_list(connection: asyncpg.Connection, length: int) -> None:
 
 @pytest.mark.parametrize("field", SORT_KEYS)
 async def test_a_large_offset_finds_what_skipping_would(
-    connection: asyncpg.Connection, reader: Reader, field: Any, monkeypatch: pytest.MonkeyPatch
+    connection: asyncpg.Connection, reader: QueryBatcher, field: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await a_list(connection, 40)
     for direction, narrowed, limit in itertools.product(DIRECTIONS, NARROWED, (1, 7)):
@@ -147,13 +147,13 @@ async def test_a_large_offset_finds_what_skipping_would(
             )
             for near in (2**63, -1):
                 monkeypatch.setattr(reads, "NEAR_ROWS", near)
-                assert shape_of(request, after=False).far == (near == -1)
+                assert shape_of(request, after=False).deep_offset == (near == -1)
                 found.append(seen(await read_page(reader, G1, request, None, None)))
             assert found[0] == found[1], request
 
 
 async def test_requests_that_wait_at_the_same_moment_each_get_their_own_answer(
-    connection: asyncpg.Connection, reader: Reader
+    connection: asyncpg.Connection, reader: QueryBatcher
 ) -> None:
     await a_list(connection, 30)
     more = [
@@ -166,7 +166,7 @@ async def test_requests_that_wait_at_the_same_moment_each_get_their_own_answer(
     await applied(connection, Checkpoint(G1, held["position"], held["message_time_ns"], CREATED, held["epoch"]), more)
     requests = [
         (ListRequest(customer_id(1 + n % 120), limit=1 + n % 3, sort_dir=("asc", "desc")[n % 2]), SCOPES[n % 3])
-        for n in range(4 * TOGETHER_MAX)
+        for n in range(4 * BATCH_REQUESTS_MAX)
     ]
     one_by_one = [seen(await read_page(reader, G1, request, scope, None)) for request, scope in requests]
     together = await asyncio.gather(*(read_page(reader, G1, request, scope, None) for request, scope in requests))
@@ -174,7 +174,7 @@ async def test_requests_that_wait_at_the_same_moment_each_get_their_own_answer(
     assert len(set(map(str, one_by_one))) > 20, "answers that differ are what could be mixed up"
 
 
-async def test_who_hangs_up_takes_nobody_along(connection: asyncpg.Connection, reader: Reader) -> None:
+async def test_who_hangs_up_takes_nobody_along(connection: asyncpg.Connection, reader: QueryBatcher) -> None:
     await a_list(connection, 5)
     request = ListRequest(customer_id(1))
     asked = [asyncio.create_task(read_page(reader, G1, request, None, None)) for _ in range(9)]
@@ -187,7 +187,7 @@ async def test_who_hangs_up_takes_nobody_along(connection: asyncpg.Connection, r
 
 
 async def test_all_who_share_a_statement_hear_that_it_failed_and_the_next_is_answered(
-    connection: asyncpg.Connection, reader: Reader
+    connection: asyncpg.Connection, reader: QueryBatcher
 ) -> None:
     await a_list(connection, 5)
     request = ListRequest(customer_id(1))
@@ -199,7 +199,7 @@ async def test_all_who_share_a_statement_hear_that_it_failed_and_the_next_is_ans
     assert (await read_page(reader, G1, request, None, None)).known
 
 
-async def test_a_campaign_id_is_what_breaks_ties(connection: asyncpg.Connection, reader: Reader) -> None:
+async def test_a_campaign_id_is_what_breaks_ties(connection: asyncpg.Connection, reader: QueryBatcher) -> None:
     await a_list(connection, 40)
     page = await read_page(reader, G1, ListRequest(customer_id(1), limit=200, sort_field="progress"), None, None)
     assert page.last_campaign_id is None

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from ops.embedded.postgres import PostgresServer, _programs
-from projections import database
-from tests.system.processes import eventually, free_port
+from ops.devstack.servers.postgres import PostgresServer, _programs
+from projections.store import database
+from tests.support.processes import eventually, free_port
 
 SOON_S = 30.0
 
@@ -66,7 +66,7 @@ async def test_reads_go_to_the_primary_unless_the_url_asks_for_another(
     async def in_recovery(url: str) -> bool | None:
         with suppress(*database.UNAVAILABLE):
             pool = await database.open_pool(
-                url, connections_max=1, statement_timeout_s=5, name="test-standby", planner=database.CAREFUL
+                url, connections_max=1, statement_timeout_s=5, name="test-standby", planner=database.CUSTOM_PLANS
             )
             found = await pool.fetchrow("SELECT pg_is_in_recovery() AS standby")
             await pool.close()

@@ -5,10 +5,10 @@ import json
 import asyncpg
 import pytest
 
-from tests.builders import campaign_id, customer_id, published
-from tests.command import Ended, membership
-from tests.system.processes import System, eventually
-from tests.system.town import Town
+from tests.support.builders import campaign_id, customer_id, published
+from tests.support.command import Ended, membership
+from tests.support.known_outcome import Dataset
+from tests.support.processes import System, eventually
 
 
 async def operate(system: System, *arguments: str) -> Ended:
@@ -16,9 +16,9 @@ async def operate(system: System, *arguments: str) -> Ended:
 
 
 @pytest.fixture
-async def town(own_system: System) -> Town:
+async def town(own_system: System) -> Dataset:
     """A town whose events are all applied."""
-    town = Town(3, customers=10, campaigns=6, memberships_each=3)
+    town = Dataset(3, customers=10, campaigns=6, memberships_each=3)
     await own_system.settled(await own_system.publish(town.events()))
     return town
 

@@ -3,31 +3,26 @@
 Every test publishes worlds of its own, scrambled, repeated and vandalised, so it may share the system with others.
 """
 
-import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from itertools import product
 from typing import Protocol, TypeVar
 
-import httpx
-import nats
 import pytest
 
-from tests.system.asking import (
-    Asker,
-    Question,
-    Walk,
-    compare,
+from tests.support.api_fuzz import (
+    PageWalk,
+    RequestCase,
     expected_of,
+    invalid_cursor_cases,
     kinds,
-    misuses,
     questions,
     too_rare,
 )
-from tests.system.reference import SORT_FIELDS, Principal, Reference
-from tests.system.world import Publication, World
+from tests.support.differential import Telling, asking, demand_none, differing, in_batches
+from tests.support.random_history import History
+from tests.support.reference_model import SORT_FIELDS, Principal, Reference
 
 REQUESTS = int(os.environ.get("MEMBERSHIP_TEST_REQUESTS", "1500"))
 SEEDS = range(int(os.environ.get("MEMBERSHIP_TEST_SEEDS", "2")))
@@ -35,12 +30,7 @@ WALK_SEEDS = range(1000, 1000 + len(SEEDS))
 """Other worlds than those of SEEDS: the broker swallows a message id that it has just seen."""
 EARLY_SHARE = 0.25
 """How many of the requests are asked when only half the world has arrived, and again at the end."""
-PUBLISHED_AT_ONCE_MAX = 200
-ASKED_AT_ONCE_MAX = 16
 WALKED_AT_ONCE_MAX = 8
-TIMEOUT_S = 30
-SHOWN_MAX = 10
-
 Given = TypeVar("Given")
 Result = TypeVar("Result")
 
@@ -59,86 +49,14 @@ class System(Protocol):
         """Return the positions of all parked events."""
 
 
-class Telling:
-    """Publishes deliveries and lets the reference follow them in the order that the stream gave them."""
-
-    def __init__(self, system: System) -> None:
-        self.reference = Reference()
-        self.told: dict[int, Publication] = {}
-        """Position → what stands there."""
-        self._system = system
-
-    async def tell(self, publications: Sequence[Publication]) -> None:
-        """Publish, apply to the reference, and wait until the service has applied it all too."""
-        connection = await nats.connect(self._system.nats_url)
-        try:
-            stream = connection.jetstream()
-
-            async def publish(one: Publication) -> tuple[int, Publication]:
-                headers = {"Nats-Msg-Id": one.msg_id}
-                receipt = await stream.publish(
-                    one.subject, one.body, timeout=TIMEOUT_S, stream="MEMBERSHIP", headers=headers
-                )
-                assert not receipt.duplicate, f"the broker has seen message id {one.msg_id}"
-                return receipt.seq, one
-
-            placed = dict(await in_batches(publish, publications, PUBLISHED_AT_ONCE_MAX))
-        finally:
-            await connection.close()
-        for position, publication in sorted(placed.items(), key=lambda each: each[0]):
-            self.reference.apply(publication.subject, publication.body, position)
-        self.told |= placed
-        await self._system.settled(max(placed))
-
-    async def parked_otherwise(self) -> list[str]:
-        """Name what the service parked and the reference did not, or the reverse."""
-        parked = await self._system.parked_positions() & self.told.keys()
-        ours = self.reference.parked.keys()
-        missing = [f"not parked at {at}: {self._named(at)}" for at in sorted(ours - parked)]
-        return missing + [f"parked at {at}: {self._named(at)}" for at in sorted(parked - ours)]
-
-    def _named(self, position: int) -> str:
-        publication = self.told[position]
-        return f"{publication.spoiled or 'a good event'}, {publication.subject} {publication.body[:300]!r}"
-
-
-async def in_batches(act: Callable[[Given], Awaitable[Result]], on: Sequence[Given], at_once_max: int) -> list[Result]:
-    """Act on all, so many at a time; results come in the order of what was acted on."""
-    results: list[Result] = []
-    for start in range(0, len(on), at_once_max):
-        results += await asyncio.gather(*(act(each) for each in on[start : start + at_once_max]))
-    return results
-
-
-@asynccontextmanager
-async def asking(system: System) -> AsyncIterator[Asker]:
-    async with httpx.AsyncClient(timeout=TIMEOUT_S) as client:
-        yield Asker(client, system.api_url, system.jwt_secret)
-
-
-async def differing(asker: Asker, reference: Reference, asked: Sequence[Question]) -> list[str]:
-    """Ask all questions; return an account of every answer that is not the reference's."""
-
-    async def ask(question: Question) -> str:
-        return compare(expected_of(reference, question), await asker.ask(question))
-
-    return [found for found in await in_batches(ask, asked, ASKED_AT_ONCE_MAX) if found]
-
-
-def demand_none(found: list[str], about: str) -> None:
-    if found:
-        shown = "\n".join(found[:SHOWN_MAX])
-        pytest.fail(f"{about}: {len(found)} differences, the first of them:\n{shown}", pytrace=False)
-
-
-def demand_interesting(reference: Reference, asked: Sequence[Question]) -> None:
+def demand_interesting(reference: Reference, asked: Sequence[RequestCase]) -> None:
     counted = Counter(kind for each in asked for kind in kinds(each, expected_of(reference, each)))
     assert not too_rare(counted, len(asked)), "these came up too rarely for the comparison to mean much"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_every_answer_is_the_references_and_what_cannot_apply_is_parked(system: System, seed: int) -> None:
-    world = World(seed)
+    world = History(seed)
     asked = questions(world, seed, REQUESTS)
     early = asked[: int(REQUESTS * EARLY_SHARE)]
     late = asked[: REQUESTS - len(early)]
@@ -156,13 +74,13 @@ async def test_every_answer_is_the_references_and_what_cannot_apply_is_parked(sy
 
 @pytest.mark.parametrize("seed", WALK_SEEDS)
 async def test_all_pages_end_to_end_are_the_references_whole_listing(system: System, seed: int) -> None:
-    world = World(seed)
+    world = History(seed)
     telling = Telling(system)
     await telling.tell(world.scrambled(seed))
     async with asking(system) as asker:
 
-        async def walk(question: Question) -> list[Walk]:
-            walks = [Walk(asker, telling.reference, question) for _ in range(3)]
+        async def walk(question: RequestCase) -> list[PageWalk]:
+            walks = [PageWalk(asker, telling.reference, question) for _ in range(3)]
             await walks[0].by_cursor()
             await walks[1].by_links()
             await walks[2].by_offset()
@@ -176,27 +94,27 @@ async def test_all_pages_end_to_end_are_the_references_whole_listing(system: Sys
 
 @pytest.mark.parametrize("seed", WALK_SEEDS)
 async def test_a_cursor_serves_only_the_request_and_the_caller_it_was_made_for(system: System, seed: int) -> None:
-    world = World(seed + 1000)
+    world = History(seed + 1000)
     telling = Telling(system)
     await telling.tell(world.scrambled(seed))
     owner = Principal(owner_of_first(world), is_admin=False)
     admin = Principal(world.stranger, is_admin=True)
-    question = Question(admin, f"/customers/{world.customers[0]}/campaigns", (("limit", "2"),))
+    question = RequestCase(admin, f"/customers/{world.customers[0]}/campaigns", (("limit", "2"),))
     async with asking(system) as asker:
         cursor = (await asker.ask(question)).json()["meta"]["next_cursor"]
-        for misuse in misuses(question, cursor, [owner]):
+        for misuse in invalid_cursor_cases(question, cursor, [owner]):
             response = await asker.ask(misuse)
             assert response.status_code == 422, f"{misuse.target} as {misuse.principal}: {response.text}"
             assert "detail" in response.json()
 
 
-def owner_of_first(world: World) -> str:
+def owner_of_first(world: History) -> str:
     _, customer = world.final()["customer"][world.customers[0]]
     owner: str = customer["owner_id"]
     return owner
 
 
-def listings(world: World) -> list[Question]:
+def listings(world: History) -> list[RequestCase]:
     """Return listings worth walking: each order, for admins and owners, with and without deleted, q and dates."""
     principals = (Principal(world.stranger, is_admin=True), Principal(owner_of_first(world), is_admin=False))
     flags = ((), (("include_deleted", "true"),), (("only_deleted", "true"),))
@@ -214,5 +132,5 @@ def listings(world: World) -> list[Question]:
                 *filters[drawn // 2 % 3],
                 ("include_aggregations", "yes"),
             )
-            made.append(Question(principal, path, pairs))
+            made.append(RequestCase(principal, path, pairs))
     return made

@@ -14,15 +14,15 @@ import nats as nats_py
 import pytest
 
 from consumers import stream
-from ops.embedded.nats import NatsServer
-from ops.embedded.postgres import PostgresServer
-from projections import database as databases
-from projections.migrations import migrate
-from tests.builders import customer_id, published
-from tests.system.asking import questions
-from tests.system.processes import System, eventually
-from tests.system.test_differential import Telling, asking, demand_none, differing
-from tests.system.world import World
+from ops.devstack.servers.nats import NatsServer
+from ops.devstack.servers.postgres import PostgresServer
+from projections.store import database as databases
+from projections.store.migrations import migrate
+from tests.support.api_fuzz import questions
+from tests.support.builders import customer_id, published
+from tests.support.differential import Telling, asking, demand_none, differing
+from tests.support.processes import System, eventually
+from tests.support.random_history import History
 
 KILLS = int(os.environ.get("MEMBERSHIP_TEST_KILLS", "5"))
 QUESTIONS = 300
@@ -31,7 +31,7 @@ LATE_VERSION = 2**62
 
 async def tell_while(system: System, seed: int, disturb: asyncio.Task[None]) -> None:
     """Deliver a scrambled world while something disturbs, then hold every table and answer against the reference."""
-    world = World(seed)
+    world = History(seed)
     telling = Telling(system)
     await telling.tell(world.scrambled(seed))
     await disturb

@@ -9,9 +9,9 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.builders import campaign_id, customer_id, owner_id, published
-from tests.command import membership
-from tests.system.processes import System, eventually
+from tests.support.builders import campaign_id, customer_id, owner_id, published
+from tests.support.command import membership
+from tests.support.processes import System, eventually
 
 SECONDS = float(os.environ.get("MEMBERSHIP_TEST_HOT_SECONDS", "6"))
 CUSTOMERS, CAMPAIGNS = 5, 8

@@ -14,14 +14,14 @@ import msgspec
 import pytest
 
 from consumers import stream
-from consumers.client import connect_briefly
-from ops.embedded.postgres import PostgresServer
-from ops.publishing import Publication, publish_events
-from projections import erasure, jobs
-from tests.builders import customer_id, published
-from tests.command import Ended, membership
-from tests.system.processes import System, eventually
-from tests.system.town import Town
+from consumers.client import connect_once
+from ops.devstack.servers.postgres import PostgresServer
+from ops.publisher import Publication, publish_events
+from projections.maintenance import erasure, jobs
+from tests.support.builders import customer_id, published
+from tests.support.command import Ended, membership
+from tests.support.known_outcome import Dataset
+from tests.support.processes import System, eventually
 
 REASON = ("--reason", "purged by hand")
 
@@ -36,7 +36,7 @@ async def status(system: System) -> tuple[int, dict[str, Any], str]:
 
 
 async def purge(system: System, subject: str) -> int:
-    client = await connect_briefly(system.nats_url, "test")
+    client = await connect_once(system.nats_url, "test")
     try:
         return await stream.purge(client, subject)
     finally:
@@ -44,9 +44,9 @@ async def purge(system: System, subject: str) -> int:
 
 
 async def tally(system: System) -> erasure.Tally:
-    client = await connect_briefly(system.nats_url, "test")
+    client = await connect_once(system.nats_url, "test")
     try:
-        state = await stream.look(client)
+        state = await stream.fetch_state(client)
         assert state is not None
         return state.tally
     finally:
@@ -200,9 +200,9 @@ async def on_a_new_database(
 
 
 @pytest.fixture
-async def town(own_system: System) -> Town:
+async def town(own_system: System) -> Dataset:
     """A town whose events are all applied."""
-    town = Town(3, customers=30, campaigns=12, memberships_each=6)
+    town = Dataset(3, customers=30, campaigns=12, memberships_each=6)
     await own_system.settled(await own_system.publish(town.events(duplicates=0.1)))
     return town
 
@@ -232,8 +232,8 @@ async def test_erasures_of_an_older_release_are_copied_to_the_stream(own_system:
     await own_system.settled(last)
     own_system.kill("project")
     lost = await purge(own_system, f"membership.target.{customer_id(1)}.*")
-    client = await connect_briefly(own_system.nats_url, "test")
-    state = await stream.look(client)
+    client = await connect_once(own_system.nats_url, "test")
+    state = await stream.fetch_state(client)
     await client.close()
     assert state is not None
     connection = await asyncpg.connect(own_system.database_url)
@@ -342,7 +342,7 @@ async def test_erasure_removes_the_customers_malformed_messages(own_system: Syst
     assert (erased.code, "Erased 6 messages" in erased.out) == (0, True), erased
     parked = await own_system.fetch("SELECT subject FROM g1.parked_event")
     assert {row["subject"] for row in parked} == set(kept)
-    client = await connect_briefly(own_system.nats_url, "test")
+    client = await connect_once(own_system.nats_url, "test")
     reply = await client.request(
         f"$JS.API.STREAM.INFO.{stream.STREAM}", msgspec.json.encode({"subjects_filter": "membership.>"})
     )

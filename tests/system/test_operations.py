@@ -11,40 +11,35 @@ import asyncpg
 import pytest
 
 from consumers import stream
-from consumers.client import connect_briefly
-from ops import gate
-from ops.account import actor
-from ops.comparing import Findings
-from ops.generation_job import GenerationJob
-from ops.progress import Screen
-from ops.throttle import Pace
-from projections import jobs
+from consumers.client import connect_once
+from ops.actor import actor
+from ops.rebuild import gate
+from ops.rebuild.compare import Findings
+from ops.rebuild.job import GenerationJob
+from ops.rebuild.progress import ProgressReporter
+from ops.rebuild.throttle import Pace
 from projections.errors import GateRefused
-from projections.events import Position
+from projections.maintenance import jobs
+from projections.model.events import Position
 from projections.settings import load
-from tests.builders import campaign_id, customer_id, published
-from tests.command import Ended, membership
-from tests.corruption import damage
-from tests.system.processes import System, eventually
-from tests.system.town import Town
-
-LIVE = "SELECT generation FROM control.live"
+from tests.support.builders import campaign_id, customer_id, published
+from tests.support.command import Ended, membership
+from tests.support.corruption import damage
+from tests.support.known_outcome import Dataset
+from tests.support.operations import demand_the_towns_rows, live
+from tests.support.processes import System, eventually
 
 
 @pytest.fixture
-async def town(own_system: System) -> Town:
+async def town(own_system: System) -> Dataset:
     """A town whose events are all applied."""
-    town = Town(3, customers=30, campaigns=12, memberships_each=6)
+    town = Dataset(3, customers=30, campaigns=12, memberships_each=6)
     await own_system.settled(await own_system.publish(town.events(duplicates=0.1)))
     return town
 
 
 async def operate(system: System, *arguments: str) -> Ended:
     return await membership(system.environment, *arguments)
-
-
-async def live(system: System) -> str:
-    return str((await system.fetch(LIVE))[0]["generation"])
 
 
 async def listing(system: System, customer: int = 1, **params: Any) -> Any:
@@ -54,23 +49,7 @@ async def listing(system: System, customer: int = 1, **params: Any) -> Any:
     return reply
 
 
-async def demand_the_towns_rows(system: System, town: Town) -> None:
-    """Hold every table of the live generation against what the generator decided."""
-    name = await live(system)
-    wanted = {
-        "customer_id::text, owner_id::text, deleted FROM {}.customer": town.customer_rows(),
-        "campaign_id::text, owner_id::text, status, deleted, contacts_total FROM {}.campaign": town.campaign_rows(),
-        "customer_id::text, campaign_id::text, enrolled_at, present, owner_id::text, status, deleted "
-        "FROM {}.membership": town.membership_rows(),
-        "customer_id::text, owner_id::text, status, deleted, memberships FROM {}.customer_summary": town.summary_rows(),
-    }
-    for columns, rows in wanted.items():
-        found = await system.fetch(f"SELECT {columns.format(name)}")
-        assert {tuple(row.values()) for row in found} == rows, columns
-        assert len(found) == len(rows), columns
-
-
-async def test_damage_is_found_named_shown_mended_and_gone(own_system: System, town: Town) -> None:
+async def test_damage_is_found_named_shown_mended_and_gone(own_system: System, town: Dataset) -> None:
     connection = await asyncpg.connect(own_system.database_url)
     await connection.execute(
         "UPDATE g1.membership SET status = (status + 1) % 4 WHERE customer_id = $1", customer_id(1)
@@ -97,7 +76,7 @@ async def test_damage_is_found_named_shown_mended_and_gone(own_system: System, t
 
 
 async def test_a_rebuild_under_load_is_noticed_by_nobody_and_rolled_back_at_once(
-    own_system: System, town: Town
+    own_system: System, town: Dataset
 ) -> None:
     before = (await listing(own_system)).content
     async with reading(own_system, {before}):
@@ -136,7 +115,7 @@ async def reading(system: System, allowed: set[bytes]) -> AsyncIterator[None]:
         assert await task > 10
 
 
-async def test_twenty_corruptions_are_found_and_live_traffic_raises_no_alarm(own_system: System, town: Town) -> None:
+async def test_twenty_corruptions_are_found_and_live_traffic_raises_no_alarm(own_system: System, town: Dataset) -> None:
     assert town.customers
     over = asyncio.Event()
 
@@ -168,7 +147,7 @@ async def test_twenty_corruptions_are_found_and_live_traffic_raises_no_alarm(own
     assert found["differences"] == 20
 
 
-async def damage_town(connection: asyncpg.Connection, town: Town, rng: Random) -> set[tuple[str, str]]:
+async def damage_town(connection: asyncpg.Connection, town: Dataset, rng: Random) -> set[tuple[str, str]]:
     """Damage twenty rows that the traffic does not touch."""
     async with connection.transaction():
         await connection.execute("CREATE SCHEMA town")
@@ -187,7 +166,7 @@ async def damage_town(connection: asyncpg.Connection, town: Town, rng: Random) -
     return {(each.table, json.dumps(each.key, sort_keys=True)) for each in found}
 
 
-async def test_a_cursor_taken_before_a_switch_goes_on_behind_it(own_system: System, town: Town) -> None:
+async def test_a_cursor_taken_before_a_switch_goes_on_behind_it(own_system: System, town: Dataset) -> None:
     assert town.customers
     whole = [each["id"] for each in (await listing(own_system, limit=200)).json()["data"]]
     first = (await listing(own_system, limit=2, sort_field="name")).json()
@@ -202,10 +181,7 @@ async def test_a_cursor_taken_before_a_switch_goes_on_behind_it(own_system: Syst
     assert sorted(walked) == sorted(whole)
 
 
-# --- the gate --------------------------------------------------------------------------------------------------------
-
-
-async def test_differences_need_approval_and_the_same_command_gives_it(own_system: System, town: Town) -> None:
+async def test_differences_need_approval_and_the_same_command_gives_it(own_system: System, town: Dataset) -> None:
     connection = await asyncpg.connect(own_system.database_url)
     await connection.execute("DELETE FROM g1.membership WHERE customer_id = $1", customer_id(2))
     await connection.close()
@@ -221,7 +197,7 @@ async def test_differences_need_approval_and_the_same_command_gives_it(own_syste
     await demand_the_towns_rows(own_system, town)
 
 
-async def test_newly_parked_events_stop_the_switch_until_they_are_discarded(own_system: System, town: Town) -> None:
+async def test_newly_parked_events_stop_the_switch_until_they_are_discarded(own_system: System, town: Dataset) -> None:
     assert town.customers
     position = await own_system.publish([("membership.customer.nobody", b"{}")])
     await own_system.settled(position)
@@ -239,7 +215,7 @@ async def test_newly_parked_events_stop_the_switch_until_they_are_discarded(own_
 
 
 async def test_a_stream_that_lost_its_beginning_is_refused_and_one_that_was_erased_is_not(
-    own_system: System, town: Town
+    own_system: System, town: Dataset
 ) -> None:
     erased = await operate(own_system, "erase", "--customer", customer_id(3), "--yes")
     assert erased.code == 0, erased.err
@@ -256,7 +232,7 @@ async def test_a_stream_that_lost_its_beginning_is_refused_and_one_that_was_eras
     again = await operate(own_system, "erase", "--customer", customer_id(3), "--yes")
     assert (again.code, "There is no customer" in again.err) == (1, True)
 
-    client = await connect_briefly(own_system.nats_url, "test")
+    client = await connect_once(own_system.nats_url, "test")
     lost = await stream.purge(client, f"membership.customer.{customer_id(4)}")
     await client.close()
     refused = await operate(own_system, "rebuild", "--yes")
@@ -278,11 +254,11 @@ async def in_process(system: System, kind: Any = "rebuild") -> Any:
         set(), {name: system.environment[name] for name in ("MEMBERSHIP_DATABASE_URL", "MEMBERSHIP_NATS_URL")}
     )
     pace = Pace()
-    return await GenerationJob(settings, kind, pace, Screen(pace)).run(actor(), approve)
+    return await GenerationJob(settings, kind, pace, ProgressReporter(pace)).run(actor(), approve)
 
 
 async def test_lag_and_emptiness_stop_the_switch(
-    own_system: System, town: Town, monkeypatch: pytest.MonkeyPatch
+    own_system: System, town: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert town.customers
     own_system.kill("project")
@@ -295,7 +271,7 @@ async def test_lag_and_emptiness_stop_the_switch(
     own_system.launch("project")
     assert (await in_process(own_system)).switched_to == "g2"
 
-    client = await connect_briefly(own_system.nats_url, "test")
+    client = await connect_once(own_system.nats_url, "test")
     created, lost = await stream_created(client), await stream.purge(client, "membership.>")
     await client.close()
     connection = await asyncpg.connect(own_system.database_url)
@@ -309,15 +285,12 @@ async def test_lag_and_emptiness_stop_the_switch(
 
 
 async def stream_created(client: Any) -> str:
-    state = await stream.look(client)
+    state = await stream.fetch_state(client)
     assert state is not None
     return state.created
 
 
-# --- jobs, and what cannot be done -----------------------------------------------------------------------------------
-
-
-async def test_one_job_at_a_time_and_a_running_one_can_be_cancelled(own_system: System, town: Town) -> None:
+async def test_one_job_at_a_time_and_a_running_one_can_be_cancelled(own_system: System, town: Dataset) -> None:
     assert town.customers
     slow = asyncio.create_task(operate(own_system, "rebuild", "--yes", "--max-rate", "20", "--json"))
 
@@ -384,7 +357,7 @@ async def test_a_broker_or_database_that_is_away_is_said_in_a_sentence(own_syste
         assert (ended.code, "PostgreSQL cannot be used" in ended.err) == (1, True), ended
 
 
-async def test_a_parked_event_is_retried_in_every_generation_that_follows(own_system: System, town: Town) -> None:
+async def test_a_parked_event_is_retried_in_every_generation_that_follows(own_system: System, town: Dataset) -> None:
     assert town.customers
     position = await own_system.publish([("membership.customer.nobody", b"{}")])
     await own_system.settled(position)
@@ -404,7 +377,7 @@ async def test_a_parked_event_is_retried_in_every_generation_that_follows(own_sy
     assert "parked.retry" in (await operate(own_system, "audit")).out
 
 
-async def test_positions_do_not_go_back_at_a_switch(own_system: System, town: Town) -> None:
+async def test_positions_do_not_go_back_at_a_switch(own_system: System, town: Dataset) -> None:
     assert town.customers
     position = await own_system.publish([published("customer.upserted.v1", 50, customer=1)])
     await own_system.settled(position)
@@ -413,7 +386,7 @@ async def test_positions_do_not_go_back_at_a_switch(own_system: System, town: To
     assert Position(int(reply.headers["Membership-Position"])) >= position
 
 
-async def test_a_job_of_another_fold_is_not_finished_by_this_one(own_system: System, town: Town) -> None:
+async def test_a_job_of_another_fold_is_not_finished_by_this_one(own_system: System, town: Dataset) -> None:
     connection = await asyncpg.connect(own_system.database_url)
     await connection.execute("DELETE FROM g1.membership WHERE customer_id = $1", customer_id(2))
     assert (await operate(own_system, "rebuild")).code == 1
@@ -426,9 +399,9 @@ async def test_a_job_of_another_fold_is_not_finished_by_this_one(own_system: Sys
     await demand_the_towns_rows(own_system, town)
 
 
-async def test_status_says_when_the_stream_is_not_the_one_that_was_applied(own_system: System, town: Town) -> None:
+async def test_status_says_when_the_stream_is_not_the_one_that_was_applied(own_system: System, town: Dataset) -> None:
     assert town.customers
-    client = await connect_briefly(own_system.nats_url, "test")
+    client = await connect_once(own_system.nats_url, "test")
     await client.jetstream().delete_stream(stream.STREAM)
     for said in ("does not exist", "another stream under the same name"):
         ended = await operate(own_system, "status", "--json")
@@ -438,7 +411,7 @@ async def test_status_says_when_the_stream_is_not_the_one_that_was_applied(own_s
     await client.close()
 
 
-async def test_an_erasure_under_way_keeps_repairs_and_rebuilds_away(own_system: System, town: Town) -> None:
+async def test_an_erasure_under_way_keeps_repairs_and_rebuilds_away(own_system: System, town: Dataset) -> None:
     connection = await asyncpg.connect(own_system.database_url)
     job = await jobs.open_or_resume(connection, "erase", "purge", "test")
     for command in (("repair", "--customer", customer_id(1)), ("rebuild", "--yes"), ("verify",)):

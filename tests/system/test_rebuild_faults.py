@@ -16,17 +16,17 @@ from typing import Any
 
 import asyncpg
 
-from ops.embedded.nats import NatsServer
-from ops.embedded.postgres import PostgresServer
-from ops.publishing import Publication, publish_events
-from projections import database as databases
-from projections import notices
-from projections.migrations import migrate
-from tests.builders import customer_id, published
-from tests.command import membership
-from tests.system.processes import System, eventually
-from tests.system.test_operations import demand_the_towns_rows, live
-from tests.system.town import Town
+from ops.devstack.servers.nats import NatsServer
+from ops.devstack.servers.postgres import PostgresServer
+from ops.publisher import Publication, publish_events
+from projections.store import database as databases
+from projections.store import notices
+from projections.store.migrations import migrate
+from tests.support.builders import customer_id, published
+from tests.support.command import membership
+from tests.support.known_outcome import Dataset
+from tests.support.operations import demand_the_towns_rows, live
+from tests.support.processes import System, eventually
 
 REBUILD_KILLS = int(os.environ.get("MEMBERSHIP_TEST_REBUILD_KILLS", "10"))
 PROJECTOR_KILLS = int(os.environ.get("MEMBERSHIP_TEST_PROJECTOR_KILLS", "20"))
@@ -84,7 +84,7 @@ class Barrier:
         )
 
 
-async def damaged(system: System, town: Town) -> tuple[Any, Any]:
+async def damaged(system: System, town: Dataset) -> tuple[Any, Any]:
     """Fill the system, damage a customer's live rows; return its answers as they are and as they should be."""
     await system.settled(await system.publish(town.events(duplicates=0.1)))
     new = await answer(system)
@@ -99,7 +99,7 @@ async def damaged(system: System, town: Town) -> tuple[Any, Any]:
     await connection.execute(
         'UPDATE g1.campaign SET display_json = replace(display_json, \'"name":"\', \'"name":"Old \')'
     )
-    await notices.tell_flush(connection)  # what hands do to rows, no notice tells of
+    await notices.notify_flush(connection)  # what hands do to rows, no notice tells of
     await connection.close()
 
     async def otherwise() -> Any:
@@ -153,7 +153,7 @@ async def ended(child: subprocess.Popen[bytes], folder: Path) -> None:
 async def test_a_rebuild_killed_at_the_door_of_every_phase_goes_on_from_there(
     own_system: System, tmp_path: Path
 ) -> None:
-    town = Town(5, customers=40, campaigns=10, memberships_each=5)
+    town = Dataset(5, customers=40, campaigns=10, memberships_each=5)
     old, new = await damaged(own_system, town)
     barrier = Barrier(own_system)
     for phase in PHASES:
@@ -176,7 +176,7 @@ async def test_a_rebuild_killed_at_the_door_of_every_phase_goes_on_from_there(
 
 
 async def test_a_rebuild_killed_at_random_points_leaves_old_or_new_and_ends(own_system: System, tmp_path: Path) -> None:
-    town = Town(6, customers=300, campaigns=30, memberships_each=10)
+    town = Dataset(6, customers=300, campaigns=30, memberships_each=10)
     old, new = await damaged(own_system, town)
     rng = Random(9)
     async with watched(own_system, {old, new}):
@@ -194,7 +194,7 @@ async def test_a_rebuild_killed_at_random_points_leaves_old_or_new_and_ends(own_
 
 
 async def test_a_broker_that_restarts_in_every_phase_only_delays_a_rebuild(own_system: System, tmp_path: Path) -> None:
-    town = Town(7, customers=40, campaigns=10, memberships_each=5)
+    town = Dataset(7, customers=40, campaigns=10, memberships_each=5)
     old, new = await damaged(own_system, town)
     barrier = Barrier(own_system)
     async with watched(own_system, {old, new}):
@@ -225,7 +225,7 @@ async def test_a_database_that_restarts_in_every_phase_only_delays_a_rebuild(nat
     system = System(server.url, nats, tmp_path)
     try:
         await system.start()
-        town = Town(8, customers=40, campaigns=10, memberships_each=5)
+        town = Dataset(8, customers=40, campaigns=10, memberships_each=5)
         old, new = await damaged(system, town)
         barrier = Barrier(system)
         async with watched(system, {old, new, 503}):
@@ -248,7 +248,7 @@ async def test_a_database_that_restarts_in_every_phase_only_delays_a_rebuild(nat
 async def test_an_erasure_that_was_killed_half_way_is_finished_by_the_same_command(
     own_system: System, tmp_path: Path
 ) -> None:
-    town = Town(9, customers=10, campaigns=5, memberships_each=3)
+    town = Dataset(9, customers=10, campaigns=5, memberships_each=3)
     await own_system.settled(await own_system.publish(town.events()))
     connection = await asyncpg.connect(own_system.database_url)
     await connection.execute(BARRIER)
@@ -284,7 +284,7 @@ async def test_an_event_read_before_an_erasure_does_not_bring_a_row_back(own_sys
 
 async def test_kill_9_of_the_projector_leaves_the_rows_the_generator_decided(own_system: System) -> None:
     customers = PROJECTOR_EVENTS * 10 // 11 // 20  # two events for itself, two a membership; a tenth told again
-    town = Town(10, customers=customers, campaigns=200, memberships_each=9)
+    town = Dataset(10, customers=customers, campaigns=200, memberships_each=9)
     told = [Publication(subject, f"told-{n}", body) for n, (subject, body) in enumerate(town.events(duplicates=0.1))]
     rng = Random(10)
 

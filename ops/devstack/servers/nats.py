@@ -1,0 +1,100 @@
+"""nats-server with JetStream from its wheel, as a child process on two free ports: clients' and monitoring.
+
+Writes: `nats.conf`, `server.log` and JetStream's files in its folder.
+Invariants: `sync_interval: always`, as the stream's contract asks: what was acknowledged survives a power cut.
+"""
+
+import http.client
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar, Final
+
+from ops.devstack.servers.child import EmbeddedMissing, ServerProcess, launch
+from ops.devstack.servers.ports import free_port
+
+INFO_WAIT_S: Final = 1.0
+HEALTH_WAIT_S: Final = 1.0
+
+_CONFIGURATION: Final = """\
+host: 127.0.0.1
+port: {port}
+http: 127.0.0.1:{monitoring_port}
+jetstream {{
+  store_dir: {store_dir}
+  sync_interval: always
+}}
+"""
+
+
+class NatsServer(ServerProcess):
+    """One nats-server over one folder."""
+
+    name: ClassVar[str] = "nats-server"
+    reports_health: ClassVar[bool] = True
+
+    def __init__(
+        self, store_dir: Path, port: int | None = None, log: Path | None = None, descriptors: Sequence[int] = ()
+    ) -> None:
+        self.store_dir = store_dir.absolute()
+        super().__init__(port, log or self.store_dir / "server.log", descriptors)
+        self.monitoring_port = 0
+        """Where the server reports its health; another one at each start."""
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def _configuration(self) -> Path:
+        return self.store_dir / "nats.conf"
+
+    def _prepare(self) -> Iterator[float]:
+        self.store_dir.mkdir(parents=True, exist_ok=True)
+        self.monitoring_port = free_port()
+        store_dir = json.dumps(str(self.store_dir), ensure_ascii=False)
+        text = _CONFIGURATION.format(port=self.port, monitoring_port=self.monitoring_port, store_dir=store_dir)
+        self._configuration.write_text(text, encoding="utf-8")
+        yield from ()
+
+    def _launch(self, descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
+        command = (_program(), "--config", self._configuration)
+        return launch(command, self.log, death_signal=self.death_signal, folder="/", descriptors=descriptors)
+
+    def _ready(self) -> bool:
+        """The server greets with an INFO line once JetStream has recovered its files."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), INFO_WAIT_S) as connection:
+                return self.running and connection.recv(5) == b"INFO "
+        except OSError:
+            return False
+
+    def health_problem(self) -> str:
+        """Return what the plain `/healthz` reports; the forms for JetStream's state alone miss a failed write.
+
+        A server that gives no answer may only be busy: then there is no problem to report.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self.monitoring_port, timeout=HEALTH_WAIT_S)
+        try:
+            connection.request("GET", "/healthz")
+            reply = connection.getresponse()
+            body = reply.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException):
+            return ""
+        finally:
+            connection.close()
+        return "" if reply.status == http.client.OK else body
+
+
+def _program() -> Path:
+    """Return nats-server's path: the wheel puts it beside the interpreter."""
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise EmbeddedMissing("nats-server")
+    return Path(found)

@@ -1,0 +1,226 @@
+"""`membership dev`: the whole service on one machine, supervised, with something to look at.
+
+Reads and writes: the data directory only.
+Invariants: one dev stack a data directory; `dev.json` is there only while all of it runs, and true; what was started
+last is stopped first.
+Fails: `DevRefused` and `EmbeddedFailed`, each with a sentence.
+"""
+
+import asyncio
+import http.client
+import json
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.progress import Progress
+
+from ops.devstack.banner import DemoUser, Endpoints, banner, sample_enrolment
+from ops.devstack.folder import DevFolder, DevRefused
+from ops.devstack.programs import Api, Projector, child_environment, http_get, run_command
+from ops.devstack.servers.child import EmbeddedMissing
+from ops.devstack.servers.nats import NatsServer
+from ops.devstack.servers.ports import free_port, is_free
+from ops.devstack.servers.postgres import PostgresServer
+from ops.devstack.supervisor import Supervisor, in_steps, report
+from ops.terminal import fail
+from ops.token import sign
+
+ADMIN: Final = "00000000-0000-4000-8000-000000000001"
+TOKEN_TTL_S: Final = 30 * 24 * 3600
+READY_POLL_S: Final = 0.1
+SLOW_S: Final = 60.0
+MISSING: Final = 2
+"""The exit code without the wheels: what is wrong is the installation, as with settings."""
+KILLED: Final = 130
+"""The exit code after a second Ctrl-C, as shells have it for SIGINT."""
+
+
+async def run_dev(port: int, data_dir: Path, demo: bool) -> int:
+    """Run the stack in the foreground until Ctrl-C, SIGTERM or SIGHUP; return the exit code.
+
+    `port` is the API's, 0 for any free one. On the directory's first start the demo is published, if `demo`.
+    """
+    folder = DevFolder(data_dir)
+    try:
+        folder.lock()
+        await in_steps(folder.wait_until_unused())
+        stack = Stack(folder, _api_port(port, folder.state().ports.get("api")))
+        return await _until_asked_to_stop(stack, demo)
+    except EmbeddedMissing as problem:
+        return fail(str(problem), MISSING)
+    finally:
+        folder.unlock()
+
+
+async def _until_asked_to_stop(stack: "Stack", demo: bool) -> int:
+    running = asyncio.ensure_future(stack.run(demo))
+    code = 0
+
+    def stop() -> None:
+        nonlocal code
+        if not running.cancelling() and not running.done():
+            report("Stopping; once more to kill.")
+            running.cancel()
+        else:
+            code = KILLED
+            stack.supervisor.kill()
+
+    _on_signals(stop)
+    try:
+        await running
+    except asyncio.CancelledError:
+        pass
+    finally:
+        stack.folder.remove_description()
+        await stack.supervisor.stop()
+    return code
+
+
+def _on_signals(stop: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
+
+
+class Stack:
+    """The servers, the projector and the API over one data directory."""
+
+    def __init__(self, folder: DevFolder, port: int) -> None:
+        self.folder = folder
+        self.port = port
+        self.supervisor = Supervisor(self._restarted)
+        self._state = folder.state()
+        self._held = (folder.shared_lock,)
+        self._postgres = PostgresServer(
+            folder.root / "postgres", self._last_port("postgres"), log=folder.log("postgres"), descriptors=self._held
+        )
+        self._nats = NatsServer(folder.root / "nats", self._last_port("nats"), folder.log("nats"), self._held)
+        self._secret = folder.jwt_secret()
+        self._admin_token = sign(self._secret, ADMIN, admin=True, ttl_s=TOKEN_TTL_S)
+        self._api: Api | None = None
+        self._projector: Projector | None = None
+
+    @property
+    def api_url(self) -> str:
+        """Where the API answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def run(self, demo: bool) -> None:
+        """Start everything, publish the demo if it is due, say where everything is, and stay."""
+        console = Console(soft_wrap=True, highlight=False, markup=False)
+        began = time.monotonic()
+        with console.status("Starting PostgreSQL and nats-server"):
+            await self.supervisor.start(self._postgres)
+            await self.supervisor.start(self._nats)
+        with console.status("Starting projector and API"):
+            await self._start_programs()
+            await self._wait_until_applied()
+        await self._publish_demo_once(demo, console)
+        self._describe()
+        console.print(f"Ready after {time.monotonic() - began:.1f} s.\n")
+        console.print(banner(self._endpoints(), self._admin_token, self._demo_user()))
+        await self.supervisor.forever()
+
+    async def _start_programs(self) -> None:
+        database_url = self._postgres.url
+        told = child_environment(database_url, self._nats.url, self._secret, self.port)
+        await in_steps(run_command("migrate", self.folder.log("migrate"), told, self._held))
+        self._projector = Projector(self.folder.log("projector"), told, self._held)
+        self._api = Api(self.folder.log("api"), told, self._held)
+        await self.supervisor.start(self._projector)
+        await self.supervisor.start(self._api)
+        # Kept now, for the next start has the same addresses even if this one ends before it is ready.
+        self._state.ports = {"postgres": self._postgres.port, "nats": self._nats.port, "api": self.port}
+        self.folder.save_state(self._state)
+
+    async def _wait_until_applied(self, position: int = 0) -> None:
+        """Wait until the API answers from `position` or later. No deadline: a long stream takes its time."""
+        told_at = time.monotonic() + SLOW_S
+        while True:
+            # In a thread, so that Ctrl-C works while an answer is awaited.
+            found = await asyncio.to_thread(http_get, self.port, "/health/ready")
+            if found and found[0] == http.client.OK and json.loads(found[1])["position"] >= position:
+                return
+            if time.monotonic() > told_at:
+                report(f"The read model is still being filled; see {self.folder.log('projector')}.")
+                told_at += SLOW_S
+            await asyncio.sleep(READY_POLL_S)
+
+    async def _publish_demo_once(self, demo: bool, console: Console) -> None:
+        if self._state.demo == "undecided":
+            if demo:
+                await self._publish_demo(console)
+            self._state.demo = "published" if demo else "declined"
+            self.folder.save_state(self._state)
+
+    async def _publish_demo(self, console: Console) -> None:
+        from ops.devstack.demo import DEMO_CUSTOMER, DEMO_OWNER, demo_events  # noqa: PLC0415 - only a first start needs what is below
+        from ops.publisher import publish_events  # noqa: PLC0415
+
+        publications = list(demo_events())
+        reached = 0
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            bar = progress.add_task("Publishing the demo's events", total=len(publications))
+            async for receipt in publish_events(self._nats.url, publications):
+                reached = max(reached, receipt.position)
+                progress.advance(bar)
+        with console.status("Applying the demo's events"):
+            await self._wait_until_applied(reached)
+        console.print(f"Published {len(publications)} demo events; all of them are applied.")
+        published = ((each.subject, each.body) for each in publications)
+        self.folder.write_trial(sample_enrolment(published, DEMO_OWNER, DEMO_CUSTOMER))
+
+    def _restarted(self) -> None:
+        if self.folder.dev_json.exists():
+            self._describe()
+
+    def _describe(self) -> None:
+        children = {"api": self._api, "projector": self._projector, "nats": self._nats, "postgres": self._postgres}
+        self.folder.describe(
+            {
+                "api_url": self.api_url,
+                "nats_url": self._nats.url,
+                "database_url": self._postgres.url,
+                "jwt_secret": self._secret,
+                "admin_token": self._admin_token,
+                "pids": {name: child.pid for name, child in children.items() if child is not None},
+            }
+        )
+
+    def _last_port(self, name: str) -> int | None:
+        """Return last time's port if it is free, so that addresses that were noted down stay true."""
+        port = self._state.ports.get(name)
+        return port if port is not None and is_free(port) else None
+
+    def _endpoints(self) -> Endpoints:
+        projector = self._projector.pid if self._projector else 0
+        return Endpoints(self.api_url, self._nats.url, self._postgres.url, self.folder.root, projector)
+
+    def _demo_user(self) -> DemoUser | None:
+        if self._state.demo != "published":
+            return None
+        from ops.devstack.demo import DEMO_CUSTOMER, DEMO_OWNER  # noqa: PLC0415 - without the demo they mean nothing
+
+        trial = self.folder.trial if self.folder.trial.exists() else None
+        return DemoUser(sign(self._secret, DEMO_OWNER, admin=False, ttl_s=TOKEN_TTL_S), DEMO_CUSTOMER, trial)
+
+
+def _api_port(asked: int, last: int | None) -> int:
+    """Return the API's port; raise `DevRefused` if it is taken."""
+    if asked == 0:
+        return last if last is not None and is_free(last) else free_port()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", asked))
+        except OSError as problem:
+            raise DevRefused(
+                f"Port {asked} cannot be used: {problem.strerror}. "
+                "Choose another with --port; --port 0 takes any free one."
+            ) from problem
+    return asked

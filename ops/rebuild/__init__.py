@@ -1,0 +1,1 @@
+"""The job behind `membership rebuild` and `membership verify`."""

@@ -1,0 +1,145 @@
+"""`membership rebuild`, `verify` and `rollback`, as an operator meets them: what they ask, show and end with."""
+
+import json
+import sys
+
+import asyncpg
+
+from ops.actor import actor
+from ops.rebuild.compare import NOT_COMPARED, ROWS_READ_MAX, Findings
+from ops.rebuild.gate import Approve, not_compared
+from ops.rebuild.job import GenerationJob, Kind, Result
+from ops.rebuild.progress import JsonProgressReporter, ProgressReporter
+from ops.rebuild.throttle import Pace, Throttle
+from ops.row_diff import describe_difference
+from ops.terminal import confirm, fail
+from projections.maintenance import audit
+from projections.settings import Settings
+from projections.store import checkpoint as checkpoints
+from projections.store import generations
+
+REPAIRS_ADVISED_MAX = 10
+SHOWN = 20
+"""Differing rows that are printed; `--json` prints all that were read."""
+
+
+def pace_for(settings: Settings, max_rate: int | None, *, throttled: bool) -> Pace:
+    """Return how fast a job may work."""
+    return Throttle(settings.database_url, max_rate) if throttled else Pace(max_rate)
+
+
+async def rebuild(settings: Settings, pace: Pace, *, yes: bool, as_json: bool) -> int:
+    """Make a new generation, compare it with the live one, and switch to it; return the exit code."""
+
+    async def approve(findings: Findings) -> bool:
+        if not as_json:
+            print_findings(findings)
+        if yes:
+            return True
+        if as_json or not sys.stdin.isatty():
+            return False
+        differ = "1 row differs" if findings.count == 1 else f"{findings.count:,} rows differ"
+        if findings.not_compared:
+            differ = "The new generation was not compared with the live one"
+        return await confirm(f"{differ}. Switch to the new generation all the same?")
+
+    result = await _run(settings, "rebuild", pace, approve, as_json=as_json)
+    if as_json:
+        _print_json(result)
+    else:
+        print(_switched(result, settings.rollback_window_s / 3600))
+    return 0
+
+
+def _switched(result: Result, hours: float) -> str:
+    findings = result.findings
+    compared = findings is not NOT_COMPARED and not findings.not_compared
+    same = ", row for row as before" if compared and not findings.count else ""
+    back = f"{result.was} follows for {hours:g} hours: `membership rollback`."
+    if not result.way_back:
+        back = (
+            f"{result.was} is broken and follows no longer, so no rollback returns to it; it is dropped after "
+            f"{hours:g} hours."
+        )
+    return f"{result.switched_to} is live{same}. {back}"
+
+
+async def verify(settings: Settings, pace: Pace, *, as_json: bool) -> int:
+    """Fold the stream afresh and compare the live rows with it; return 1 when any row differs."""
+
+    async def never(_findings: Findings) -> bool:
+        return False
+
+    result = await _run(settings, "verify", pace, never, as_json=as_json)
+    findings = result.findings
+    if as_json:
+        _print_json(result)
+    elif findings.count:
+        print_findings(findings)
+        print_advice(findings)
+    elif not findings.not_compared:
+        print(f"No row differs from the stream, at position {findings.position}.")
+    if findings.not_compared:
+        return fail(f"{not_compared(result.was, findings)} `membership rebuild --yes` replaces it with a new one.")
+    return 1 if findings.count else 0
+
+
+async def rollback(connection: asyncpg.Connection) -> int:
+    """Point readers back at the previous generation."""
+    async with connection.transaction():
+        await generations.lock_checkpoints(connection)  # two at once would each go back from the same one
+        was = await checkpoints.live_generation(connection)
+        to = await generations.previous(connection)
+        await generations.switch(connection, to, old_follows_s=None)
+        await generations.clear_expiry(connection, was)
+        await audit.record(connection, actor(), "rollback", f"switched from {was} back to {to}")
+    print(f"{to} is live again. {was} goes on following: another `membership rollback` returns to it.")
+    return 0
+
+
+def print_findings(findings: Findings) -> None:
+    """Print the rows that differ, column by column; nothing where there was no comparison."""
+    if findings.not_compared:
+        return
+    for each in findings.differences[:SHOWN]:
+        print(describe_difference(each))
+    if findings.count > SHOWN:
+        print(f"… and {findings.count - SHOWN:,} more rows; --json has up to {ROWS_READ_MAX:,}.")
+    differ = "1 row differs" if findings.count == 1 else f"{findings.count:,} rows differ"
+    print(f"{differ} from what this release reads in the stream, at position {findings.position}.")
+
+
+def print_advice(findings: Findings) -> None:
+    """Print the commands that mend what differs: few customers one by one, many by a rebuild."""
+    named = {("customer", each.key["customer_id"]) for each in findings.differences if "customer_id" in each.key}
+    named |= {("campaign", each.key["campaign_id"]) for each in findings.differences if each.table == "campaign"}
+    if len(named) > REPAIRS_ADVISED_MAX or findings.count > len(findings.differences):
+        print("`membership rebuild` makes all of it anew.")
+    for kind, entity_id in sorted(named if len(named) <= REPAIRS_ADVISED_MAX else ()):
+        print(f"  membership repair --{kind} {entity_id} --dry-run")
+
+
+async def _run(settings: Settings, kind: Kind, pace: Pace, approve: Approve, *, as_json: bool) -> Result:
+    screen = JsonProgressReporter(pace) if as_json else ProgressReporter(pace)
+
+    async def approved(findings: Findings) -> bool:
+        with screen.paused():
+            return await approve(findings)
+
+    async with pace:
+        with screen:
+            return await GenerationJob(settings, kind, pace, screen).run(actor(), approved)
+
+
+def _print_json(result: Result) -> None:
+    found = {
+        "generation": result.switched_to,
+        "position": result.findings.position,
+        "differences": None if result.findings.not_compared else result.findings.count,
+        "not_compared": result.findings.not_compared or None,
+        "rows": [
+            {"table": each.table, "key": each.key, "held": each.held or None, "wanted": each.expected or None}
+            for each in result.findings.differences
+        ],
+    }
+    print(json.dumps(found))

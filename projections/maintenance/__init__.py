@@ -1,0 +1,1 @@
+"""Operator maintenance of the read model: jobs, rebuilds, repairs, parked events and erasures."""

@@ -1,0 +1,147 @@
+"""Deletes a customer's rows from every generation, and counts the messages that erasures removed from the stream.
+
+Writes: every table that can hold something of the customer, in every generation, half-filled ones included;
+control.erasure and control.acknowledged_loss, which hold numbers of messages and never a customer.
+Invariants: no batch that was read before can bring a row back: the projector starts a new term and reads again.
+"""
+
+from typing import Final
+
+import asyncpg
+from msgspec import Struct
+
+from projections.maintenance.jobs import Job
+from projections.model.events import SUBJECT_ROOT
+from projections.store import generations, notices
+from projections.store.queries import Generation, for_generation, generation
+
+OWNED: Final = ("customer_summary", "membership", "customer", "fill_target", "fill_customer")
+"""Tables with a customer_id; those of a fill are there only while a generation is being filled."""
+
+
+class Tally(Struct, frozen=True):
+    """How many positions of a stream are known to be without a message, and why."""
+
+    erased: int = 0
+    """Messages removed by erasures that have finished."""
+    acknowledged: int = 0
+    """Messages lost for another reason, and accepted as lost by an operator."""
+    erasing_from: int | None = None
+    """How many positions were without a message when the erasure under way began; None when there is none."""
+
+    def unexplained(self, missing: int) -> int:
+        """Return how many of `missing` positions are neither erased nor acknowledged.
+
+        While an erasure is under way, what is missing beyond its beginning is attributed to it.
+        """
+        before = missing if self.erasing_from is None else min(missing, self.erasing_from)
+        return max(0, before - self.erased - self.acknowledged)
+
+    def merged(self, other: "Tally") -> "Tally":
+        """Return the larger of each count, and an erasure under way that either of the two knows."""
+        begun = [tally.erasing_from for tally in (self, other) if tally.erasing_from is not None]
+        erased, acknowledged = max(self.erased, other.erased), max(self.acknowledged, other.acknowledged)
+        return Tally(erased, acknowledged, min(begun, default=None))
+
+
+def roots(customer_id: str) -> tuple[str, ...]:
+    """Return the subjects under which everything of a customer is published, malformed messages included.
+
+    Producers that print UUIDs in capitals publish on subjects of their own; such messages are parked.
+    """
+    spellings = dict.fromkeys((customer_id, customer_id.upper()))
+    return tuple(f"{SUBJECT_ROOT}.{family}.{spelt}" for spelt in spellings for family in ("customer", "target"))
+
+
+def subjects(customer_id: str) -> tuple[str, ...]:
+    """Return the subject filters that all messages of a customer match; no message matches two of them."""
+    return tuple(subject for root in roots(customer_id) for subject in (root, f"{root}.>"))
+
+
+async def recorded(connection: asyncpg.Connection, stream_created: str) -> Tally:
+    """Return what this database knows of a stream; the stream's own metadata may know more."""
+    row = await connection.fetchrow(
+        "SELECT coalesce(sum(messages), 0)::bigint AS erased, "
+        "min(missing_before) FILTER (WHERE messages IS NULL) AS erasing_from, "
+        "(SELECT coalesce(max(messages_in_all), 0) FROM control.acknowledged_loss WHERE stream_created = $1) "
+        "AS acknowledged FROM control.erasure WHERE stream_created = $1",
+        stream_created,
+    )
+    assert row is not None  # noqa: S101 - an aggregate
+    return Tally(row["erased"], row["acknowledged"], row["erasing_from"])
+
+
+async def acknowledge(
+    connection: asyncpg.Connection, stream_created: str, messages: int, in_all: int, *, reason: str, actor: str
+) -> None:
+    """Record that an operator accepts `messages` as lost, in the caller's transaction."""
+    await connection.execute(
+        "INSERT INTO control.acknowledged_loss (stream_created, messages, messages_in_all, reason, acknowledged_by) "
+        "VALUES ($1, $2, $3, $4, $5)",
+        stream_created,
+        messages,
+        in_all,
+        reason,
+        actor,
+    )
+
+
+async def begin(connection: asyncpg.Connection, job: Job, customer_id: str, stream_created: str, missing: int) -> None:
+    """Record, before anything is purged, how many messages the stream lacks; twice is once."""
+    async with connection.transaction():
+        await connection.execute(
+            "UPDATE control.job SET erased_customer = $2 WHERE job_id = $1", job.job_id, customer_id
+        )
+        await connection.execute(
+            "INSERT INTO control.erasure (job_id, stream_created, missing_before) "
+            "SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM control.erasure WHERE job_id = $1)",
+            job.job_id,
+            stream_created,
+            missing,
+        )
+
+
+async def count_started(connection: asyncpg.Connection) -> int:
+    """Return how many erasures there ever were, one that is under way included."""
+    return int(await connection.fetchval("SELECT count(*) FROM control.erasure"))
+
+
+async def conclude(connection: asyncpg.Connection, job: Job, missing: int) -> int:
+    """Record that all is purged; return how many messages that were. In the caller's transaction."""
+    return int(
+        await connection.fetchval(
+            "UPDATE control.erasure SET messages = $2 - missing_before, erased_at = now() WHERE job_id = $1 "
+            "RETURNING messages",
+            job.job_id,
+            missing,
+        )
+    )
+
+
+async def remove_rows(connection: asyncpg.Connection, customer_id: str) -> int:
+    """Delete everything of the customer, in the caller's transaction; return how many rows the live one held."""
+    await generations.bump_epochs(connection)
+    await notices.notify_flush(connection)
+    removed = 0
+    for each in await generations.statuses(connection):
+        rows = await _remove_from(connection, generation(each.generation), customer_id)
+        removed += rows if each.live else 0
+    return removed
+
+
+async def _remove_from(connection: asyncpg.Connection, name: Generation, customer_id: str) -> int:
+    removed = 0
+    for table in OWNED:
+        if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{name}.{table}"):
+            # Both names come from closed sets.
+            ended = await connection.execute(f"DELETE FROM {name}.{table} WHERE customer_id = $1", customer_id)  # noqa: S608
+            removed += int(ended.rpartition(" ")[2])
+    ended = await connection.execute(
+        for_generation(
+            "DELETE FROM {generation}.parked_event WHERE subject = any($1::text[]) OR subject ^@ any($2::text[])",
+            name,
+        ),
+        roots(customer_id),
+        [f"{root}." for root in roots(customer_id)],
+    )
+    return removed + int(ended.rpartition(" ")[2])

@@ -1,0 +1,186 @@
+"""Re-derives the rows of one customer or one campaign from its own events, compares them, and writes what differs.
+
+The expected rows are made in temporary tables, by the fold and the very statements that write a generation. Most events
+are read before the checkpoints are locked, so that the projector waits for the last ones only.
+
+Writes: the live generation, only the rows that are returned; control.audit. Owns its transaction.
+Fails: `ErasedMeanwhile`, `NothingToRepair`; TimeoutError when the last events do not arrive in `TAIL_MAX_S`.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Final, Literal, NamedTuple
+
+import asyncpg
+
+from projections.errors import JobRefused, MembershipError
+from projections.maintenance import audit, erasure, jobs
+from projections.maintenance.differences import Comparison, Difference, Part
+from projections.model.batch import read_batch
+from projections.model.events import SUBJECT_ROOT, Message, Position
+from projections.store import checkpoint as checkpoints
+from projections.store import fan_out, generations, notices
+from projections.store.fan_out import FanOut
+from projections.store.projector import write_registers
+from projections.store.queries import Generation, statements, writes
+
+EXPECTED: Final = Generation("pg_temp")
+"""PostgreSQL's name of a session's own schema of temporary tables."""
+
+
+TAIL_MAX_S: Final = 3.0
+"""Limit on reading the last events, while the projector waits; less than it waits for a lock."""
+
+
+class Entity(NamedTuple):
+    """What is repaired: a customer or a campaign, with everything that hangs on it."""
+
+    kind: Literal["customer", "campaign"]
+    id: str
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The subjects of all events that its rows follow from."""
+        if self.kind == "customer":
+            return f"{SUBJECT_ROOT}.customer.{self.id}", f"{SUBJECT_ROOT}.target.{self.id}.*"
+        return (
+            f"{SUBJECT_ROOT}.campaign.{self.id}",
+            f"{SUBJECT_ROOT}.counters.{self.id}",
+            f"{SUBJECT_ROOT}.target.*.{self.id}",
+        )
+
+
+MessageSource = Callable[[str, Position, Position], AsyncGenerator[list[Message], None]]
+"""Yields the messages on a subject after one position, up to and including another."""
+
+
+class ErasedMeanwhile(JobRefused):
+    """An erasure and a repair would undo each other."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A customer is being erased, or was erased during the repair. Nothing was changed; run the repair again "
+            "after the erasure."
+        )
+
+
+class NothingToRepair(MembershipError):
+    """Neither an event nor a row mentions the entity."""
+
+    code = "nothing_to_repair"
+
+    def __init__(self, entity: Entity) -> None:
+        self.entity = entity
+        super().__init__(f"There is no {entity.kind} {entity.id}: neither an event nor a row mentions it.")
+
+
+class Repaired(NamedTuple):
+    """The rows that differed, as of a position."""
+
+    differences: list[Difference]
+    position: Position
+
+
+async def repair(
+    connection: asyncpg.Connection, entity: Entity, source: MessageSource, *, actor: str, dry_run: bool
+) -> Repaired:
+    """Return the rows of the live generation that differ from the stream and, unless `dry_run`, correct them."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        repaired, live = await _find(connection, entity, source)
+        if repaired.differences and not dry_run:
+            await _write(connection, live, entity, repaired.differences, actor)
+            await transaction.commit()
+        else:
+            await transaction.rollback()
+    except BaseException:
+        await transaction.rollback()
+        raise
+    return repaired
+
+
+async def _find(connection: asyncpg.Connection, entity: Entity, source: MessageSource) -> tuple[Repaired, Generation]:
+    live = await checkpoints.live_generation(connection)
+    before = await checkpoints.read(connection, live)
+    erasures = await erasure.count_started(connection)
+    if any(job.kind == "erase" for job in await jobs.unfinished(connection)):
+        raise ErasedMeanwhile
+    await connection.execute(_statements(live)["expected_tables"])
+    await _fold(connection, entity, source, Position(0), before.position)
+    await generations.lock_checkpoints(connection)
+    if await erasure.count_started(connection) != erasures:  # the events read so far may be of the erased customer
+        raise ErasedMeanwhile
+    now = await checkpoints.read(connection, live)
+    async with asyncio.timeout(TAIL_MAX_S):
+        await _fold(connection, entity, source, before.position, now.position)
+    if not any([await has_rows(connection, name, entity) for name in (live, EXPECTED)]):
+        raise NothingToRepair(entity)
+    return Repaired(await _differences(connection, live, entity), now.position), live
+
+
+async def _fold(
+    connection: asyncpg.Connection, entity: Entity, source: MessageSource, after: Position, through: Position
+) -> None:
+    """Fold the entity's events into the expected rows. Messages that cannot be decoded are parked already.
+
+    Subject by subject: no register takes events from two subjects, so their order between subjects does not matter.
+    """
+    for subject in entity.subjects:
+        async with aclosing(source(subject, after, through)) as chunks:
+            async for messages in chunks:
+                await write_registers(connection, writes(EXPECTED), read_batch(messages).registers)
+
+
+async def _differences(connection: asyncpg.Connection, live: Generation, entity: Entity) -> list[Difference]:
+    """Complete the expected rows, and the live fan-outs, and return the rows that differ."""
+    await fan_out.propagate_recorded(connection, live, None)
+    complete = _complete_customer if entity.kind == "customer" else _complete_campaign
+    scopes = await complete(connection, live, entity)
+    comparison = Comparison(connection, live, EXPECTED)
+    return [row for table, scope in scopes for row in await comparison.find(Part(table, scope), entity.id)]
+
+
+async def _write(
+    connection: asyncpg.Connection, live: Generation, entity: Entity, differences: Sequence[Difference], actor: str
+) -> None:
+    await Comparison(connection, live, EXPECTED).write(differences)
+    await notices.notify_flush(connection)
+    tables = ", ".join(sorted({row.table for row in differences}))
+    # The audit names a campaign, never a customer: it outlives an erasure.
+    subject = f"campaign {entity.id}" if entity.kind == "campaign" else "one customer"
+    rows = "1 row" if len(differences) == 1 else f"{len(differences):,} rows"
+    await audit.record(connection, actor, "repair", f"{rows} of {subject} in {tables}, generation {live}")
+
+
+async def has_rows(connection: asyncpg.Connection, name: Generation, entity: Entity) -> bool:
+    """Say whether a generation, or the expected rows, hold anything of the entity."""
+    for table in (entity.kind, "membership"):
+        # Both names come from closed sets.
+        found = f"SELECT EXISTS (SELECT FROM {name}.{table} WHERE {entity.kind}_id = $1)"  # noqa: S608
+        if await connection.fetchval(found, entity.id):
+            return True
+    return False
+
+
+async def _complete_customer(
+    connection: asyncpg.Connection, held: Generation, _entity: Entity
+) -> list[tuple[str, str]]:
+    borrowed = await connection.fetch(_statements(held)["borrow_campaigns"])
+    await fan_out.propagate(connection, writes(EXPECTED), (FanOut(row["campaign_id"]) for row in borrowed), None)
+    return [(table, "customer_id = $1::uuid") for table in ("customer", "membership", "customer_summary")]
+
+
+async def _complete_campaign(connection: asyncpg.Connection, held: Generation, entity: Entity) -> list[tuple[str, str]]:
+    statements = {name: text.replace("{campaign}", f"'{entity.id}'::uuid") for name, text in _statements(held).items()}
+    await connection.execute(statements["count_members"])
+    return [
+        ("campaign", "campaign_id = $1::uuid"),
+        ("membership", "campaign_id = $1::uuid"),
+        ("customer_summary", f"$1::uuid IS NOT NULL AND customer_id IN ({statements['members']})"),
+    ]
+
+
+def _statements(held: Generation) -> Mapping[str, str]:
+    return statements("projections.maintenance", "repair.sql", held=held)

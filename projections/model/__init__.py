@@ -1,0 +1,1 @@
+"""The projection as values: events, the fold and the rows it writes. No I/O."""

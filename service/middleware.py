@@ -1,0 +1,200 @@
+"""The outermost ASGI layer: what every answer gets, whether or not a route was found for it.
+
+Route middleware never runs for an unrouted 404 or 405, so request ids, timing and metrics belong here.
+"""
+
+import asyncio
+import os
+import re
+import time
+from typing import Any, Final, cast
+
+import structlog
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
+
+from service import metrics
+from service.fast_path import FastPath
+from service.problems import problem_reply, request_id
+from service.rate_limited_log import RateLimitedLog
+from service.read_model.admission import Overloaded
+from service.representation import Header, RawResponse
+
+REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+"""What is echoed as a request id; anything else is replaced, so that logs cannot be written by callers."""
+DEFAULT_HEADERS: Final[tuple[Header, ...]] = (
+    (b"cache-control", b"private, no-cache"),
+    (b"vary", b"Authorization, X-API-Key, Accept-Encoding"),
+    (b"x-content-type-options", b"nosniff"),
+)
+CLOSE: Final[tuple[Header, ...]] = ((b"connection", b"close"),)
+QUERY_BYTES_MAX: Final = 8_192
+"""Every byte of a query costs time to decode; proxies commonly allow as much for a request line."""
+HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,253})(?::[0-9]{0,5})?")
+"""A `Host` field's value (RFC 3986, 3.2.2). HTTP/1.1 requires exactly one field (RFC 9112, 3.2)."""
+LITESTAR_ALLOW: Final[Header] = (b"allow", b"GET, OPTIONS")
+ALLOW: Final[Header] = (b"allow", b"GET, HEAD, OPTIONS")
+"""Litestar answers OPTIONS by itself and does not know that this layer answers HEAD."""
+READINESS: Final = "/health/ready"
+
+OVERLOADED: Final = RateLimitedLog("reads_refused")
+"""Expensive reads that found no free slot."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class ResponseMiddleware:
+    """Wraps the application: answers from memory where that is certain, and refuses what must not be routed."""
+
+    def __init__(self, app: ASGIApp, hot: FastPath) -> None:
+        self._app = app
+        self._hot = hot
+        self._closing: tuple[Header, ...] = ()
+        self._in_flight: set[asyncio.Task[Any]] = set()
+        self._aborting = False
+        self._last_host = b"localhost"
+        """A valid `Host`: requests to one process name mostly the same, which need not be matched again."""
+
+    def start_draining(self) -> None:
+        """Fail the readiness check and close each connection after its next response."""
+        self._closing = CLOSE
+
+    def abort(self) -> None:
+        """Answer 503 to every request that is still in flight."""
+        self._aborting = True
+        for task in self._in_flight:
+            task.cancel()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        identity, host = _identify(scope)
+        if scope["method"] == "HEAD":
+            scope["method"] = "GET"  # same status and headers as GET; the body is left out on the way back
+            send = _without_body(send)
+        code = self._refused(scope, host)
+        reply = self._hot.lookup(scope) if code is None else _refusal(code, identity)
+        if reply is None:
+            await self._route(scope, receive, Exchange(scope, send, began, identity, self._closing))
+            return
+        await reply.send(send, *DEFAULT_HEADERS, *self._closing, *_own_headers(identity, began))
+        route = metrics.LISTING if code is None else metrics.route_of(scope["path"])
+        metrics.count(route, reply.status, time.perf_counter() - began)
+
+    def _refused(self, scope: HTTPScope, host: bytes | None) -> str | None:
+        """Return the problem code of a request that is refused before routing."""
+        if host != self._last_host and scope["http_version"] == "1.1":
+            if host is None or not HOST.fullmatch(host):
+                return "bad_request"
+            self._last_host = host
+        if len(scope["query_string"]) > QUERY_BYTES_MAX:
+            return "query_too_long"
+        if self._closing and scope["path"] == READINESS:
+            return "draining"
+        return None
+
+    async def _route(self, scope: HTTPScope, receive: Receive, exchange: "Exchange") -> None:
+        token = request_id.set(exchange.request_id)
+        task = cast("asyncio.Task[Any]", asyncio.current_task())  # granian runs each request in a task
+        self._in_flight.add(task)
+        try:
+            with bound_contextvars(request_id=exchange.request_id):
+                await self._answer(scope, receive, exchange)
+        finally:
+            self._in_flight.discard(task)
+            request_id.reset(token)
+            exchange.count()
+
+    async def _answer(self, scope: HTTPScope, receive: Receive, exchange: "Exchange") -> None:
+        try:
+            async with self._hot.admitted(scope):
+                await self._app(scope, receive, exchange.send)
+        except Overloaded:
+            OVERLOADED.warning(request_id=exchange.request_id)
+            await exchange.fail("database_unavailable")
+        except asyncio.CancelledError:
+            if not self._aborting:
+                raise
+            await exchange.fail("draining")
+        except Exception:
+            log.exception("unforeseen", path=scope["path"])
+            await exchange.fail("internal_error")
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: HTTPScope, send: Send, began: float, identity: str, closing: tuple[Header, ...]) -> None:
+        self.request_id = identity
+        self._closing = closing
+        self._route = metrics.route_of(scope["path"])
+        self._send = send
+        self._began = began
+        self._status = 0
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on, adding to the answer's headers."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            present = {name.lower() for name, _ in message["headers"]}
+            message["headers"] = [
+                *(ALLOW if header == LITESTAR_ALLOW else header for header in message["headers"]),
+                *(header for header in DEFAULT_HEADERS if header[0] not in present or header[0] == b"vary"),
+                *self._closing,
+                *_own_headers(self.request_id, self._began),
+            ]
+        await self._send(message)
+
+    async def fail(self, code: str) -> None:
+        """Answer with a problem, unless a response has begun."""
+        if not self._status:
+            await problem_reply(code).send(self.send)
+
+    def count(self) -> None:
+        """Record the exchange."""
+        metrics.count(self._route, self._status or 499, time.perf_counter() - self._began)
+
+
+def _own_headers(identity: str, began: float) -> tuple[Header, ...]:
+    return (b"x-request-id", identity.encode()), (b"server-timing", _timing(began))
+
+
+def _identify(scope: HTTPScope) -> tuple[str, bytes | None]:
+    """Return the request id, given or made, and the only `Host` field; None for no such field or several."""
+    identity = ""
+    host: bytes | None = None
+    repeated = False
+    for name, value in scope["headers"]:
+        if name == b"host":
+            repeated = host is not None
+            host = value
+        elif name == b"x-request-id" and not identity and REQUEST_ID.fullmatch(value):
+            identity = value.decode()
+    return identity or os.urandom(16).hex(), None if repeated else host
+
+
+def _refusal(code: str, identity: str) -> RawResponse:
+    token = request_id.set(identity)
+    try:
+        return problem_reply(code)
+    finally:
+        request_id.reset(token)
+
+
+def _without_body(send: Send) -> Send:
+    """Return a `send` that passes on all but the content, for HEAD (RFC 9110, 9.3.2)."""
+
+    async def send_headers(message: Message) -> None:
+        if message["type"] != "http.response.body":
+            await send(message)
+        elif not message.get("more_body"):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return send_headers
+
+
+def _timing(began: float) -> bytes:
+    return b"total;dur=%.2f" % ((time.perf_counter() - began) * 1000)

@@ -1,0 +1,209 @@
+"""Reads the page for a request from the live generation, after waiting for the position that the caller named.
+
+Reads: the live generation, through read_model. Fails: `NotReady`, `PageTooLarge`, and what the read pool raises.
+Invariants: a page is read in one snapshot of one generation; a switch between generations repeats the read.
+"""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from msgspec import Struct
+
+from projections.store.queries import Generation
+from service import paging
+from service.auth import Principal
+from service.freshness import Freshness, NotReady
+from service.page_budget import PageBudget, PageTooLarge, Reservation
+from service.paging import FORM, Cursor
+from service.parameters import ListRequest, Violation
+from service.read_model import reads
+from service.read_model.query_batcher import QueryBatcher
+from service.read_model.reads import UNRESERVED_BYTES_MAX, After, Page
+
+SWITCHES_MAX: Final = 3
+"""Retry limit for generation switches during one read."""
+KEY_BYTES_MAX: Final = 1_000
+"""A longer sort key (a very long name) is cut in the cursor, and completed from the campaign that the cursor names.
+
+Short enough for the request lines that proxies accept."""
+_CHAR_BYTES_MAX: Final = 4
+MEMORY_WAIT_SHARE: Final = 0.7
+"""Share of the time left to a request that it may wait for the memory of a large page; the rest is for reading it."""
+WAIT_DEFAULT_S: Final = 2.0
+WAIT_MAX_S: Final = 10.0
+_WAIT: Final = re.compile(r"""(?:^|[,;])\s*wait\s*=\s*"?(\d{1,9})"?\s*(?=$|[,;])""", re.IGNORECASE)
+
+FOREIGN_CURSOR: Final = Violation(
+    ("query", "cursor"),
+    "Value error, the cursor belongs to a request with another customer, filter, order or caller; "
+    "repeat that request's parameters, or start without a cursor",
+    "value_error",
+)
+
+
+class PageFound(Struct, frozen=True):
+    """A page, the cursor of the next one, and the memory reserved for it if it is large."""
+
+    page: Page
+    next_cursor: str | None
+    reservation: Reservation | None
+    """To be released once the response has been sent."""
+
+
+class CustomerNotFound(Struct, frozen=True):
+    """No such customer exists among those that the caller may see, as of a position."""
+
+    position: int
+    parked: str | None
+
+
+class PositionNotReached(Struct, frozen=True):
+    """The requested position was not applied within the wait."""
+
+
+Outcome = PageFound | CustomerNotFound | PositionNotReached | Violation
+"""A violation here is one that only the read model can find: a cursor of another request."""
+
+
+def wait_s(prefer: Sequence[str]) -> float:
+    """Return how long the caller is prepared to wait (RFC 7240 `wait`): 2 s by default, 10 s at most."""
+    found = _WAIT.search(",".join(prefer))
+    return min(float(found[1]), WAIT_MAX_S) if found else WAIT_DEFAULT_S
+
+
+class PageReader:
+    """Reads pages from the live generation."""
+
+    def __init__(self, batcher: QueryBatcher, freshness: Freshness, budget: PageBudget) -> None:
+        self._batcher = batcher
+        self._freshness = freshness
+        self._budget = budget
+        self._signing_key = b""
+
+    async def read_cursor(self, text: str) -> Cursor | None:
+        """Decode a cursor; None when this service did not sign it."""
+        return paging.read_cursor(text, await self._key())
+
+    async def read(
+        self,
+        request: ListRequest,
+        principal: Principal,
+        cursor: Cursor | None,
+        prefer: Sequence[str],
+        deadline: asyncio.Timeout,
+    ) -> Outcome:
+        """Return the page that the caller may see.
+
+        The caller chooses how long to wait for a position, so that wait extends the request's deadline.
+        """
+        fingerprint = paging.fingerprint(request, principal)
+        if cursor is not None and cursor.request != fingerprint:
+            return FOREIGN_CURSOR
+        position = request.min_position
+        if position is not None and not await self._wait_for_position(position, wait_s(prefer), principal, deadline):
+            return PositionNotReached()
+        page = await self._read_live(request, principal.scope, cursor)
+        if page.items_bytes <= UNRESERVED_BYTES_MAX:
+            return await self._outcome(request, principal, fingerprint, page, None)
+        reservation = await self._budget.reserve(page.items_bytes, _memory_wait_s(deadline))
+        try:
+            page = await self._read_live(request, principal.scope, cursor, page.items_bytes)
+            outcome = await self._outcome(request, principal, fingerprint, page, reservation)
+        except BaseException:
+            reservation.release()
+            raise
+        if not isinstance(outcome, PageFound):
+            reservation.release()
+        return outcome
+
+    async def _outcome(
+        self,
+        request: ListRequest,
+        principal: Principal,
+        fingerprint: bytes,
+        page: Page,
+        reservation: Reservation | None,
+    ) -> Outcome:
+        position = request.min_position
+        if position is not None and page.position < position:  # the read model went back: it was restored or replaced
+            self._freshness.reset_position()
+            return PositionNotReached()
+        if not _is_visible(page, request, principal):
+            return CustomerNotFound(page.position, page.parked)
+        return PageFound(page, await self._next_cursor(page, fingerprint), reservation)
+
+    async def _wait_for_position(
+        self, position: int, wait: float, principal: Principal, deadline: asyncio.Timeout
+    ) -> bool:
+        began = asyncio.get_running_loop().time()
+        ends = deadline.when() or began
+        deadline.reschedule(ends + wait)
+        try:
+            return await self._freshness.wait_for_position(position, wait, principal.user_id)
+        finally:
+            deadline.reschedule(ends + asyncio.get_running_loop().time() - began)
+
+    async def _read_live(
+        self,
+        request: ListRequest,
+        scope: str | None,
+        cursor: Cursor | None,
+        items_bytes_max: int = UNRESERVED_BYTES_MAX,
+    ) -> Page:
+        """Read a page, again if the pointer to the live generation moved; raises `PageTooLarge`.
+
+        A page for which memory was reserved may have grown beyond the reservation in the meantime.
+        """
+        name = await self._freshness.generation()
+        for _ in range(SWITCHES_MAX):
+            with suppress(*reads.GENERATION_GONE):
+                after = None if cursor is None else await self._after(name, request, cursor)
+                page = await reads.read_page(
+                    self._batcher, name, request, scope, after, items_bytes_max=items_bytes_max
+                )
+                if UNRESERVED_BYTES_MAX < items_bytes_max < page.items_bytes:
+                    raise PageTooLarge
+                if page.live_generation == name:
+                    return page
+            name = (await self._freshness.refresh()).generation
+        raise NotReady
+
+    async def _after(self, name: Generation, request: ListRequest, cursor: Cursor) -> After:
+        key = cursor.key
+        if request.sort_field == "name" and key is not None and _may_be_cut(key):
+            key = await reads.name_key_of(self._batcher, name, cursor.campaign_id, key)
+        return After(key, cursor.campaign_id)
+
+    async def _next_cursor(self, page: Page, fingerprint: bytes) -> str | None:
+        if not page.has_next or page.last_campaign_id is None:
+            return None
+        key = None if page.last_key is None else _cut(page.last_key)
+        return paging.write_cursor(Cursor(FORM, fingerprint, key, page.last_campaign_id), await self._key())
+
+    async def _key(self) -> bytes:
+        self._signing_key = self._signing_key or await reads.cursor_key(self._batcher)
+        return self._signing_key
+
+
+def _memory_wait_s(deadline: asyncio.Timeout) -> float:
+    now = asyncio.get_running_loop().time()
+    return ((deadline.when() or now) - now) * MEMORY_WAIT_SHARE
+
+
+def _cut(key: str) -> str:
+    """Return the beginning of a sort key, in whole characters."""
+    return key.encode()[:KEY_BYTES_MAX].decode(errors="ignore")
+
+
+def _may_be_cut(key: str) -> bool:
+    return len(key.encode()) > KEY_BYTES_MAX - _CHAR_BYTES_MAX
+
+
+def _is_visible(page: Page, request: ListRequest, principal: Principal) -> bool:
+    """Return whether the customer exists for this caller: one of another owner is treated like an unknown one."""
+    if not page.known or (principal.scope is not None and page.owner_id != principal.scope):
+        return False
+    return not page.deleted or request.deletion_filter is not False

@@ -1,0 +1,263 @@
+"""Representations of a page: body, entity tag, compression, headers, and the response to one caller made of them.
+
+Source: RFC 9110 for representations, validators and content negotiation.
+"""
+
+import asyncio
+import gzip
+import hashlib
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+from litestar.status_codes import HTTP_200_OK, HTTP_304_NOT_MODIFIED
+from litestar.types import Receive, Scope, Send
+from msgspec import Struct
+
+from service.parameters import ListRequest
+from service.read_model.reads import Page
+
+COMPRESS_BYTES_MIN: Final = 1_000
+"""Smaller bodies fit one network packet; compression gains nothing."""
+COMPRESS_IN_THREAD_BYTES: Final = 500_000
+"""Compressing a larger body on the event loop would delay this process's other requests."""
+GZIP_LEVEL: Final = 4
+GZIP_FORMAT: Final = 31
+"""zlib's `wbits` for the largest window and a gzip header without a time."""
+ACCEPT_ENCODING_CHARS_MAX: Final = 500
+"""Browsers send about 30. A longer value is not parsed, because results are cached; no compression then."""
+SEND_MAX_S: Final = 60.0
+"""Limit on sending a large page, whose memory other requests wait for; 50 MB take that long at 7 Mbit/s."""
+
+Header = tuple[bytes, bytes]
+
+
+class Representation(Struct, frozen=True, gc=False):
+    """A page in one content coding, as it is sent and cached."""
+
+    body: bytes
+    tag: str
+    position: int
+    """The position of the snapshot that the page was read from."""
+    validator_headers: tuple[Header, ...] = ()
+    """Headers sent with 200 and with 304, except the position."""
+    content_headers: tuple[Header, ...] = ()
+    """Headers that describe the body, sent with 200 only."""
+
+
+class RawResponse(Struct, frozen=True, gc=False):
+    """A complete response except for the middleware's headers. An ASGI application, so a handler may return it."""
+
+    status: int
+    headers: tuple[Header, ...]
+    body: bytes
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send the response."""
+        await self.send(send)
+
+    async def send(self, send: Send, *added: Header) -> None:
+        """Send the response with further headers."""
+        await send(_start(self, added))
+        await send(_body(self.body, more=False))
+
+
+class LargeResponse(RawResponse, frozen=True, gc=False):
+    """A response sent in parts, which are never joined; its memory is released when it has been sent."""
+
+    parts: list[bytes]
+    compressed: bool
+    release: Callable[[], None]
+
+    async def send(self, send: Send, *added: Header) -> None:
+        """Send the response with further headers; raises TimeoutError when the caller reads too slowly."""
+        try:
+            async with asyncio.timeout(SEND_MAX_S):
+                await self._send_parts(send, added)
+        finally:
+            self.parts.clear()
+            self.release()
+
+    async def _send_parts(self, send: Send, added: tuple[Header, ...]) -> None:
+        await send(_start(self, added))
+        compressor = GzipParts() if self.compressed else None
+        self.parts.reverse()  # each part is freed as soon as it has been sent
+        while self.parts:
+            part = self.parts.pop()
+            body = part if compressor is None else await asyncio.to_thread(compressor.add, part)
+            if body:
+                await send(_body(body, more=True))
+        await send(_body(b"" if compressor is None else compressor.end(), more=False))
+
+
+class GzipParts:
+    """Compresses a body that comes in parts; may be called from another thread, one call at a time."""
+
+    def __init__(self) -> None:
+        self._compressor = zlib.compressobj(GZIP_LEVEL, wbits=GZIP_FORMAT)
+
+    def add(self, part: bytes) -> bytes:
+        """Return the compressed bytes that are ready, possibly none."""
+        return self._compressor.compress(part)
+
+    def end(self) -> bytes:
+        """Return the remaining bytes."""
+        return self._compressor.flush()
+
+
+async def represent(parts: list[bytes], position: int, link: str, *, gzip_accepted: bool) -> Representation:
+    """Return a page's representation for a caller who accepts gzip or not."""
+    body = b"".join(parts)
+    compressed = gzip_accepted and len(body) >= COMPRESS_BYTES_MIN
+    tag = entity_tag([body], compressed=compressed)
+    sent = await compress(body) if compressed else body
+    return Representation(
+        sent, tag, position, _validator_headers(tag, link), _content_headers(len(sent), compressed=compressed)
+    )
+
+
+async def respond_large(
+    parts: list[bytes],
+    position: int,
+    link: str,
+    *,
+    if_none_match: str,
+    parked: str | None,
+    gzip_accepted: bool,
+    release: Callable[[], None],
+) -> RawResponse:
+    """Return the response for a large page. Calls `release` when it has been sent, or at once for a 304."""
+    try:
+        tag = await asyncio.to_thread(entity_tag, parts, compressed=gzip_accepted)
+    except BaseException:
+        release()
+        raise
+    length = None if gzip_accepted else sum(map(len, parts))
+    headers = _validator_headers(tag, link), _content_headers(length, compressed=gzip_accepted)
+    response = respond(Representation(b"", tag, position, *headers), position, if_none_match, parked)
+    if response.status == HTTP_304_NOT_MODIFIED:
+        release()
+        return response
+    return LargeResponse(response.status, response.headers, b"", parts, gzip_accepted, release)
+
+
+def respond(
+    representation: Representation, position: int, if_none_match: str, parked: str | None = None
+) -> RawResponse:
+    """Return the response that states that the representation is exact at `position`; 304 if the caller has it."""
+    validators = (*representation.validator_headers, *position_headers(position, parked))
+    if if_none_match and is_current(representation.tag, if_none_match):
+        return RawResponse(HTTP_304_NOT_MODIFIED, validators, b"")
+    return RawResponse(HTTP_200_OK, (*validators, *representation.content_headers), representation.body)
+
+
+def position_headers(position: int, parked: str | None) -> tuple[Header, ...]:
+    """Return the headers that state the read model's position, and why the requested position is parked if it is."""
+    header = (b"membership-position", b"%d" % position)
+    return (header,) if parked is None else (header, (b"membership-parked", parked.encode("ascii")))
+
+
+def body_parts(request: ListRequest, page: Page, next_cursor: str | None) -> list[bytes]:
+    """Return the contract's JSON in parts. Items are inserted as PostgreSQL returned them, unparsed."""
+    statuses = page.matching(deleted=request.deletion_filter)
+    total = sum(statuses.values())
+    sort = {"field": request.sort_field, "direction": request.sort_dir}
+    meta: dict[str, Any] = {"total": total, "limit": request.limit, "offset": request.offset, "sort": sort}
+    if next_cursor is not None:
+        meta["next_cursor"] = next_cursor
+    parts = [b'{"data":[', *_items(page), b'],"meta":', _json(meta), b',"query":', _json(_query(request, sort))]
+    if request.include_aggregations:
+        deleted = sum(page.matching(deleted=True).values())
+        filters = {"all": total, **statuses}
+        parts += [b',"aggregations":', _json({"quick_filters": filters, "extra": {"deleted": deleted}})]
+    return [*parts, b"}"]
+
+
+def entity_tag(body: Iterable[bytes], *, compressed: bool) -> str:
+    """Return the strong tag of a body given in parts; each content coding has a tag of its own."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in body:
+        digest.update(part)
+    return f'"{digest.hexdigest()}-gzip"' if compressed else f'"{digest.hexdigest()}"'
+
+
+def is_current(tag: str, if_none_match: str) -> bool:
+    """Return whether `If-None-Match` lists the tag or is `*`; tags are compared weakly (RFC 9110, 13.1.2)."""
+    if if_none_match.strip() == "*":
+        return True
+    return any(candidate.strip().removeprefix("W/") == tag for candidate in if_none_match.split(","))
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Return whether gzip may be sent (RFC 9110, 12.5.3): named, or by `*`, and not with a weight of zero."""
+    return len(accept_encoding) <= ACCEPT_ENCODING_CHARS_MAX and _accepts_gzip(accept_encoding)
+
+
+@lru_cache(maxsize=1_000)
+def _accepts_gzip(accept_encoding: str) -> bool:
+    weights: dict[str, float] = {}
+    for part in accept_encoding.lower().split(","):
+        coding, _, parameters = part.partition(";")
+        weights[coding.strip()] = _weight(parameters)
+    return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
+
+
+def _weight(parameters: str) -> float:
+    name, _, value = parameters.partition("=")
+    if name.strip() != "q":
+        return 1.0
+    try:
+        return float(value)
+    except ValueError:
+        return 0.0
+
+
+async def compress(body: bytes) -> bytes:
+    """Return the body gzipped; equal bodies give equal bytes."""
+    if len(body) > COMPRESS_IN_THREAD_BYTES:
+        return await asyncio.to_thread(_gzip, body)
+    return _gzip(body)
+
+
+def _gzip(body: bytes) -> bytes:
+    return gzip.compress(body, GZIP_LEVEL, mtime=0)
+
+
+def _items(page: Page) -> list[bytes]:
+    if isinstance(page.items, bytes):
+        return [page.items]
+    return [part for item in page.items for part in (b",", item)][1:]
+
+
+def _query(request: ListRequest, sort: Mapping[str, str]) -> dict[str, Any]:
+    applied: dict[str, Any] = {}
+    if request.q is not None:
+        applied["q"] = request.q
+    applied["filters"] = {"include_deleted": request.include_deleted, "only_deleted": request.only_deleted}
+    dates: tuple[tuple[str, datetime | None], ...] = (("date_from", request.date_from), ("date_to", request.date_to))
+    applied |= {name: date for name, date in dates if date is not None}
+    return applied | {"sort": sort}
+
+
+def _validator_headers(tag: str, link: str) -> tuple[Header, ...]:
+    return (b"etag", tag.encode()), *([(b"link", link.encode())] if link else [])
+
+
+def _content_headers(length: int | None, *, compressed: bool) -> tuple[Header, ...]:
+    """Return the body's headers; its length is unknown while it is compressed as it is sent."""
+    known = [] if length is None else [(b"content-length", b"%d" % length)]
+    return (b"content-type", b"application/json"), *known, *([(b"content-encoding", b"gzip")] if compressed else [])
+
+
+def _start(response: RawResponse, added: tuple[Header, ...]) -> Any:  # noqa: ANN401 - Litestar's message types are narrower
+    return {"type": "http.response.start", "status": response.status, "headers": [*response.headers, *added]}
+
+
+def _body(body: bytes, *, more: bool) -> Any:  # noqa: ANN401 - the same
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+_json: Final = msgspec.json.Encoder().encode

@@ -1,0 +1,110 @@
+"""No request is left behind by the batch workers, and all that wait for a silent server fail together."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from projections.store import database
+from projections.store.database import DatabaseUnresponsive, ReadPool
+from service.read_model import query_batcher as readers
+from service.read_model.query_batcher import BATCH_REQUESTS_MAX, QueryBatcher
+
+NUMBERS = "SELECT asked, number FROM unnest($1::bigint[]) WITH ORDINALITY AS asked (asked, number)"
+BURST = 4
+BURSTS = 3_000
+DEADLINE_S = 10
+TIMEOUT_S = 0.3
+AT_ONCE_S = 0.1
+
+
+async def pool_of(url: str, timeout_s: float = 15, connections_max: int = 4) -> ReadPool:
+    return await database.open_pool(
+        url,
+        connections_max=connections_max,
+        statement_timeout_s=timeout_s,
+        name="test-reader",
+        planner=database.GENERIC_PLANS,
+    )
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[ReadPool]:
+    pool = await pool_of(database_url)
+    yield pool
+    await pool.close()
+
+
+async def asked(reader: QueryBatcher, number: int) -> int:
+    return int((await reader.fetch_batched(NUMBERS, (number,)))["asked"])
+
+
+async def test_a_request_that_follows_an_answer_at_once_is_answered(
+    pool: ReadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "CONNECTIONS_TOGETHER", 1)
+    reader = QueryBatcher(pool, pool)
+    async with asyncio.timeout(DEADLINE_S):
+        assert [await asked(reader, number) for number in range(50)] == list(range(50))
+
+
+async def test_thousands_of_bursts_leave_no_request_behind(pool: ReadPool) -> None:
+    reader = QueryBatcher(pool, pool)
+    async with asyncio.timeout(6 * DEADLINE_S):
+        for _ in range(BURSTS):
+            assert await asyncio.gather(*(asked(reader, n) for n in range(BURST))) == list(range(BURST))
+    assert reader._working == 0
+    assert not reader._waiting
+
+
+async def test_all_that_wait_for_a_silent_server_fail_when_one_statement_does(database_url: str) -> None:
+    pool = await pool_of(database_url, TIMEOUT_S)
+    reader = QueryBatcher(pool, pool)
+    assert await asked(reader, 1) == 1
+    backend = (await pool.fetch("SELECT pg_backend_pid() AS pid"))[0]["pid"]
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        found = await asyncio.gather(
+            *(asked(reader, n) for n in range(20 * BATCH_REQUESTS_MAX)), return_exceptions=True
+        )
+        took_s = time.monotonic() - began
+    finally:
+        os.kill(backend, signal.SIGCONT)
+        await pool.close()
+    assert {type(each) for each in found} <= {TimeoutError, int}
+    assert TimeoutError in {type(each) for each in found}
+    assert took_s <= TIMEOUT_S + database.ANSWER_GRACE_S + AT_ONCE_S * 5
+
+
+async def test_suspending_a_pool_fails_its_reads_at_once_and_resuming_answers(database_url: str) -> None:
+    pool = await pool_of(database_url, connections_max=2)
+    slow = [asyncio.create_task(pool.fetch("SELECT pg_sleep(20)")) for _ in range(5)]
+    await until_running(database_url, 2)
+    began = time.monotonic()
+    await pool.suspend()
+    found = await asyncio.gather(*slow, return_exceptions=True)
+    assert time.monotonic() - began <= AT_ONCE_S
+    assert [type(each) for each in found] == [DatabaseUnresponsive] * 5
+    with pytest.raises(DatabaseUnresponsive):
+        await pool.fetch("SELECT 1")
+    pool.resume()
+    assert (await pool.fetch("SELECT 1 AS one"))[0]["one"] == 1
+    await pool.close()
+
+
+async def until_running(url: str, statements: int) -> None:
+    connection = await asyncpg.connect(url)
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            if statements == await connection.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active' "
+                "AND datname = current_database()"
+            ):
+                break
+            await asyncio.sleep(0.01)
+    await connection.close()

@@ -1,0 +1,105 @@
+"""Builds events for tests: whole and valid unless a test says otherwise, as structs, as bodies, as messages."""
+
+import itertools
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from projections.model.events import EVENT_TYPES, SUBJECT_IDS, SUBJECT_ROOT, Message, Position, family_of
+
+ANYONE = "a0000000-0000-4000-8000-000000000000"
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+COUNTERS = (
+    "contacts_total",
+    "contacts_contacted",
+    "contacts_remaining",
+    "contacts_to_recall",
+    "contacts_failed",
+    "contacts_succeeded",
+)
+_numbers = itertools.count(1)
+
+
+def an_id(kind: str, number: int) -> str:
+    """Return a readable id: the kind's two hexadecimal letters in front, the number behind."""
+    return f"{kind}000000-0000-4000-8000-{number:012x}"
+
+
+def customer_id(number: int) -> str:
+    return an_id("c0", number)
+
+
+def campaign_id(number: int) -> str:
+    return an_id("ca", number)
+
+
+def owner_id(number: int) -> str:
+    return an_id("0e", number)
+
+
+def data_of(event_type: str, version: int, /, customer: int = 1, campaign: int = 1, **fields: Any) -> dict[str, Any]:
+    """Return the data of an event with every required field; `fields` replace or add, `...` removes."""
+    customer_only: dict[str, Any] = {"customer_id": customer_id(customer)}
+    campaign_only: dict[str, Any] = {"campaign_id": campaign_id(campaign)}
+    target = {"target_id": an_id("7a", 1000 * customer + campaign)} | customer_only | campaign_only
+    required: dict[str, dict[str, Any]] = {
+        "customer.upserted.v1": customer_only | {"owner_id": owner_id(1)},
+        "campaign.upserted.v1": campaign_only
+        | {
+            "owner_id": owner_id(1),
+            "name": f"Campaign {campaign}",
+            "status": "running",
+            "agent_id": ANYONE,
+            "first_contact_channel": "call",
+            "whatsapp_after_attempts": 2,
+        },
+        "campaign.status_changed.v1": campaign_only | {"status": "paused"},
+        "campaign.deleted.v1": campaign_only,
+        "campaign.restored.v1": campaign_only,
+        "campaign.counters_changed.v1": campaign_only
+        | dict.fromkeys(
+            ("contacts_total", "contacts_contacted", "contacts_remaining", "contacts_to_recall", "contacts_failed"),
+            version,
+        )
+        | {"contacts_succeeded": version, "progress": version / 4},
+        "target.enrolled.v1": target | {"enrolled_at": (EPOCH + timedelta(minutes=campaign)).isoformat()},
+        "target.removed.v1": target,
+        "target.restored.v1": target,
+    }
+    given = required[event_type] | {"version": version} | fields
+    return {name: value for name, value in given.items() if value is not ...}
+
+
+def body_of(event_type: str, data: Any, /, **attributes: Any) -> bytes:
+    """Return the CloudEvents JSON of an event; `attributes` replace or add, `...` removes."""
+    envelope = {
+        "specversion": "1.0",
+        "id": f"event-{next(_numbers)}",
+        "source": "tests",
+        "type": event_type,
+        "time": "2026-01-01T00:00:00Z",
+        "data": data,
+    } | attributes
+    return msgspec.json.encode({name: value for name, value in envelope.items() if value is not ...})
+
+
+def subject_for(event_type: str, data: dict[str, Any]) -> str:
+    """Return the subject an event belongs on."""
+    family = family_of(event_type)
+    assert family is not None
+    return ".".join([SUBJECT_ROOT, family, *(str(data[name]) for name in SUBJECT_IDS[family])])
+
+
+def published(event_type: str, version: int, /, **given: Any) -> tuple[str, bytes]:
+    """Return (subject, body) of a valid event."""
+    data = data_of(event_type, version, **given)
+    return subject_for(event_type, data), body_of(event_type, data)
+
+
+def message(position: int, subject: str, body: bytes) -> Message:
+    """Return a message as the intake hands it over."""
+    return Message(Position(position), subject, body, time_ns=1_767_225_600_000_000_000 + position)
+
+
+ALL_TYPES = tuple(name for types in EVENT_TYPES.values() for name in types)

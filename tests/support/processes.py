@@ -1,0 +1,153 @@
+"""The service as its users meet it: projector and API as processes, an HTTP client, a publisher, and a deadline."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import nats
+
+from ops.devstack.servers.nats import NatsServer
+from ops.token import sign
+
+DEADLINE_S = 60.0
+JWT_SECRET = "a-secret-for-tests-that-is-long-enough"
+ADMIN = "ad000000-0000-4000-8000-000000000001"
+
+
+def free_port() -> int:
+    """Return a loopback port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def eventually(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
+    """Return the first true result of `condition` (plain or async); fail naming `what` after the deadline."""
+    ends = time.monotonic() + deadline_s
+    while True:
+        result = condition()
+        if asyncio.iscoroutine(result):
+            result = await result
+        if result:
+            return result
+        assert time.monotonic() < ends, f"not within {deadline_s} s: {what}"
+        await asyncio.sleep(0.02)
+
+
+class System:
+    """One projector and one API on given servers."""
+
+    def __init__(self, database_url: str, broker: NatsServer, folder: Path) -> None:
+        self.database_url = database_url
+        self.broker = broker
+        self.nats_url = broker.url
+        self.jwt_secret = JWT_SECRET
+        self.api_url = f"http://127.0.0.1:{free_port()}"
+        self._folder = folder
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self.admin_token = sign(JWT_SECRET, ADMIN, admin=True, ttl_s=3600)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the processes are told."""
+        return os.environ | {
+            "MEMBERSHIP_DATABASE_URL": self.database_url,
+            "MEMBERSHIP_NATS_URL": self.nats_url,
+            "MEMBERSHIP_JWT_SECRET": self.jwt_secret,
+            "MEMBERSHIP_HTTP_PORT": self.api_url.rsplit(":", 1)[1],
+        }
+
+    async def start(self) -> None:
+        """Start both and wait until reads are answered."""
+        self.launch("project")
+        self.launch("serve")
+        await eventually(self._ready, "the API is ready")
+
+    def launch(self, role: str, name: str | None = None) -> subprocess.Popen[bytes]:
+        """Start a process of a role; its output goes to a file, shown when a test fails."""
+        log = (self._folder / f"{name or role}.log").open("ab")
+        child = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "ops", role], env=self.environment, stdout=log, stderr=subprocess.STDOUT
+        )
+        log.close()
+        self.children[name or role] = child
+        return child
+
+    def log(self, name: str) -> str:
+        """Return what a process has said so far."""
+        return (self._folder / f"{name}.log").read_text(encoding="utf-8")
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to a process; wait for its end if it ends by it."""
+        self.children[name].send_signal(number)
+        if number in (signal.SIGKILL, signal.SIGTERM):
+            self.children[name].wait(DEADLINE_S)
+
+    async def stop(self) -> None:
+        """End all processes."""
+        for child in self.children.values():
+            child.kill()
+        for child in self.children.values():
+            child.wait(DEADLINE_S)
+
+    async def publish(self, messages: Iterable[tuple[str, bytes]], window: int = 200) -> int:
+        """Publish (subject, body) pairs in order of position and return the last position."""
+        client = await nats.connect(self.nats_url)
+        stream = client.jetstream()
+        last = 0
+        batch: list[tuple[str, bytes]] = list(messages)
+        try:
+            for start in range(0, len(batch), window):
+                # One connection writes in order, so the positions follow the list even inside a window.
+                acks = await asyncio.gather(
+                    *(stream.publish(*each, timeout=10) for each in batch[start : start + window])
+                )
+                last = max(last, *(ack.seq for ack in acks))
+        finally:
+            await client.close()
+        return last
+
+    async def settled(self, position: int) -> None:
+        """Return when the API answers from `position` or later."""
+        async with httpx.AsyncClient(base_url=self.api_url) as client:
+            await eventually(lambda: self._at(client, position), f"position {position} is applied")
+
+    async def get(self, path: str, token: str | None = None, **options: Any) -> httpx.Response:
+        """Ask the API, as an admin unless told otherwise."""
+        headers = {"Authorization": f"Bearer {token or self.admin_token}"} | options.pop("headers", {})
+        async with httpx.AsyncClient(base_url=self.api_url, timeout=15) as client:
+            return await client.get(path, headers=headers, **options)
+
+    async def fetch(self, statement: str, *args: object) -> list[asyncpg.Record]:
+        """Ask the database."""
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            return await connection.fetch(statement, *args)
+        finally:
+            await connection.close()
+
+    async def parked_positions(self) -> set[int]:
+        """Return the positions that were parked."""
+        return {row["position"] for row in await self.fetch("SELECT position FROM g1.parked_event")}
+
+    async def _ready(self) -> bool:
+        for name, child in self.children.items():
+            assert child.poll() is None, f"{name} ended: {self.log(name)}"
+        try:
+            async with httpx.AsyncClient(base_url=self.api_url) as client:
+                return (await client.get("/health/ready")).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    async def _at(self, client: httpx.AsyncClient, position: int) -> bool:
+        reply = await client.get("/health/ready")
+        return bool(reply.status_code == httpx.codes.OK and reply.json()["position"] >= position)
