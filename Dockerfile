@@ -1,5 +1,5 @@
-# Makes the one image of all three roles: `membership serve`, `membership project` and `membership migrate`.
-# A health check belongs to a role, not to the image: see compose.yaml.
+# Builds the single image for all three roles: `membership serve`, `membership project` and `membership migrate`.
+# Health checks differ by role, so they are not in the image: see compose.yaml.
 
 FROM python:3.13-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all:
@@ -18,7 +18,7 @@ RUN hatchling build --target wheel --directory dist \
     && pip --python /opt/membership install --no-index --no-deps dist/*.whl
 
 FROM python:3.13-slim
-# A number, so that an orchestrator can see that it is not root.
+# A numeric user, so that an orchestrator can verify that it is not root.
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin membership
 COPY --from=build /opt/membership /opt/membership
 ENV PATH=/opt/membership/bin:$PATH \

@@ -1,4 +1,4 @@
-# Everything there is to do here, from a clean clone, with nothing but Python 3.11 or newer, pip and make.
+# All development tasks, from a clean clone, with only Python 3.11 or newer, pip and make.
 .POSIX:
 .SUFFIXES:
 .PHONY: help setup run test coverage check fix bench lock release
@@ -8,21 +8,21 @@ BIN = .venv/bin
 SET_UP = .venv/.set-up
 PIP_INSTALL = python -m pip install --quiet --disable-pip-version-check
 UV = .build/uv/bin/uv
-# One resolution serves every platform and Python from 3.11 on; hashes pin it; no index is named.
+# One resolution for every platform and Python from 3.11 on, pinned by hashes, without an index URL.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 16
 
-setup: $(SET_UP) ## Make .venv with the membership command; again only when the lock or pyproject.toml changed
+setup: $(SET_UP) ## Create .venv with the membership command; repeated only when the lock or pyproject.toml changed
 
-run: setup ## Start PostgreSQL, NATS, projector and API here, with demo content (ARGS='--port 8080')
+run: setup ## Start PostgreSQL, NATS, projector and API locally, with demo data (ARGS='--port 8080')
 	@$(BIN)/membership dev $(ARGS)
 
 test: setup ## Run the tests (ARGS='-k word -x')
 	@$(BIN)/python -m pytest $(ARGS)
 
-coverage: setup ## Run the tests and print which lines and branches they execute, child processes included (ARGS as for test)
+coverage: setup ## Run the tests and print line and branch coverage, child processes included (ARGS as for test)
 	@rm -f .build/coverage/data*
 	@COVERAGE_FILE=$(CURDIR)/.build/coverage/data $(BIN)/python -m coverage run -m pytest $(ARGS)
 	@COVERAGE_FILE=$(CURDIR)/.build/coverage/data $(BIN)/python -m coverage combine --quiet
@@ -33,29 +33,29 @@ check: setup ## Lint, types, imports, migrations, Dockerfile, compose.yaml
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@# The runner gives every migration its transaction and its timeouts, so the files need not.
+	@# The migration runner sets transaction and timeouts, so the files need not.
 	$(BIN)/squawk --pg-version 18.0 --assume-in-transaction \
 		--exclude require-lock-timeout,require-statement-timeout projections/store/migrations/*.sql
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
 
-fix: setup ## Correct what ruff can correct
+fix: setup ## Fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup bench-setup ## Measure what users feel, each figure beside its peer or bound (QUICK=1: less of everything)
+bench: setup bench-setup ## Run the benchmarks, each figure beside its peer or bound (QUICK=1: a small trial run)
 	@$(BIN)/python -m benchmarks
 
-lock: $(UV) ## Bring the locks up to pyproject.toml, keeping what fits (ARGS=--upgrade: take the newest)
+lock: $(UV) ## Update the locks to pyproject.toml, keeping versions that still fit (ARGS=--upgrade: take the newest)
 	$(COMPILE) $(ARGS) --output-file requirements.lock pyproject.toml
 	$(COMPILE) $(ARGS) --output-file requirements-dev.lock --extra dev --group test pyproject.toml
 	$(COMPILE) $(ARGS) --output-file requirements-build.lock --group build
 	$(COMPILE) $(ARGS) --output-file requirements-release.lock --group release
 	$(COMPILE) $(ARGS) --output-file requirements-bench.lock --group bench --constraint requirements-dev.lock
 
-# The version must have a dated section in the changelog, and nothing may be waiting for a later one.
-release: setup ## Build wheel, sdist and SBOM into dist/, once version and CHANGELOG.md agree
+# The version must have a dated section in the changelog, and [Unreleased] must be empty.
+release: setup ## Build wheel, sdist and SBOM into dist/ if version and CHANGELOG.md agree
 	@version=$$(sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml); \
 	grep -Eq "^## \[$$version\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$$" CHANGELOG.md || { \
 		echo "CHANGELOG.md has no section '## [$$version] - YYYY-MM-DD' for the version in pyproject.toml." >&2; exit 1; }; \
@@ -71,41 +71,41 @@ release: setup ## Build wheel, sdist and SBOM into dist/, once version and CHANG
 	@ls -l dist
 
 $(SET_UP): $(BIN)/python requirements-dev.lock pyproject.toml
-	@echo 'Installing what requirements-dev.lock names into .venv; the first time takes a minute or two.'
+	@echo 'Installing requirements-dev.lock into .venv; the first time takes a minute or two.'
 	@$(BIN)/$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
 	@$(BIN)/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# The frameworks in benchmarks/peers, apart from .venv: they are compared with, never imported.
+# The frameworks of benchmarks/peers, separate from .venv: they are compared with, never imported.
 bench-setup: .bench-venv/.set-up
 
 .bench-venv/.set-up: $(BIN)/python requirements-bench.lock
-	@echo 'Installing what requirements-bench.lock names into .bench-venv.'
+	@echo 'Installing requirements-bench.lock into .bench-venv.'
 	@$(BIN)/python -m venv --clear --without-pip .bench-venv
 	@$(BIN)/python -m pip --python .bench-venv --disable-pip-version-check install --quiet \
 		--require-hashes -r requirements-bench.lock
 	@touch $@
 
-# PYTHON= chooses the interpreter. Where venv lacks ensurepip, as on a bare Debian, virtualenv from pip stands in.
+# PYTHON= selects the interpreter. If venv lacks ensurepip, as on a minimal Debian, virtualenv from pip is used.
 $(BIN)/python:
-	@set -eu; asked='$(PYTHON)'; python=; \
-	for candidate in $${asked:-python3.13 python3.12 python3.11 python3}; do \
+	@set -eu; requested='$(PYTHON)'; python=; \
+	for candidate in $${requested:-python3.13 python3.12 python3.11 python3}; do \
 		if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 			python=$$candidate; break; \
 		fi; \
 	done; \
 	if [ -z "$$python" ]; then \
-		echo "Python 3.11 or newer is needed, and $${asked:-no python3 on the PATH} is not that." \
-			'Install one, or name it: make PYTHON=/path/to/python3' >&2; \
+		echo "Python 3.11 or newer is required, but found $${requested:-no suitable python3 on the PATH}." \
+			'Install it, or name it: make PYTHON=/path/to/python3' >&2; \
 		exit 1; \
 	fi; \
 	"$$python" -m venv --clear .venv >/dev/null 2>&1 || { \
-		echo "$$python -m venv does not work here; making .venv with virtualenv instead."; \
+		echo "$$python -m venv does not work here; creating .venv with virtualenv instead."; \
 		"$$python" -m pip install --quiet --upgrade --target .build/virtualenv virtualenv && \
 		PYTHONPATH=.build/virtualenv "$$python" -m virtualenv --quiet --clear .venv; \
 	} || { \
 		rm -rf .venv; \
-		echo "$$python can make no virtual environment: install its venv module or its pip." >&2; \
+		echo "$$python cannot create a virtual environment: install its venv module or its pip." >&2; \
 		exit 1; \
 	}
 

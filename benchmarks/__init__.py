@@ -1,1 +1,1 @@
-"""Measures what users feel, each figure beside its bound in one run: `make bench`."""
+"""Measures what users notice, each figure with its peer or bound from the same run: `make bench`."""

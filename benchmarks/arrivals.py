@@ -1,4 +1,4 @@
-"""Requests at a constant rate, timed from when each should have been sent: a stall is not hidden by waiting for it."""
+"""Requests at a constant rate, timed from when each was due, so that a stall counts for all requests it delays."""
 
 import asyncio
 import random
@@ -13,7 +13,7 @@ CONNECTIONS = 16
 
 
 class Arrivals:
-    """What a stretch of constant load saw."""
+    """Times and errors of a period of constant load."""
 
     def __init__(self) -> None:
         self.took_ms: list[float] = []
@@ -22,12 +22,12 @@ class Arrivals:
         self.seconds = 0.0
 
     def p99_ms(self) -> float:
-        """Return what all but a hundredth of the requests stayed below."""
+        """Return the 99th percentile in milliseconds."""
         return percentile(self.took_ms, 0.99)
 
     @property
     def rate(self) -> float:
-        """Requests answered a second."""
+        """Requests answered per second."""
         return len(self.took_ms) / self.seconds
 
     def end(self) -> None:
@@ -37,35 +37,35 @@ class Arrivals:
 
 @asynccontextmanager
 async def arriving(endpoint: Endpoint, paths: Sequence[str], rate: float) -> AsyncIterator[Arrivals]:
-    """Keep asking at `rate` for as long as the context lasts."""
-    seen = Arrivals()
+    """Send `rate` requests per second as long as the context lasts."""
+    arrivals = Arrivals()
     due: asyncio.Queue[float] = asyncio.Queue()
-    over = asyncio.Event()
+    stopped = asyncio.Event()
     draw = random.Random(1)  # noqa: S311 - the same order every time
 
     async def schedule() -> None:
         at = time.perf_counter()
-        while not over.is_set():
+        while not stopped.is_set():
             at += 1 / rate
             await asyncio.sleep(max(0.0, at - time.perf_counter()))
             due.put_nowait(at)
 
-    async def ask() -> None:
+    async def send() -> None:
         async with Caller(endpoint) as caller:
-            while not over.is_set():
+            while not stopped.is_set():
                 at = await due.get()
                 try:
                     await caller.get(draw.choice(paths))
                 except RuntimeError:
-                    seen.errors += 1
-                seen.took_ms.append((time.perf_counter() - at) * 1000)
+                    arrivals.errors += 1
+                arrivals.took_ms.append((time.perf_counter() - at) * 1000)
 
-    tasks = [asyncio.create_task(schedule()), *(asyncio.create_task(ask()) for _ in range(CONNECTIONS))]
+    tasks = [asyncio.create_task(schedule()), *(asyncio.create_task(send()) for _ in range(CONNECTIONS))]
     try:
-        yield seen
+        yield arrivals
     finally:
-        seen.end()
-        over.set()
+        arrivals.end()
+        stopped.set()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The bound of everything that reads the stream: nats-py itself, pulling as fast as it can and doing nothing."""
+"""The upper bound for every reader of the stream: nats-py itself, pulling as fast as it can and doing nothing else."""
 
 import asyncio
 import json
@@ -13,11 +13,11 @@ PULL_EVENTS = 4_000
 
 
 async def bare_rate(nats_url: str, after: int, last: int) -> float:
-    """Return how many messages a second a plain client is handed by callback, with two pulls under way."""
+    """Return how many messages per second a plain client receives by callback, with two pulls in flight."""
     client = await nats.connect(nats_url)
     inbox = client.new_inbox()
     name = inbox.rsplit(".", 1)[1]
-    told = 0
+    received = 0
     credit = 0
     done = asyncio.Event()
 
@@ -27,21 +27,21 @@ async def bare_rate(nats_url: str, after: int, last: int) -> float:
         request = json.dumps({"batch": PULL_EVENTS, "expires": 30 * 10**9}).encode()
         await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{name}", request, reply=inbox)
 
-    async def take(message: Msg) -> None:
-        nonlocal told, credit
+    async def receive(message: Msg) -> None:
+        nonlocal received, credit
         if not message.reply:
             return
-        told += 1
+        received += 1
         credit -= 1
-        if told == last - after:
+        if received == last - after:
             done.set()
         elif credit <= PULL_EVENTS:
             await pull()
 
-    subscription = await client.subscribe(inbox, cb=take, pending_bytes_limit=0)
+    subscription = await client.subscribe(inbox, cb=receive, pending_bytes_limit=0)
     config = {"name": name, "deliver_policy": "by_start_sequence", "opt_start_seq": after + 1, "ack_policy": "none"}
-    asked = json.dumps({"stream_name": STREAM, "config": config | {"mem_storage": True}}).encode()
-    await client.request(f"$JS.API.CONSUMER.CREATE.{STREAM}.{name}", asked)
+    request = json.dumps({"stream_name": STREAM, "config": config | {"mem_storage": True}}).encode()
+    await client.request(f"$JS.API.CONSUMER.CREATE.{STREAM}.{name}", request)
     began = time.perf_counter()
     await pull()
     await pull()

@@ -1,7 +1,7 @@
-"""Load where wrk is not installed: Python callers in a process of their own; slower, so that ratios come out smaller.
+"""Load without wrk: Python callers in a separate process; slower, so that ratios come out smaller.
 
-Started as `python -m benchmarks.callers PORT FILE CONNECTIONS SECONDS PLACE`, the token in BENCH_TOKEN; asks the paths
-of FILE in order from PLACE (0 to 1) on and prints one line of JSON.
+Started as `python -m benchmarks.callers PORT FILE CONNECTIONS SECONDS START`, the token in BENCH_TOKEN; requests the
+paths of FILE in order, beginning at the share START (0 to 1) of the file, and prints one line of JSON.
 """
 
 import asyncio
@@ -20,28 +20,28 @@ from benchmarks.http import Caller, Endpoint
 from benchmarks.rows import percentile
 
 SPREAD: Final = 500
-"""How many of the times are told, evenly chosen from the shortest on: enough to put processes together."""
+"""How many quantiles of the times are printed: enough to combine the results of several processes."""
 
 
 async def call(endpoint: Endpoint, paths: Iterator[str], connections: int, seconds: float) -> tuple[list[float], float]:
-    """Return the milliseconds of every answer, and how many seconds it took in all."""
+    """Return the time of every response in milliseconds, and the total in seconds."""
     took_ms: list[float] = []
     began = time.perf_counter()
 
-    async def ask_on() -> None:
+    async def send() -> None:
         async with Caller(endpoint) as caller:
             while (at := time.perf_counter()) < began + seconds:
                 await caller.get(next(paths))
                 took_ms.append((time.perf_counter() - at) * 1000)
 
-    await asyncio.gather(*(ask_on() for _ in range(connections)))
+    await asyncio.gather(*(send() for _ in range(connections)))
     return took_ms, time.perf_counter() - began
 
 
-def main(port: str, file: str, connections: str, seconds: str, place: str) -> None:
-    """Call, from the command line."""
+def main(port: str, file: str, connections: str, seconds: str, start: str) -> None:
+    """Run from the command line."""
     paths = Path(file).read_text(encoding="ascii").splitlines()
-    first = int(len(paths) * float(place))
+    first = int(len(paths) * float(start))
     endpoint = Endpoint(int(port), os.environ["BENCH_TOKEN"])
     endless = itertools.cycle(paths[first:] + paths[:first])
     took_ms, took_s = uvloop.run(call(endpoint, endless, int(connections), float(seconds)))

@@ -1,7 +1,7 @@
-"""W1: how fast live events are applied that are there already, beside a bare reader of the same ones and the peer.
+"""W1: how fast a backlog of live events is applied, beside a bare reader of the same events and the peer.
 
-The peer gets the first of them, on tables filled from ours at the position where they begin; its answers are compared
-with ours once both have applied them.
+The peer applies a smaller set first, to tables filled from ours at the position where that set begins; its answers are
+compared with ours once both have applied it.
 """
 
 import asyncio
@@ -27,23 +27,23 @@ COMPARED = 200
 
 
 class CatchUp(NamedTuple):
-    """The rows of W1, and events a second by system."""
+    """The rows of W1, and events per second by system."""
 
     rows: list[Row]
     rates: dict[str, float]
 
 
 async def measure(stack: Stack, data: DataSet, effort: Effort) -> CatchUp:
-    """Let the peer apply some, then ours all of them."""
+    """Let the peer apply its events first, then ours."""
     peers = await _peer_rate(stack, data, effort)
     rate, bare = await _caught_up(stack, data.live_events(effort.live_events))
     editing, bare_editing = await _caught_up(stack, data.editing_events(effort.live_events // 2))
     what = f"catch-up of {effort.live_events:,} mixed events"
     shown = f"{rate:,.0f} events/s"
-    told = f"FastStream + SQLAlchemy: {peers:,.0f} events/s, {effort.peer_events:,} of such events"
+    peer_text = f"FastStream + SQLAlchemy: {peers:,.0f} events/s, {effort.peer_events:,} of such events"
     rows = [
         figure("W1", what, rate, target=Target(at_least=60_000, unit="events/s")),
-        judged("W1", what, shown, told, ratio=rate / peers, target=Target(at_least=40)),
+        judged("W1", what, shown, peer_text, ratio=rate / peers, target=Target(at_least=40)),
         Row("W1", what, shown, f"nats-py merely reads them: {bare:,.0f} events/s", f"{rate / bare:.2f} ×"),
         Row(
             "",
@@ -57,7 +57,7 @@ async def measure(stack: Stack, data: DataSet, effort: Effort) -> CatchUp:
 
 
 async def _caught_up(stack: Stack, events: Iterable[Publication]) -> tuple[float, float]:
-    """Return events a second of ours, and of a reader that does nothing with them."""
+    """Return events per second of ours, and of a reader that does nothing with them."""
     stack.projector.stop()
     began_at = stack.applied()
     last = await stack.publish(events)
@@ -76,27 +76,27 @@ async def _peer_rate(stack: Stack, data: DataSet, effort: Effort) -> float:
     await stack.wait_for(last)
     async with faststream(stack):
         rate = await _rate(stack.nats_url, last - began_at)
-    await durables.forget(stack.nats_url)
+    await durables.delete(stack.nats_url)
     customers = [BUSY_CUSTOMER, *LESS_BUSY.values(), *data.customers[:COMPARED]]
     await compare(stack, customers, effort.same_answers)
     return rate
 
 
 async def compare(stack: Stack, customers: Sequence[str], requests: int) -> None:
-    """Make sure that the peers' tables give the answers that ours give; raises `Different`."""
+    """Check that the peers' tables give the same answers as ours; raises `Different`."""
     async with fastapi(stack) as peer:
         token = stack.endpoint.token
         await asyncio.to_thread(same_answers, stack.endpoint.url, peer.url, token, customers, requests)
 
 
 async def _rate(nats_url: str, events: int) -> float:
-    """Return events a second from the first that is seen to be applied to the last."""
+    """Return events per second from the first event observed as applied to the last."""
     first: tuple[float, int] | None = None
     async with asyncio.timeout(DEADLINE_S):
-        while left := await durables.left(nats_url):
-            if first is None and left < events:
-                first = time.perf_counter(), left
+        while remaining := await durables.remaining(nats_url):
+            if first is None and remaining < events:
+                first = time.perf_counter(), remaining
             await asyncio.sleep(POLL_S)
     if first is None:
-        raise RuntimeError(f"the peer applied {events} events before it was looked at")
+        raise RuntimeError(f"the peer applied {events} events before the first measurement")
     return first[1] / (time.perf_counter() - first[0])

@@ -1,7 +1,7 @@
-"""R2: reads of which none was asked before, so that every one is answered by PostgreSQL.
+"""R2: reads with no request repeated, so that PostgreSQL answers every one.
 
-A parameter that nobody reads makes each request another one. The page query without HTTP, by the same driver and
-through the service's own pool, says what is left to gain.
+An ignored query parameter makes each request unique. The page query without HTTP, with the same driver and the
+service's own pool, shows how much could still be gained.
 """
 
 import itertools
@@ -18,11 +18,11 @@ from benchmarks.rows import Row, Target, judged
 from benchmarks.stack import Stack
 
 PATHS_A_SECOND = 15_000
-"""More than are answered, so that none comes twice in a round."""
+"""More than are answered, so that none is repeated within a round."""
 
 
 class ColdReads(NamedTuple):
-    """The rows of R2, the loads behind them by system, and how many page queries alone are answered a second."""
+    """The rows of R2, the loads behind them by system, and the rate of the page query alone."""
 
     rows: list[Row]
     loads: dict[str, Load]
@@ -30,7 +30,7 @@ class ColdReads(NamedTuple):
 
 
 async def measure(stack: Stack, peer: Endpoint, data: DataSet, effort: Effort) -> ColdReads:
-    """Ask for every customer once, then for every customer in other words."""
+    """Request every customer once, then again with another value of the ignored parameter."""
     rounds = [distinct_paths(data, effort, number) for number in range(effort.rounds)]
     loads = await turn_by_turn({"ours": stack.endpoint, "FastAPI": peer}, rounds, effort.read_s)
     ours, peers = loads["ours"], loads["FastAPI"]
@@ -45,14 +45,14 @@ async def measure(stack: Stack, peer: Endpoint, data: DataSet, effort: Effort) -
     return ColdReads(rows, loads, bound)
 
 
-def distinct_paths(data: DataSet, effort: Effort, number: int, told_apart: str = "cold") -> list[str]:
-    """Return the paths of a round, each another one and none of another round's or of another `told_apart`."""
-    wanted = int(PATHS_A_SECOND * effort.read_s)
+def distinct_paths(data: DataSet, effort: Effort, number: int, parameter: str = "cold") -> list[str]:
+    """Return the paths of a round; no path is in another round or under another `parameter`."""
+    count = int(PATHS_A_SECOND * effort.read_s)
     laps = itertools.count()
     endless = ((lap, customer) for lap in laps for customer in data.customers[number :: effort.rounds])
     return [
-        f"/customers/{customer}/campaigns?{told_apart}={number}-{lap}"
-        for lap, customer in itertools.islice(endless, wanted)
+        f"/customers/{customer}/campaigns?{parameter}={number}-{lap}"
+        for lap, customer in itertools.islice(endless, count)
     ]
 
 
@@ -60,5 +60,5 @@ async def _page_query(stack: Stack, customers: Sequence[str], seconds: float) ->
     with tempfile.NamedTemporaryFile("w", prefix="membership-bench-customers-", encoding="ascii") as file:
         file.write("\n".join(customers))
         file.flush()
-        words = (sys.executable, "-m", "benchmarks.page_query", file.name, seconds)
-        return float(await output_of(*words, BENCH_DATABASE_URL=stack.database_url))
+        command = (sys.executable, "-m", "benchmarks.page_query", file.name, seconds)
+        return float(await output_of(*command, BENCH_DATABASE_URL=stack.database_url))

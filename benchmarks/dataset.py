@@ -1,7 +1,7 @@
-"""The standard data set: seeded, made as it is read, so that its size is bounded by disk and not by memory.
+"""The standard data set: seeded and generated lazily, so that disk and not memory limits its size.
 
-A customer is in a campaign once, so a customer with 100,000 memberships needs as many campaigns: beside the ordinary
-ones there are light campaigns that only the busy customer, and two with a share of its memberships, are in.
+A customer is in a campaign at most once, so a customer with 100,000 memberships needs as many campaigns: the additional
+"light" campaigns contain only the busy customer and two customers with a share of its memberships.
 """
 
 import random
@@ -19,7 +19,7 @@ OWNERS: Final = tuple(f"0b0e0000-0000-4000-8000-{number:012x}" for number in ran
 BUSY_CUSTOMER: Final = "b1600000-0000-4000-8000-00000000b5b5"
 BUSY_CAMPAIGN: Final = "b1600000-0000-4000-8000-00000000ca3a"
 LESS_BUSY: Final = {10: "b1600000-0000-4000-8000-000000000010", 100: "b1600000-0000-4000-8000-000000000100"}
-"""Customers with a tenth and a hundredth of the busy customer's memberships, to see what growth costs."""
+"""Customers with a tenth and a hundredth of the busy customer's memberships, to measure the cost of growth."""
 STATUSES: Final = ("running", "running", "running", "paused", "draft", "done")
 BEGINNING: Final = datetime(2025, 1, 6, 8, tzinfo=UTC)
 AGENT: Final = "a9e70000-0000-4000-8000-000000000001"
@@ -30,41 +30,41 @@ WORDS: Final = (
 
 
 class Size(NamedTuple):
-    """How much of everything."""
+    """The number of customers, campaigns and memberships."""
 
     customers: int
     campaigns: int
     memberships: int
-    """All of them, those of the busy customer and of the busy campaign included."""
+    """In total, including those of the busy customer and of the busy campaign."""
     busy: int
     """Memberships of the busy customer, and members of the busy campaign."""
 
     def of(self, share: float) -> "Size":
-        """Return a size smaller by a factor."""
-        return Size(*(max(20, int(each * share)) for each in self))
+        """Return this size scaled by `share`, at least 20 of everything."""
+        return Size(*(max(20, int(count * share)) for count in self))
 
 
 MIX: Final = {"counters": 60, "enrolled": 25, "presence": 9, "customer": 5, "status": 0.5, "campaign": 0.5}
-"""Of a hundred live events, how many are of which kind; presence is a target removed or restored."""
+"""Percentages of live events by kind; presence is a target removed or restored."""
 EDITING_MIX: Final = {"counters": 50, "enrolled": 25, "presence": 5, "customer": 10, "status": 5, "campaign": 5}
-"""A day on which every tenth event edits a campaign or changes its status."""
+"""The mix of a day on which every tenth event edits a campaign or changes its status."""
 
 STANDARD: Final = Size(customers=100_000, campaigns=5_000, memberships=1_000_000, busy=100_000)
 
 
 class DataSet:
-    """The events of one size, and the ids in it that a benchmark asks for."""
+    """The events of a data set of one size, and the ids that benchmarks request."""
 
     def __init__(self, size: Size = STANDARD, seed: int = SEED) -> None:
         self.size = size
-        self._random = random.Random(seed)  # noqa: S311 - the same set every time
-        self._told = 0
+        self._random = random.Random(seed)  # noqa: S311 - the same data every time
+        self._events_made = 0
         self.customers = [self._id() for _ in range(size.customers)]
         self.campaigns = [self._id() for _ in range(size.campaigns)]
         self.light_campaigns = [self._id() for _ in range(max(0, size.busy - size.campaigns))]
 
     def events(self) -> Iterator[Publication]:
-        """Yield all events once: customers, campaigns, then enrolments with counters strewn in."""
+        """Yield all events once: customers, campaigns with their counters, then enrolments."""
         for customer in (*self.customers, BUSY_CUSTOMER, *LESS_BUSY.values()):
             yield self._customer(customer, 1)
         for campaign in (*self.campaigns, BUSY_CAMPAIGN):
@@ -75,24 +75,24 @@ class DataSet:
         yield from self._enrolments()
 
     def live_events(self, events: int) -> Iterator[Publication]:
-        """Yield what happens after that, mixed as `MIX` says; every ordinary campaign is as likely as every other."""
+        """Yield live events after `events`, mixed by `MIX`, spread evenly over the ordinary campaigns."""
         return self._live_events(events, MIX, self.campaigns)
 
     def editing_events(self, events: int) -> Iterator[Publication]:
-        """Yield the same mixed as `EDITING_MIX` says, over the light campaigns too: hardly a row is written twice."""
+        """Yield live events mixed by `EDITING_MIX`, over light campaigns too, so that few rows are written twice."""
         return self._live_events(events, EDITING_MIX, self.campaigns + self.light_campaigns)
 
     def _live_events(self, events: int, mix: Mapping[str, float], campaigns: Sequence[str]) -> Iterator[Publication]:
         kinds = self._random.choices(list(mix), weights=list(mix.values()), k=events)
         for kind in kinds:
             customer, campaign = self._random.choice(self.customers), self._random.choice(campaigns)
-            # Higher than any before, whatever register it is of.
-            version = self._told + 2
+            # Higher than any earlier version of any register.
+            version = self._events_made + 2
             match kind:
                 case "counters":
                     yield self._counters(campaign, version)
                 case "enrolled":
-                    yield self._enrolment(customer, campaign, self._told, version)
+                    yield self._enrolment(customer, campaign, self._events_made, version)
                 case "presence":
                     yield self._presence(*self._pair(self._random.randrange(self._pairs)), version)
                 case "customer":
@@ -104,7 +104,7 @@ class DataSet:
 
     def status_event(self, campaign: str, status: str) -> Publication:
         """Return a change of a campaign's status."""
-        version = self._told + 2
+        version = self._events_made + 2
         return self._event(
             f"campaign.{campaign}", "campaign.status_changed.v1", version=version, campaign_id=campaign, status=status
         )
@@ -112,23 +112,23 @@ class DataSet:
     def _enrolments(self) -> Iterator[Publication]:
         for number, customer in enumerate(self.customers[: self.size.busy]):
             yield self._enrolment(customer, BUSY_CAMPAIGN, number)
-        many = (self.campaigns + self.light_campaigns)[: self.size.busy]
-        for number, campaign in enumerate(many):
+        campaigns = (self.campaigns + self.light_campaigns)[: self.size.busy]
+        for number, campaign in enumerate(campaigns):
             yield self._enrolment(BUSY_CUSTOMER, campaign, number)
         for divisor, customer in LESS_BUSY.items():
-            for number, campaign in enumerate(many[: self.size.busy // divisor]):
+            for number, campaign in enumerate(campaigns[: self.size.busy // divisor]):
                 yield self._enrolment(customer, campaign, number)
         for number in range(self._pairs):
             yield self._enrolment(*self._pair(number), number)
 
     @property
     def _pairs(self) -> int:
-        """How many memberships are neither of a busy customer nor of the busy campaign."""
+        """The number of memberships that belong neither to a busy customer nor to the busy campaign."""
         busy = 2 * self.size.busy + sum(self.size.busy // divisor for divisor in LESS_BUSY)
         return max(1, self.size.memberships - busy)
 
     def _pair(self, number: int) -> tuple[str, str]:
-        # Customer and campaign numbers step differently, so no pair comes twice.
+        # Customer and campaign numbers advance in different steps, so no pair is repeated.
         turn, customer_number = divmod(number, len(self.customers))
         campaign_number = (customer_number * 7 + turn * 613) % len(self.campaigns)
         return self.customers[customer_number], self.campaigns[campaign_number]
@@ -136,7 +136,7 @@ class DataSet:
     def counter_events(self, campaign: str, events: int) -> Iterator[Publication]:
         """Yield counter events of one campaign, each with a higher version."""
         for _ in range(events):
-            yield self._counters(campaign, self._told + 2)
+            yield self._counters(campaign, self._events_made + 2)
 
     def _customer(self, customer: str, version: int) -> Publication:
         return self._event(
@@ -154,7 +154,7 @@ class DataSet:
             "campaign.upserted.v1",
             version=version,
             campaign_id=campaign,
-            # Edits leave a campaign with its owner.
+            # Edits do not change the owner.
             owner_id=OWNERS[int(campaign[:4], 16) % len(OWNERS)],
             name=" ".join(draw.choices(WORDS, k=4)) + f" {draw.randrange(10_000)}",
             status=draw.choice(STATUSES),
@@ -208,16 +208,16 @@ class DataSet:
         )
 
     def _event(self, subject: str, event_type: str, *, version: int = 1, **data: object) -> Publication:
-        self._told += 1
+        self._events_made += 1
         envelope = {
             "specversion": "1.0",
-            "id": f"standard-{self._told}",
+            "id": f"standard-{self._events_made}",
             "source": "benchmarks",
             "type": event_type,
             "time": "2026-01-01T00:00:00Z",
             "data": {"version": version} | data,
         }
-        return Publication(f"membership.{subject}", f"standard-{self._told}", encode(envelope))
+        return Publication(f"membership.{subject}", f"standard-{self._events_made}", encode(envelope))
 
     def _id(self) -> str:
         return str(uuid.UUID(int=self._random.getrandbits(128), version=4))

@@ -1,7 +1,7 @@
-"""R4: what a page costs that is deep in a large customer, sorted otherwise or searched, beside that customer's page 1.
+"""R4: the cost of deep, sorted and searched pages of a large customer, relative to that customer's page 1.
 
-One request after the other on one connection, each made another one by a parameter that nobody reads, and the kinds by
-turns; the median of each kind is compared.
+Requests run one after another on one connection, each unique by an ignored parameter, the kinds in turn; medians are
+compared.
 """
 
 import itertools
@@ -25,21 +25,21 @@ _numbers = itertools.count()
 
 
 class Growth(NamedTuple):
-    """Milliseconds of one kind of page, by how many memberships its customer has."""
+    """Milliseconds of one kind of page, by the number of memberships of its customer."""
 
     what: str
     points: dict[int, float]
 
 
 class DeepPages(NamedTuple):
-    """The rows of R4, and what growth costs us and the peer."""
+    """The rows of R4, and the cost of growth for us and the peer."""
 
     rows: list[Row]
     growth: list[Growth]
 
 
 async def measure(stack: Stack, peer: Endpoint, data: DataSet, effort: Effort) -> DeepPages:
-    """Ask the service and the peer the same; the peer knows no cursors."""
+    """Send the same requests to the service and the peer; the peer has no cursors."""
     busy, samples = data.size.busy, effort.latency_samples
     middle_page, last_page = f"&offset={busy // 2}", f"&offset={busy - LIMIT}"
     cursor = await _cursor(stack.endpoint, BUSY_CUSTOMER, busy // 2)
@@ -66,31 +66,31 @@ async def measure(stack: Stack, peer: Endpoint, data: DataSet, effort: Effort) -
 
 
 async def _growth(ours: Endpoint, peer: Endpoint, busy: int, samples: int) -> list[Growth]:
-    found: dict[str, Growth] = {}
+    growth: dict[str, Growth] = {}
     for divisor, customer in sorted((LESS_BUSY | {1: BUSY_CUSTOMER}).items(), reverse=True):
-        held = busy // divisor
-        pages = {"page 1": PAGE_1, "last page": f"&offset={held - LIMIT}"}
-        cursor = {"by cursor": await _cursor(ours, customer, held // 2)}
-        took = {
+        memberships = busy // divisor
+        pages = {"page 1": PAGE_1, "last page": f"&offset={memberships - LIMIT}"}
+        cursor = {"by cursor": await _cursor(ours, customer, memberships // 2)}
+        samples_ms = {
             "ours": await _took_ms(ours, customer, pages | cursor, samples),
             "FastAPI": await _took_ms(peer, customer, pages, samples // 3),
         }
-        for system, kinds in took.items():
+        for system, kinds in samples_ms.items():
             for kind, took_ms in kinds.items():
                 what = f"{system}, {kind}"
-                found.setdefault(what, Growth(what, {})).points[held] = statistics.median(took_ms)
-    return list(found.values())
+                growth.setdefault(what, Growth(what, {})).points[memberships] = statistics.median(took_ms)
+    return list(growth.values())
 
 
 async def _took_ms(endpoint: Endpoint, customer: str, kinds: Mapping[str, str], samples: int) -> dict[str, list[float]]:
-    """Return the milliseconds of each kind, after one of each that is not counted."""
+    """Return the milliseconds of each kind; the first request of each kind is not counted."""
     took_ms: dict[str, list[float]] = {what: [] for what in kinds}
     async with Caller(endpoint) as caller:
-        for turn in range(samples + 1):
+        for sample in range(samples + 1):
             for what, query in kinds.items():
                 began = time.perf_counter()
                 await caller.get(_path(customer, query))
-                if turn:
+                if sample:
                     took_ms[what].append((time.perf_counter() - began) * 1000)
     return took_ms
 
@@ -101,13 +101,13 @@ async def _answer(endpoint: Endpoint, customer: str, query: str) -> Any:  # noqa
 
 
 async def _cursor(endpoint: Endpoint, customer: str, offset: int) -> str:
-    """Return the query of the page behind the one at `offset`."""
+    """Return the query for the page at `offset`, by cursor."""
     answer = await _answer(endpoint, customer, f"&offset={offset - LIMIT}")
     return f"&cursor={answer['meta']['next_cursor']}"
 
 
 async def _searched(endpoint: Endpoint) -> tuple[str, str]:
-    """Return the number in a campaign's name, and a word of it."""
+    """Return the number and a word from a campaign's name."""
     answer = await _answer(endpoint, BUSY_CUSTOMER, PAGE_1)
     words = answer["data"][0]["name"].split(" ")
     return words[-1], next(word for word in words if word.isascii())

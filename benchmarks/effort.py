@@ -1,4 +1,4 @@
-"""How much of everything a run takes: QUICK=1 is for trying it out, the full run for figures that are written down."""
+"""The effort of a run: QUICK=1 for a trial, the full run for published figures."""
 
 import os
 from typing import Final
@@ -7,24 +7,24 @@ from msgspec import Struct
 
 
 class Effort(Struct, frozen=True, kw_only=True):
-    """The size of each measurement; seconds are of one round of one system."""
+    """The size of each measurement; seconds are per round and system."""
 
     name: str
     share: float
     """Of the standard data set."""
     rounds: int
-    """How often each system has its turn; the median counts."""
+    """Rounds per system; the median counts."""
     read_s: float
     warm_up_s: float
     flood_s: float
-    """How long distinct requests are sent to fill an API's memory of answers."""
+    """How long distinct requests are sent to fill the API's cache."""
     latency_samples: int
     freshness_samples: int
     same_answers: int
     """Requests whose answers are compared before anything is timed."""
     live_events: int
     peer_events: int
-    """How many of the live events the peer applies; its rate is what is compared."""
+    """How many live events the peer applies; only its rate is compared."""
     counter_events: int
     status_changes: int
     select_s: float
@@ -68,5 +68,5 @@ QUICK: Final = Effort(
 
 
 def chosen() -> Effort:
-    """Return what the environment asks for."""
+    """Return the effort that the environment selects."""
     return QUICK if os.environ.get("QUICK") else FULL

@@ -1,4 +1,4 @@
-"""What a run has found so far: the rows of the table, and the series that the plots show."""
+"""The results of a run so far: the rows of the table and the series of the plots."""
 
 from msgspec import Struct, field
 
@@ -8,16 +8,16 @@ from benchmarks.rows import Row
 
 
 class Findings(Struct):
-    """Filled as the run goes on."""
+    """Filled during the run."""
 
     rows: list[Row] = field(default_factory=list)
     rates: dict[str, dict[str, float]] = field(default_factory=dict)
-    """What is counted a second, by what it is and by system."""
+    """Rates per second, by measurement and system."""
     loads: dict[str, dict[str, Load]] = field(default_factory=dict)
     """Loads of `hot` and `cold` reads by system."""
     growth: list[Growth] = field(default_factory=list)
     plans: str = ""
-    """How PostgreSQL reads pages of the busy customer, as a document."""
+    """The text of docs/plans.md."""
 
     def in_order(self) -> list[Row]:
         """Return the rows by number, those without one last."""

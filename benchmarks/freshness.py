@@ -1,4 +1,4 @@
-"""How long a lone event takes from the broker's ack to the API's answer, on an otherwise idle stack."""
+"""How long a single event takes from the broker's ack to the API's answer, on an otherwise idle stack."""
 
 import asyncio
 import statistics
@@ -17,7 +17,7 @@ PAUSE_S = 0.05
 
 
 async def measure(stack: Stack, data: DataSet, samples: int) -> Row:
-    """Publish one event at a time and ask for the answer that has applied its position."""
+    """Publish one event at a time and request an answer at its position."""
     client = await nats.connect(stack.nats_url)
     path = f"/customers/{data.customers[0]}/campaigns?limit=1"
     took_ms, plain_ms = [], []
@@ -33,8 +33,8 @@ async def measure(stack: Stack, data: DataSet, samples: int) -> Row:
             await asyncio.sleep(PAUSE_S)
     await client.close()
     median, plain = statistics.median(took_ms), statistics.median(plain_ms)
-    told = f"the read alone: median {plain:.1f} ms"
-    return Row("", "a lone event, broker's ack → answer", middle(took_ms), told, f"{median / plain:.1f} ×")
+    beside = f"the read alone: median {plain:.1f} ms"
+    return Row("", "a lone event, broker's ack → answer", middle(took_ms), beside, f"{median / plain:.1f} ×")
 
 
 def _event(customer: str) -> tuple[str, bytes]:

@@ -1,7 +1,7 @@
-"""R1 and R3: what most readers do most of the time, alone and while events are applied.
+"""R1 and R3: typical reads, alone and while events are applied.
 
-Readers ask for customers as Zipf's law has it. The bound is a bare granian that hands out one of these answers: no HTTP
-server in Python here is faster, whatever it does. The peer is asked for the very same pages.
+Customers are drawn by Zipf's law. The bound is a bare granian that returns one of these answers: no Python HTTP server
+measured here is faster. The peer gets the same requests.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from ops.devstack.programs import http_get
 
 DRAWS = 100_000
 IN_MEMORY = 2_000
-"""Customers whose answers all fit into the memory of one API process."""
+"""Customers whose answers all fit into the cache of one API process."""
 EVENTS_A_SECOND = 2_000
 BEFORE_S = 1.0
 WATCHED = 50
@@ -31,7 +31,7 @@ _COUNTED: Final = re.compile(r'^membership_cache_requests_total\{outcome="(\w+)"
 
 
 class HotReads(NamedTuple):
-    """The rows of R1, the loads behind them by system, and the paths that were asked for."""
+    """The rows of R1, the loads behind them by system, and the requested paths."""
 
     rows: list[Row]
     loads: dict[str, Load]
@@ -39,7 +39,7 @@ class HotReads(NamedTuple):
 
 
 async def measure(stack: Stack, peer: Endpoint, data: DataSet, effort: Effort) -> HotReads:
-    """Ask for pages of ten."""
+    """Request pages of ten."""
     paths = [_path(customer) for customer in zipf.drawn(data.customers, DRAWS)]
     few = [_path(customer) for customer in zipf.drawn(data.customers[:IN_MEMORY], DRAWS)]
     async with Caller(stack.endpoint) as caller:
@@ -48,14 +48,14 @@ async def measure(stack: Stack, peer: Endpoint, data: DataSet, effort: Effort) -
         systems = {"bare granian": bare, "ours": stack.endpoint, "FastAPI": peer}
         for name, endpoint in systems.items():
             await under_load(endpoint, paths, effort.warm_up_s if name == "ours" else 1)
-        before = _from_memory(stack.endpoint)
+        before = _cache_outcomes(stack.endpoint)
         loads = await turn_by_turn(systems, [paths] * effort.rounds, effort.read_s)
-        share = _share(before, _from_memory(stack.endpoint))
+        share = _share(before, _cache_outcomes(stack.endpoint))
         await under_load(stack.endpoint, few, effort.warm_up_s)
-        before = _from_memory(stack.endpoint)
+        before = _cache_outcomes(stack.endpoint)
         again = await turn_by_turn({"bare": bare, "ours": stack.endpoint}, [few] * effort.rounds, effort.read_s)
-        few_share = _share(before, _from_memory(stack.endpoint))
-    handed_out, remembered = again["bare"], again["ours"]
+        few_share = _share(before, _cache_outcomes(stack.endpoint))
+    bare_load, cached = again["bare"], again["ours"]
     ours, bound, peers = loads["ours"], loads["bare granian"], loads["FastAPI"]
     what = f"hot reads, Zipf over {len(data.customers):,} customers; {GENERATOR}, {CONNECTIONS} connections"
     shown = f"{ours.rate:,.0f} req/s, p99 {ours.p99_ms:.1f} ms, {share:.0%} from memory"
@@ -79,16 +79,16 @@ async def measure(stack: Stack, peer: Endpoint, data: DataSet, effort: Effort) -
         Row(
             "",
             f"the same over {min(IN_MEMORY, len(data.customers)):,} customers, whose answers all fit into memory",
-            f"{remembered.rate:,.0f} req/s, p99 {remembered.p99_ms:.1f} ms, {few_share:.0%} from memory",
-            f"bare granian {handed_out.rate:,.0f} req/s",
-            f"{remembered.rate / handed_out.rate:.2f} ×",
+            f"{cached.rate:,.0f} req/s, p99 {cached.p99_ms:.1f} ms, {few_share:.0%} from memory",
+            f"bare granian {bare_load.rate:,.0f} req/s",
+            f"{cached.rate / bare_load.rate:.2f} ×",
         ),
     ]
     return HotReads(rows, loads, paths)
 
 
 async def measure_while_applying(stack: Stack, data: DataSet, effort: Effort, hot: HotReads) -> list[Row]:
-    """Ask for the same while events come in."""
+    """Send the same requests while events arrive."""
     seconds = effort.read_s * effort.rounds
     events = data.live_events(int(EVENTS_A_SECOND * (seconds + 60)))
     async with (
@@ -118,17 +118,17 @@ async def measure_while_applying(stack: Stack, data: DataSet, effort: Effort, ho
     ]
 
 
-def _from_memory(endpoint: Endpoint) -> dict[str, float]:
-    """Return how many listings were answered from memory (`hit`) and not (`miss`) so far."""
-    found = http_get(endpoint.port, "/metrics")
-    told = found[1].decode() if found else ""
-    return {name: float(count) for name, count in _COUNTED.findall(told)}
+def _cache_outcomes(endpoint: Endpoint) -> dict[str, float]:
+    """Return how many listings the cache answered (`hit`) and did not (`miss`) so far."""
+    response = http_get(endpoint.port, "/metrics")
+    metrics = response[1].decode() if response else ""
+    return {name: float(count) for name, count in _COUNTED.findall(metrics)}
 
 
 def _share(before: Mapping[str, float], after: Mapping[str, float]) -> float:
-    """Return which share of the listings in between came from memory."""
-    seen = {name: count - before.get(name, 0.0) for name, count in after.items()}
-    return seen.get("hit", 0.0) / max(1.0, sum(seen.values()))
+    """Return the share of listings between two samples that the cache answered."""
+    outcomes = {name: count - before.get(name, 0.0) for name, count in after.items()}
+    return outcomes.get("hit", 0.0) / max(1.0, sum(outcomes.values()))
 
 
 def _path(customer: str) -> str:

@@ -1,4 +1,4 @@
-"""A bare HTTP/1.1 caller on one connection: cheap enough not to be what is measured."""
+"""A minimal HTTP/1.1 client on one connection: cheap enough not to distort what is measured."""
 
 import asyncio
 import re
@@ -10,14 +10,14 @@ _POSITION: Final = re.compile(rb"(?i)\r\nmembership-position: *(\d+)")
 
 
 class Endpoint(NamedTuple):
-    """Where a system answers, and the token that it believes."""
+    """The port of a system and a token it accepts."""
 
     port: int
     token: str
 
     @property
     def url(self) -> str:
-        """The same as a URL."""
+        """The base URL."""
         return f"http://127.0.0.1:{self.port}"
 
 
@@ -26,11 +26,11 @@ class Reply(NamedTuple):
 
     body: bytes
     position: int
-    """What `Membership-Position` says; 0 of a system that does not."""
+    """The value of `Membership-Position`; 0 without that header."""
 
 
 class Caller:
-    """Asks one thing after the other; use as an async context manager."""
+    """Sends one request after another; use as an async context manager."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -46,10 +46,10 @@ class Caller:
         await self._writer.wait_closed()
 
     async def get(self, path: str, headers: str = "") -> Reply:
-        """Return the answer if it is a 200; anything else is an error, for it would make the figure a lie."""
+        """Return the response if it is a 200; raise otherwise, because anything else would falsify the figure."""
         token = self._endpoint.token
-        asked = f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n{headers}\r\n"
-        self._writer.write(asked.encode())
+        request = f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n{headers}\r\n"
+        self._writer.write(request.encode())
         head = await self._reader.readuntil(b"\r\n\r\n")
         length, position = _LENGTH.search(head), _POSITION.search(head)
         if not head.startswith(b"HTTP/1.1 200 ") or length is None:

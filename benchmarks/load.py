@@ -1,7 +1,7 @@
-"""Puts a system under load with as many requests as it can answer: by wrk, or by our own callers where there is none.
+"""Puts a system under full load: with wrk, or with our own callers if wrk is not installed.
 
-The same generator, connections and paths for whoever is compared, turn by turn, so that a machine that is slower for a
-while is slower for all.
+All compared systems get the same generator, connections and paths, in turn, so that a temporary slowdown of the machine
+affects all of them.
 """
 
 import asyncio
@@ -26,40 +26,40 @@ _SCRIPT: Final = Path(__file__).with_name("wrk.lua")
 
 
 class Load(NamedTuple):
-    """What one system did in one round, or in the middle one of several."""
+    """The result of one system in one round, or in the median round of several."""
 
     rate: float
-    """Answers a second."""
+    """Responses per second."""
     percentiles_ms: Sequence[float]
-    """Of 1 % to 99 % of the requests."""
+    """Percentiles 1 to 99."""
 
     @property
     def p99_ms(self) -> float:
-        """What all but a hundredth of the requests stayed below."""
+        """The 99th percentile."""
         return self.percentiles_ms[-1]
 
 
 async def under_load(endpoint: Endpoint, paths: Sequence[str], seconds: float, *, threads: int = THREADS) -> Load:
-    """Ask for the paths in order, again from the first after the last; any answer but a 200 is an error.
+    """Request the paths in order, repeatedly; any response but a 200 is an error.
 
-    With fewer threads the connections are fewer by as much.
+    The number of connections is proportional to the threads.
     """
     with tempfile.NamedTemporaryFile("w", prefix="membership-bench-paths-", encoding="ascii") as file:
         file.write("\n".join(paths))
         file.flush()
-        by = _by_wrk if GENERATOR == "wrk" else _by_callers
-        return await by(endpoint, Path(file.name), seconds, threads)
+        generate = _by_wrk if GENERATOR == "wrk" else _by_callers
+        return await generate(endpoint, Path(file.name), seconds, threads)
 
 
 async def turn_by_turn(
     systems: Mapping[str, Endpoint], rounds: Sequence[Sequence[str]], seconds: float
 ) -> dict[str, Load]:
-    """Put each system under the load of each round, and return the middle one of each."""
-    seen: dict[str, list[Load]] = {name: [] for name in systems}
+    """Put the systems under the load of each round in turn, and return the median load of each."""
+    results: dict[str, list[Load]] = {name: [] for name in systems}
     for paths in rounds:
         for name, endpoint in systems.items():
-            seen[name].append(await under_load(endpoint, paths, seconds))
-    return {name: median(loads) for name, loads in seen.items()}
+            results[name].append(await under_load(endpoint, paths, seconds))
+    return {name: median(loads) for name, loads in results.items()}
 
 
 def median(loads: Sequence[Load]) -> Load:
@@ -69,7 +69,7 @@ def median(loads: Sequence[Load]) -> Load:
 
 
 async def _by_wrk(endpoint: Endpoint, file: Path, seconds: float, threads: int) -> Load:
-    told = json.loads(
+    result = json.loads(
         await output_of(
             "wrk",
             *("--threads", threads, "--connections", CONNECTIONS // THREADS * threads, "--timeout", TIMEOUT_S),
@@ -77,33 +77,35 @@ async def _by_wrk(endpoint: Endpoint, file: Path, seconds: float, threads: int) 
             *("--script", _SCRIPT, endpoint.url, "--", file, threads),
         )
     )
-    if told["errors"]:
-        raise RuntimeError(f"{told['errors']} of {told['answered']} requests to {endpoint.url} failed")
-    return Load(told["answered"] / told["seconds"], told["percentiles_ms"])
+    if result["errors"]:
+        raise RuntimeError(f"{result['errors']} of {result['answered']} requests to {endpoint.url} failed")
+    return Load(result["answered"] / result["seconds"], result["percentiles_ms"])
 
 
 async def _by_callers(endpoint: Endpoint, file: Path, seconds: float, threads: int) -> Load:
-    words = (sys.executable, "-m", "benchmarks.callers", endpoint.port, file, CONNECTIONS // THREADS, seconds)
-    told: list[dict[str, Any]] = [
-        json.loads(each)
-        for each in await asyncio.gather(
-            *(output_of(*words, place / threads, BENCH_TOKEN=endpoint.token) for place in range(threads))
+    command = (sys.executable, "-m", "benchmarks.callers", endpoint.port, file, CONNECTIONS // THREADS, seconds)
+    results: list[dict[str, Any]] = [
+        json.loads(line)
+        for line in await asyncio.gather(
+            *(output_of(*command, thread / threads, BENCH_TOKEN=endpoint.token) for thread in range(threads))
         )
     ]
-    # Each process has the same number of connections, so each one's times weigh the same.
-    took_ms = [ms for each in told for ms in each["spread_ms"]]
-    return Load(sum(each["rate"] for each in told), [percentile(took_ms, share / 100) for share in range(1, 100)])
+    # All processes have the same number of connections, so their times have equal weight.
+    took_ms = [ms for result in results for ms in result["spread_ms"]]
+    return Load(
+        sum(result["rate"] for result in results), [percentile(took_ms, share / 100) for share in range(1, 100)]
+    )
 
 
-async def output_of(*words: object, **environment: str) -> str:
-    """Return the last line that a program says; any failure of it is an error."""
+async def output_of(*command: object, **environment: str) -> str:
+    """Return the last line a program prints; raise if it fails."""
     process = await asyncio.create_subprocess_exec(
-        *map(str, words),
+        *map(str, command),
         env=os.environ | environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     out, err = await process.communicate()
     if process.returncode:
-        raise RuntimeError(f"{words[0]} ended with {process.returncode}: {err.decode()}{out.decode()}")
+        raise RuntimeError(f"{command[0]} ended with {process.returncode}: {err.decode()}{out.decode()}")
     return out.decode().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""M1: how much memory our processes take, from /proc: what is resident now, and what was at most."""
+"""M1: memory of our processes from /proc: resident now, and the maximum so far."""
 
 import itertools
 import re
@@ -14,7 +14,7 @@ from benchmarks.stack import Stack
 
 LIMIT = Target(at_most=300.0, unit="MB")
 WIDE = 200
-"""Items of the flood's answers: the largest page there is."""
+"""Items per page of the flood: the largest page size."""
 FLOOD_PATHS = 100_000
 
 
@@ -26,34 +26,34 @@ class Resident(Struct, frozen=True):
 
 
 def resident(pid: int) -> Resident:
-    """Return what a process takes."""
+    """Return the memory of a process."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    found = {name: int(kb) / 1024 for name, kb in re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", status, re.MULTILINE)}
-    return Resident(found["VmRSS"], found["VmHWM"])
+    sizes_mb = {name: int(kb) / 1024 for name, kb in re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", status, re.MULTILINE)}
+    return Resident(sizes_mb["VmRSS"], sizes_mb["VmHWM"])
 
 
 async def of_api(stack: Stack, data: DataSet, effort: Effort) -> Row:
-    """Flood the API with requests no two of which are the same, large pages and small, and look."""
+    """Send the API unique requests for small and large customers until its cache is full, then read its memory."""
     paths = [
-        f"/customers/{asked}/campaigns?limit={WIDE}&flood={number}"
+        f"/customers/{requested}/campaigns?limit={WIDE}&flood={number}"
         for number, customer in enumerate(itertools.islice(itertools.cycle(data.customers), FLOOD_PATHS // 2))
-        for asked in (customer, BUSY_CUSTOMER)
+        for requested in (customer, BUSY_CUSTOMER)
     ]
     flood = await under_load(stack.endpoint, paths, effort.flood_s)
-    told = f"{flood.rate * effort.flood_s:,.0f} distinct requests, half of them {WIDE} items"
-    return _row("API, its memory of answers full", resident(stack.api.pid), told)
+    note = f"{flood.rate * effort.flood_s:,.0f} distinct requests, half of them {WIDE} items"
+    return _row("API, its memory of answers full", resident(stack.api.pid), note)
 
 
-def of_projector(stack: Stack, told: str) -> Row:
-    """Look at the projector after what it has been through."""
-    return _row("projector", resident(stack.projector.pid), told)
+def of_projector(stack: Stack, note: str) -> Row:
+    """Return the row of the projector; `note` names the work it has done."""
+    return _row("projector", resident(stack.projector.pid), note)
 
 
 def of_rebuild(most_mb: float, quarters: str) -> Row:
-    """Return the row of a rebuild that was watched while it ran."""
+    """Return the row of a rebuild whose memory was sampled while it ran."""
     return figure("M1", "memory of the rebuild, at most", most_mb, f"2nd and last quarter: {quarters}", target=LIMIT)
 
 
-def _row(what: str, found: Resident, told: str) -> Row:
-    beside = f"{found.now_mb:.0f} MB now; {told}"
-    return figure("M1", f"memory of the {what}, at most", found.most_mb, beside, target=LIMIT)
+def _row(process: str, memory: Resident, note: str) -> Row:
+    beside = f"{memory.now_mb:.0f} MB now; {note}"
+    return figure("M1", f"memory of the {process}, at most", memory.most_mb, beside, target=LIMIT)

@@ -1,4 +1,4 @@
-"""W4: many counter events on one campaign, which fold into one row write a batch."""
+"""W4: many counter events on one campaign, which fold into one row write per batch."""
 
 import asyncpg
 
@@ -8,13 +8,13 @@ from benchmarks.progress import applying_rate, live
 from benchmarks.rows import Row, Target, figure
 from benchmarks.stack import Stack
 
-OF_A_TERM = 1
-"""Writes of the checkpoint that are no batch: taking over."""
+TERM_WRITES = 1
+"""Checkpoint writes at the start of a term, which are not batches."""
 
 
 async def measure(stack: Stack, data: DataSet, effort: Effort) -> list[Row]:
-    """Publish them while nobody applies, then count what applying them wrote."""
-    # A session counts its writes for all to see when it ends, so the projector is stopped before each look.
+    """Publish the events while the projector is stopped, then count the writes that applying them takes."""
+    # A session publishes its write statistics when it ends, so the projector is stopped before each reading.
     stack.projector.stop()
     began_at = stack.applied()
     rows_before, batches_before = await _written(stack)
@@ -25,20 +25,20 @@ async def measure(stack: Stack, data: DataSet, effort: Effort) -> list[Row]:
     stack.projector.stop()
     rows, batches = await _written(stack)
     stack.projector.start()
-    written, applied = rows - rows_before, batches - batches_before - OF_A_TERM
+    written, applied = rows - rows_before, batches - batches_before - TERM_WRITES
     what = f"{effort.counter_events:,} counter events on one campaign"
-    told = f"{written:,} row writes in {applied:,} batches"
+    beside = f"{written:,} row writes in {applied:,} batches"
     return [
         figure("W4", what, rate, target=Target(at_least=50_000, unit="events/s")),
-        figure("W4", what, written / applied, told, target=Target(at_most=1, unit="row writes/batch"), digits=2),
+        figure("W4", what, written / applied, beside, target=Target(at_most=1, unit="row writes/batch"), digits=2),
     ]
 
 
 async def _written(stack: Stack) -> tuple[int, int]:
-    """Return how many rows of campaigns, and how many times the checkpoint, were ever updated."""
+    """Return how often campaign rows, and the checkpoint, were updated in total."""
     connection = await asyncpg.connect(stack.database_url)
     statement = "SELECT n_tup_upd FROM pg_stat_user_tables WHERE schemaname = $1 AND relname = $2"
     name = await live(connection)
-    found = [await connection.fetchval(statement, *each) for each in ((name, "campaign"), ("control", "checkpoint"))]
+    counts = [await connection.fetchval(statement, *table) for table in ((name, "campaign"), ("control", "checkpoint"))]
     await connection.close()
-    return found[0], found[1]
+    return counts[0], counts[1]

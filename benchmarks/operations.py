@@ -1,4 +1,4 @@
-"""W2, and what else operators do and readers must not feel: switch, rollback, repair, verify."""
+"""W2, and the other operator commands that must not slow readers: switch, rollback, repair, verify."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ RSS_EVERY_S = 0.1
 
 
 async def measure(stack: Stack, data: DataSet, effort: Effort) -> list[Row]:
-    """Measure on a stack that has applied `data` and whatever came after."""
+    """Measure on a stack that has applied `data` and any later events."""
     last = stack.applied()
     bare = await bare_rate(stack.nats_url, 0, last)
     return [
@@ -40,7 +40,7 @@ async def measure(stack: Stack, data: DataSet, effort: Effort) -> list[Row]:
 
 
 async def measure_throttled(stack: Stack, data: DataSet, effort: Effort) -> Row:
-    """Measure what readers feel of a whole rebuild; on a small set, for it takes its time."""
+    """Measure how a throttled rebuild affects readers; on a small data set, because it is slow."""
     return await _throttled(stack, _paths(data), stack.applied(), effort.idle_s)
 
 
@@ -49,7 +49,7 @@ def _paths(data: DataSet) -> list[str]:
 
 
 class Command:
-    """A command of an operator, with its time and its memory."""
+    """A finished operator command with its duration, memory and output."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -57,7 +57,7 @@ class Command:
         self.out = ""
 
     async def run(self, stack: Stack, *arguments: str, codes: tuple[int, ...] = (0,)) -> "Command":
-        """Run it to its end; any other exit code is an error."""
+        """Run the command to its end; raise if the exit code is not in `codes`."""
         began = time.perf_counter()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -68,25 +68,25 @@ class Command:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        watch = asyncio.create_task(self._watch(process.pid))
+        sampling = asyncio.create_task(self._sample_memory(process.pid))
         async with asyncio.timeout(COMMAND_LIMIT_S):
             out, err = await process.communicate()
         self.seconds = time.perf_counter() - began
-        watch.cancel()
+        sampling.cancel()
         if process.returncode not in codes:
             raise RuntimeError(f"{arguments} ended with {process.returncode}: {err.decode()}")
         self.out = out.decode()
         return self
 
-    async def _watch(self, pid: int) -> None:
+    async def _sample_memory(self, pid: int) -> None:
         status = Path(f"/proc/{pid}/status")
         while status.exists():  # noqa: ASYNC240 - /proc is memory
-            if found := re.search(r"VmRSS:\s+(\d+) kB", status.read_text(encoding="utf-8")):  # noqa: ASYNC240 - the same
-                self.rss_mb.append(int(found[1]) / 1024)
+            if match := re.search(r"VmRSS:\s+(\d+) kB", status.read_text(encoding="utf-8")):  # noqa: ASYNC240 - the same
+                self.rss_mb.append(int(match[1]) / 1024)
             await asyncio.sleep(RSS_EVERY_S)
 
-    def flat(self) -> str:
-        """Say how memory stood in the second and in the last quarter of the time."""
+    def memory_text(self) -> str:
+        """Return the maximum memory in the second and in the last quarter of the run."""
         quarter = max(1, len(self.rss_mb) // 4)
         return f"{max(self.rss_mb[quarter : 2 * quarter]):.0f} MB, then {max(self.rss_mb[-quarter:]):.0f} MB"
 
@@ -95,18 +95,18 @@ async def _rebuild(stack: Stack, last: int, bare: float) -> list[Row]:
     rebuild = await Command().run(stack, "rebuild", "--yes", "--no-throttle")
     rate = last / rebuild.seconds
     what = f"rebuild of {last:,} events, unthrottled, comparison and switch included"
-    told = f"nats-py merely reads them: {bare:,.0f} events/s"
+    beside = f"nats-py merely reads them: {bare:,.0f} events/s"
     return [
-        judged("W2", what, f"{rate:,.0f} events/s", told, ratio=rate / bare, target=Target(at_least=0.5)),
-        of_rebuild(max(rebuild.rss_mb), rebuild.flat()),
+        judged("W2", what, f"{rate:,.0f} events/s", beside, ratio=rate / bare, target=Target(at_least=0.5)),
+        of_rebuild(max(rebuild.rss_mb), rebuild.memory_text()),
     ]
 
 
 async def _verify(stack: Stack, data: DataSet) -> Row:
     verify = await Command().run(stack, "verify", "--no-throttle", "--json")
-    found = json.loads(verify.out.splitlines()[-1])
+    report = json.loads(verify.out.splitlines()[-1])
     what = f"verify of {data.size.memberships:,} memberships, unthrottled"
-    return Row("", what, f"{verify.seconds:.1f} s", f"{found['differences']} differences")
+    return Row("", what, f"{verify.seconds:.1f} s", f"{report['differences']} differences")
 
 
 async def _repair(stack: Stack, data: DataSet) -> Row:
@@ -122,17 +122,17 @@ async def _repair(stack: Stack, data: DataSet) -> Row:
 async def _switches(stack: Stack, paths: list[str], select_s: float) -> Row:
     async with arriving(stack.endpoint, paths, READS_A_SECOND):
         await asyncio.sleep(WARM_UP_S)
-    async with long_select(stack, select_s), arriving(stack.endpoint, paths, READS_A_SECOND) as seen:
+    async with long_select(stack, select_s), arriving(stack.endpoint, paths, READS_A_SECOND) as arrivals:
         for _ in range(SWITCHES):
             await Command().run(stack, "rollback")
-    what = f"{SWITCHES} switches with a {select_s:.0f} s SELECT open, {seen.rate:,.0f} req/s"
-    told = f"p99 {seen.p99_ms():.1f} ms, {seen.errors} errors"
-    return Row("", what, f"slowest read {max(seen.took_ms):.0f} ms", told)
+    what = f"{SWITCHES} switches with a {select_s:.0f} s SELECT open, {arrivals.rate:,.0f} req/s"
+    beside = f"p99 {arrivals.p99_ms():.1f} ms, {arrivals.errors} errors"
+    return Row("", what, f"slowest read {max(arrivals.took_ms):.0f} ms", beside)
 
 
 @asynccontextmanager
 async def long_select(stack: Stack, seconds: float) -> AsyncIterator[None]:
-    """Hold a SELECT open on both generations, as a report would."""
+    """Keep a SELECT on both generations running, as a report would."""
     connection = await asyncpg.connect(stack.database_url)
     names = await connection.fetch("SELECT generation FROM control.generation WHERE state = 'following'")
     tables = ", ".join(f"{row['generation']}.campaign AS {row['generation']}" for row in names)
@@ -153,10 +153,10 @@ async def _throttled(stack: Stack, paths: list[str], events: int, idle_s: float)
         await asyncio.sleep(WARM_UP_S)
     async with arriving(stack.endpoint, paths, READS_A_SECOND) as idle:
         await asyncio.sleep(idle_s)
-    async with arriving(stack.endpoint, paths, READS_A_SECOND) as seen:
+    async with arriving(stack.endpoint, paths, READS_A_SECOND) as arrivals:
         rebuild = await Command().run(stack, "rebuild", "--yes")
-    ratio = seen.p99_ms() / idle.p99_ms()
-    errors = warm.errors + idle.errors + seen.errors
-    told = f"{events:,} events in {rebuild.seconds:.0f} s"
-    what = f"reads during a throttled rebuild ({told}), {seen.rate:,.0f} req/s, {errors} errors"
-    return Row("", what, f"p99 {seen.p99_ms():.1f} ms", f"idle p99 {idle.p99_ms():.1f} ms", f"{ratio:.2f} ×")
+    ratio = arrivals.p99_ms() / idle.p99_ms()
+    errors = warm.errors + idle.errors + arrivals.errors
+    duration = f"{events:,} events in {rebuild.seconds:.0f} s"
+    what = f"reads during a throttled rebuild ({duration}), {arrivals.rate:,.0f} req/s, {errors} errors"
+    return Row("", what, f"p99 {arrivals.p99_ms():.1f} ms", f"idle p99 {idle.p99_ms():.1f} ms", f"{ratio:.2f} ×")

@@ -1,4 +1,4 @@
-"""The peers as processes, started with the interpreter that has their frameworks: `make bench-setup` makes it."""
+"""The peers as processes, run by the interpreter that has their frameworks, from `make bench-setup`."""
 
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -22,48 +22,48 @@ class Peer(ChildProcess):
 
     module: ClassVar[str]
 
-    def __init__(self, log: Path, words: Sequence[object]) -> None:
+    def __init__(self, log: Path, arguments: Sequence[object]) -> None:
         super().__init__(log)
-        self._words = words
+        self._arguments = arguments
 
     def _prepare(self) -> Iterator[float]:
         yield from ()
 
     def _launch(self, descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
-        command: list[str | Path] = [PYTHON, "-m", f"benchmarks.peers.{self.module}", *map(str, self._words)]
+        command: list[str | Path] = [PYTHON, "-m", f"benchmarks.peers.{self.module}", *map(str, self._arguments)]
         return launch(command, self.log, folder=str(ROOT), descriptors=descriptors)
 
     def _ready(self) -> bool:
         return True
 
 
-class Answering(Peer):
-    """A peer that answers HTTP: ready when it does, whatever it says."""
+class HttpPeer(Peer):
+    """A peer that serves HTTP: ready when it sends any response."""
 
-    def __init__(self, log: Path, port: int, words: Sequence[object]) -> None:
-        super().__init__(log, words)
+    def __init__(self, log: Path, port: int, arguments: Sequence[object]) -> None:
+        super().__init__(log, arguments)
         self._port = port
 
     def _ready(self) -> bool:
         return http_get(self._port, "/") is not None
 
 
-class FastApi(Answering):
-    """The read side."""
+class FastApi(HttpPeer):
+    """The read-side peer."""
 
     name: ClassVar[str] = "FastAPI"
     module: ClassVar[str] = "fastapi_app"
 
 
-class Granian(Answering):
-    """The bound of reads."""
+class Granian(HttpPeer):
+    """The upper bound of reads."""
 
     name: ClassVar[str] = "bare granian"
     module: ClassVar[str] = "bare"
 
 
 class FastStream(Peer):
-    """The write side."""
+    """The write-side peer."""
 
     name: ClassVar[str] = "FastStream"
     module: ClassVar[str] = "faststream_app"
@@ -73,14 +73,14 @@ class FastStream(Peer):
 async def fastapi(stack: Stack) -> AsyncIterator[Endpoint]:
     """Run FastAPI on the peers' tables in this stack's database."""
     port = free_port()
-    words = ("--port", port, "--database-url", stack.database_url, "--jwt-secret", SECRET)
-    async with _running(FastApi(stack.folder / "fastapi.log", port, words)):
+    arguments = ("--port", port, "--database-url", stack.database_url, "--jwt-secret", SECRET)
+    async with _running(FastApi(stack.folder / "fastapi.log", port, arguments)):
         yield Endpoint(port, stack.endpoint.token)
 
 
 @asynccontextmanager
 async def granian(stack: Stack, body: bytes) -> AsyncIterator[Endpoint]:
-    """Run a bare granian that answers with `body`."""
+    """Run a bare granian that always returns `body`."""
     port = free_port()
     file = stack.folder / "answer.json"
     file.write_bytes(body)
@@ -91,8 +91,8 @@ async def granian(stack: Stack, body: bytes) -> AsyncIterator[Endpoint]:
 @asynccontextmanager
 async def faststream(stack: Stack) -> AsyncIterator[None]:
     """Run FastStream on this stack's stream and the peers' tables in its database."""
-    words = ("--nats-url", stack.nats_url, "--database-url", stack.database_url)
-    async with _running(FastStream(stack.folder / "faststream.log", words)):
+    arguments = ("--nats-url", stack.nats_url, "--database-url", stack.database_url)
+    async with _running(FastStream(stack.folder / "faststream.log", arguments)):
         yield
 
 

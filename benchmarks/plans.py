@@ -1,4 +1,4 @@
-"""The plans that PostgreSQL makes for pages: run for a request as the service runs it, and written to docs/plans.md.
+"""PostgreSQL's plans for pages, executed as the service executes them and written to docs/plans.md.
 
 Started as `python -m benchmarks.plans`, the database in MEMBERSHIP_DATABASE_URL: prints the document for the customer
 with 100,000 memberships of the standard data set.
@@ -31,9 +31,10 @@ SHOWN: Final[dict[str, dict[str, Any]]] = {
 
 HEAD: Final = """# Plans
 
-Written by a full run of `make bench`; do not edit. What PostgreSQL does for a page of the standard data set's customer
-with 100,000 memberships, by the statements of [`service/read_model/reads.sql`](../service/read_model/reads.sql), run. `rows` is what a node
-handed on; [tests/service/test_plans.py](../tests/service/test_plans.py) holds the plans against the indexes.
+Written by a full run of `make bench`; do not edit. How PostgreSQL executes pages of the standard data set's customer
+with 100,000 memberships, by the statements of [`service/read_model/reads.sql`](../service/read_model/reads.sql).
+`rows` is the number of rows a node returned; [tests/service/test_plans.py](../tests/service/test_plans.py) checks that
+the plans use the indexes.
 """
 
 
@@ -46,9 +47,9 @@ async def plan_of(
     exact: bool = False,
     explain: str = EXPLAIN,
 ) -> str:
-    """Return the plan that a reader's connection makes for a request, run; changes its settings.
+    """Return the executed plan of a request on a reader's connection; changes the settings of `connection`.
 
-    Seen by an admin, or by the owner that is the `scope`.
+    `scope` is the owner who asks; None for an admin.
     """
     shape = shape_of(request, after=False, exact=exact)
     await connection.execute("RESET ALL")
@@ -56,22 +57,22 @@ async def plan_of(
         await connection.execute(f"SET {setting} = {value}")
     values = values_of(request, scope, None, shape)
     statement = page_statement(name, shape)
-    types = [each.name.replace("int8", "bigint") for each in (await connection.prepare(statement)).get_parameters()]
+    types = [kind.name.replace("int8", "bigint") for kind in (await connection.prepare(statement)).get_parameters()]
     await connection.execute(f"PREPARE page ({', '.join(types)}) AS {statement}")
-    given = ", ".join(_literal([value] if shape.batchable else value) for value in values)
-    rows = await connection.fetch(f"{explain} EXECUTE page ({given})")
+    arguments = ", ".join(_literal([value] if shape.batchable else value) for value in values)
+    rows = await connection.fetch(f"{explain} EXECUTE page ({arguments})")
     await connection.execute("DEALLOCATE page")
     return "\n".join(row[0] for row in rows)
 
 
 async def document(database_url: str) -> str:
-    """Return docs/plans.md."""
+    """Return the text of docs/plans.md."""
     connection = await database.connect(database_url, "bench-plans")
     try:
         name = generation(await connection.fetchval("SELECT generation FROM control.live"))
         parts = [HEAD]
-        for title, asked in SHOWN.items():
-            plan = await plan_of(connection, name, ListRequest(BUSY_CUSTOMER, **asked))
+        for title, parameters in SHOWN.items():
+            plan = await plan_of(connection, name, ListRequest(BUSY_CUSTOMER, **parameters))
             parts.append(f"## {title}\n\n```text\n{plan}\n```\n")
     finally:
         await connection.close()
@@ -80,7 +81,7 @@ async def document(database_url: str) -> str:
 
 def _literal(value: object) -> str:
     if isinstance(value, list):
-        return "'{" + ", ".join("NULL" if each is None else str(each) for each in value) + "}'"
+        return "'{" + ", ".join("NULL" if element is None else str(element) for element in value) + "}'"
     if value is None:
         return "NULL"
     return str(value) if isinstance(value, bool | int) else "'" + str(value).replace("'", "''") + "'"

@@ -1,4 +1,4 @@
-"""The plots of docs/benchmarks: what is answered and applied a second, how long answers take, what growth costs."""
+"""The plots of docs/benchmarks: throughput, latency, and the cost of growth."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -44,7 +44,8 @@ def _latency(loads: Mapping[str, Mapping[str, Load]]) -> str:
 
 
 def _growth(growth: list[Growth]) -> str:
-    drawn = [Curve(each.what, GROWTH_LOOKS[each.what], list(each.points.items())) for each in growth]
-    across = decades("memberships of the customer, logarithmic", (held for each in growth for held in each.points))
-    up = decades("milliseconds, logarithmic", (ms for each in growth for ms in each.points.values()))
+    drawn = [Curve(series.what, GROWTH_LOOKS[series.what], list(series.points.items())) for series in growth]
+    memberships = (count for series in growth for count in series.points)
+    across = decades("memberships of the customer, logarithmic", memberships)
+    up = decades("milliseconds, logarithmic", (ms for series in growth for ms in series.points.values()))
     return curves("What a page costs as its customer grows", across, up, drawn)

@@ -1,4 +1,4 @@
-"""How fast the projector is, read off its checkpoint: nothing of a process's start is in the figure."""
+"""The projector's rate, read from its checkpoint, so that process start is not included."""
 
 import asyncio
 import time
@@ -14,24 +14,24 @@ _POSITION: Final = "SELECT position FROM control.live INNER JOIN control.checkpo
 
 
 async def applying_rate(database_url: str, after: int, last: int) -> float:
-    """Return events a second from the first batch seen behind `after`, itself not counted, to `last`."""
+    """Return events per second from the first checkpoint seen beyond `after`, excluding it, to `last`."""
     connection = await asyncpg.connect(database_url)
     try:
         async with asyncio.timeout(DEADLINE_S):
-            first = await _beyond(connection, after)
+            first = await _checkpoint_beyond(connection, after)
             began = time.perf_counter()
-            await _beyond(connection, last - 1)
+            await _checkpoint_beyond(connection, last - 1)
             return (last - first) / (time.perf_counter() - began)
     finally:
         await connection.close()
 
 
 async def live(connection: asyncpg.Connection) -> Generation:
-    """Return the generation that is answered from."""
+    """Return the live generation."""
     return generation(await connection.fetchval("SELECT generation FROM control.live"))
 
 
-async def _beyond(connection: asyncpg.Connection, position: int) -> int:
-    while (found := int(await connection.fetchval(_POSITION))) <= position:  # noqa: ASYNC110 - rows tell nobody
+async def _checkpoint_beyond(connection: asyncpg.Connection, position: int) -> int:
+    while (checkpoint := int(await connection.fetchval(_POSITION))) <= position:  # noqa: ASYNC110 - rows send no notifications
         await asyncio.sleep(POLL_S)
-    return found
+    return checkpoint

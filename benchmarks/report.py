@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md, its plots and docs/plans.md from one full run: page.md with the table as it was."""
+"""Writes docs/benchmarks.md (page.md with this run's results), its plots and docs/plans.md after a full run."""
 
 import importlib.metadata
 import os
@@ -23,7 +23,7 @@ _PIN: Final = re.compile(r"^([a-z0-9-]+)==(\S+)", re.MULTILINE)
 
 
 def write(findings: Findings, docs: Path) -> None:
-    """Write `benchmarks.md`, `plans.md` and `benchmarks/*.svg` into a folder."""
+    """Write `benchmarks.md`, `plans.md` and `benchmarks/*.svg` into `docs`."""
     folder = docs / "benchmarks"
     folder.mkdir(exist_ok=True)
     for name, drawn in plots(findings).items():
@@ -33,10 +33,10 @@ def write(findings: Findings, docs: Path) -> None:
 
 
 def page(rows: Sequence[Row], circumstances: Sequence[str]) -> str:
-    """Return the page."""
+    """Return the text of docs/benchmarks.md."""
     targeted = [row for row in rows if row.met is not None]
     filled = {
-        "{circumstances}": "\n".join(f"- {each}" for each in circumstances),
+        "{circumstances}": "\n".join(f"- {line}" for line in circumstances),
         "{verdict}": f"Of {len(targeted)} targets {sum(row.met is True for row in targeted)} were met.",
         "{table}": "\n".join(_table(rows)),
     }
@@ -48,7 +48,7 @@ def page(rows: Sequence[Row], circumstances: Sequence[str]) -> str:
 
 def _table(rows: Sequence[Row]) -> list[str]:
     cells = [COLUMNS, ["---"] * len(COLUMNS), *((*row[:-1], row.verdict) for row in rows)]
-    return ["| " + " | ".join(each.replace("|", "\\|") for each in line) + " |" for line in cells]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells]
 
 
 def _circumstances() -> list[str]:
@@ -58,19 +58,19 @@ def _circumstances() -> list[str]:
         f"{_processor()}, {os.cpu_count()} cores, {memory_gb:.0f} GB, {platform.system()} {platform.release()}",
         f"campaign-membership {importlib.metadata.version('campaign-membership')} ({_revision()}), "
         f"Python {platform.python_version()}, "
-        + ", ".join(f"{each} {importlib.metadata.version(each)}" for each in OURS),
+        + ", ".join(f"{package} {importlib.metadata.version(package)}" for package in OURS),
         f"peers: {_peers_python()}, " + _pinned(),
     ]
 
 
 def _pinned() -> str:
     pins = dict(_PIN.findall((ROOT / "requirements-bench.lock").read_text(encoding="utf-8")))
-    return ", ".join(f"{each} {pins[each]}" for each in PEERS)
+    return ", ".join(f"{package} {pins[package]}" for package in PEERS)
 
 
 def _processor() -> str:
-    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    return found[1] if found else platform.machine()
+    match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    return match[1] if match else platform.machine()
 
 
 def _revision() -> str:
@@ -81,5 +81,5 @@ def _peers_python() -> str:
     return _output_of(PYTHON, "--version")
 
 
-def _output_of(*words: str | Path) -> str:
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - ours
+def _output_of(*command: str | Path) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - ours

@@ -1,4 +1,4 @@
-"""What a row of the table is, how its verdict is found, and how all of them are printed."""
+"""The rows of the table: their verdicts, number formats and printing."""
 
 import statistics
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ COLUMNS = ("row", "what", "ours", "beside it", "ratio", "target", "")
 
 
 class Row(NamedTuple):
-    """One figure beside its peer or bound; both from this run, so that their ratio means something on any machine."""
+    """One figure beside its peer or bound, both from this run, so that their ratio is meaningful on any machine."""
 
     number: str
-    """Of the numbers to reach: R1, W3, …; empty for what has no target."""
+    """The number of the target: R1, W3, …; empty without a target."""
     what: str
     ours: str
     beside: str = ""
@@ -24,19 +24,19 @@ class Row(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Say whether the target was met; nothing where there is none."""
+        """Return "met" or "missed"; empty without a target."""
         return "" if self.met is None else "met" if self.met else "missed"
 
 
 class Target(NamedTuple):
-    """A ratio or figure to reach, and from which side."""
+    """A lower or upper bound for a ratio or figure."""
 
     at_least: float | None = None
     at_most: float | None = None
     unit: str = ""
 
     def met(self, value: float) -> bool:
-        """Return whether `value` reaches it."""
+        """Return whether `value` is within the bound."""
         return value >= self.at_least if self.at_least is not None else value <= (self.at_most or 0.0)
 
     def __str__(self) -> str:
@@ -45,12 +45,12 @@ class Target(NamedTuple):
 
 
 def judged(number: str, what: str, ours: str, beside: str, *, ratio: float, target: Target) -> Row:
-    """Return the row whose ratio is held against a target."""
+    """Return a row whose ratio is judged against a target."""
     return Row(number, what, ours, beside, f"{ratio:,.2f} ×", f"{target} ×", target.met(ratio))
 
 
 def figure(number: str, what: str, value: float, beside: str = "", *, target: Target, digits: int = 0) -> Row:
-    """Return the row whose figure is itself held against a target."""
+    """Return a row whose figure itself is judged against a target."""
     shown = f"{value:,.{digits}f} {target.unit}"
     return Row(number, what, shown, beside, "", str(target), target.met(value))
 
@@ -61,7 +61,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def middle(values: Sequence[float]) -> str:
-    """Say a median and a 99th percentile in milliseconds."""
+    """Return median and 99th percentile in milliseconds as text."""
     return f"median {statistics.median(values):.2f} ms, p99 {percentile(values, 0.99):.1f} ms"
 
 

@@ -1,4 +1,4 @@
-"""The stack that is measured: the real servers and processes, in a folder that goes away."""
+"""The measured stack: real servers and processes in a temporary folder."""
 
 import asyncio
 import json
@@ -24,37 +24,37 @@ SECRET: Final = "a-secret-for-benchmarks-that-is-long-enough"  # noqa: S105 - of
 ADMIN: Final = "ad000000-0000-4000-8000-000000000001"
 TOKEN_S: Final = 7_200
 SHARED_BUFFERS: Final = "1GB"
-"""What PostgreSQL's manual says to begin with on a machine of 4 GB; the data set and the peers' tables fit."""
+"""The starting value in PostgreSQL's manual for a machine with 4 GB; the data set and the peers' tables fit."""
 DEADLINE_S: Final = 600.0
 
 
 class Stack:
-    """What a benchmark works with."""
+    """The running servers and processes, as benchmarks use them."""
 
     def __init__(self, postgres: PostgresServer, nats: NatsServer, folder: Path) -> None:
         self.endpoint = Endpoint(free_port(), sign(SECRET, ADMIN, admin=True, ttl_s=TOKEN_S))
         self.nats_url = nats.url
         self.database_url = postgres.url
         self.folder = folder
-        self._told = child_environment(postgres.url, nats.url, SECRET, self.endpoint.port)
-        self.environment = os.environ | self._told
-        self.projector = Projector(folder / "projector.log", self._told, ())
-        self.api = Api(folder / "api.log", self._told, ())
+        self._settings = child_environment(postgres.url, nats.url, SECRET, self.endpoint.port)
+        self.environment = os.environ | self._settings
+        self.projector = Projector(folder / "projector.log", self._settings, ())
+        self.api = Api(folder / "api.log", self._settings, ())
 
     async def migrate(self) -> None:
-        """Bring the database to this release."""
-        await in_steps(run_command("migrate", self.folder / "migrate.log", self._told, ()))
+        """Migrate the database to this release."""
+        await in_steps(run_command("migrate", self.folder / "migrate.log", self._settings, ()))
 
     def applied(self) -> int:
-        """Return the position that the API answers from; 0 before it is ready."""
-        found = http_get(self.endpoint.port, "/health/ready")
-        return int(json.loads(found[1])["position"]) if found and found[0] == 200 else 0  # noqa: PLR2004
+        """Return the position of the API's answers; 0 before it is ready."""
+        response = http_get(self.endpoint.port, "/health/ready")
+        return int(json.loads(response[1])["position"]) if response and response[0] == 200 else 0  # noqa: PLR2004
 
     async def wait_for(self, position: int) -> None:
-        """Return once the API answers from `position`; fail after a deadline."""
-        ends = time.monotonic() + DEADLINE_S
+        """Return once the API answers from `position`; raise after a deadline."""
+        deadline = time.monotonic() + DEADLINE_S
         while self.applied() < position:
-            if time.monotonic() > ends:
+            if time.monotonic() > deadline:
                 raise TimeoutError(f"position {position} was not applied within {DEADLINE_S} s")
             await asyncio.sleep(0.01)
 
@@ -68,7 +68,7 @@ class Stack:
 
 @asynccontextmanager
 async def running() -> AsyncIterator[Stack]:
-    """Start everything, hand it out, stop it in the opposite order."""
+    """Start everything, yield it, stop it in reverse order."""
     with tempfile.TemporaryDirectory(prefix="membership-bench-") as name:
         folder = Path(name)
         postgres = PostgresServer(folder / "postgres", settings={"shared_buffers": SHARED_BUFFERS})
@@ -92,10 +92,10 @@ async def running() -> AsyncIterator[Stack]:
 
 @asynccontextmanager
 async def another_api(stack: Stack) -> AsyncIterator[Endpoint]:
-    """Start one more API process over the same read model, on a port of its own."""
+    """Start one more API process over the same read model, on another port."""
     endpoint = Endpoint(free_port(), stack.endpoint.token)
-    told = child_environment(stack.database_url, stack.nats_url, SECRET, endpoint.port)
-    api = Api(stack.folder / "another-api.log", told, ())
+    settings = child_environment(stack.database_url, stack.nats_url, SECRET, endpoint.port)
+    api = Api(stack.folder / "another-api.log", settings, ())
     await in_steps(api.starting())
     try:
         await _ready(endpoint)
@@ -105,8 +105,8 @@ async def another_api(stack: Stack) -> AsyncIterator[Endpoint]:
 
 
 async def _ready(endpoint: Endpoint) -> None:
-    ends = time.monotonic() + DEADLINE_S
-    while (found := http_get(endpoint.port, "/health/ready")) is None or found[0] != 200:  # noqa: PLR2004
-        if time.monotonic() > ends:
+    deadline = time.monotonic() + DEADLINE_S
+    while (response := http_get(endpoint.port, "/health/ready")) is None or response[0] != 200:  # noqa: PLR2004
+        if time.monotonic() > deadline:
             raise TimeoutError("the API did not become ready")
         await asyncio.sleep(0.05)

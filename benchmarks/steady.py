@@ -1,4 +1,4 @@
-"""Events at a constant rate, as producers send them: a few every hundredth of a second, whoever is slow meanwhile."""
+"""Events at a constant rate, as producers send them: a few every 10 ms, even when the system is slow."""
 
 import asyncio
 import itertools
@@ -16,7 +16,7 @@ TICK_S: Final = 0.01
 
 
 class Steady:
-    """What a stretch of constant publishing did."""
+    """The result of a period of constant publishing."""
 
     def __init__(self) -> None:
         self.published = 0
@@ -24,7 +24,7 @@ class Steady:
 
     @property
     def rate(self) -> float:
-        """Events acknowledged a second."""
+        """Events acknowledged per second."""
         return self.published / self.seconds
 
 
@@ -32,27 +32,27 @@ class Steady:
 async def publishing(
     stack: Stack, events: Iterator[Publication], rate: int, visibility: Visibility
 ) -> AsyncIterator[Steady]:
-    """Publish `rate` events a second as long as the context lasts, and tell `visibility` of every ack."""
-    told = Steady()
-    over = asyncio.Event()
+    """Publish `rate` events per second as long as the context lasts, and report every ack to `visibility`."""
+    steady = Steady()
+    stopped = asyncio.Event()
 
     async def publish() -> None:
         client = await connect_reconnecting(stack.nats_url, "bench-steady")
         began = time.perf_counter()
-        while not over.is_set():
+        while not stopped.is_set():
             await asyncio.sleep(TICK_S)
-            # What an ack that took long has held up is made good at once: producers do not wait for each other.
-            due = int(rate * (time.perf_counter() - began)) - told.published
+            # Events delayed by a slow ack are sent at once: producers do not wait for each other.
+            due = int(rate * (time.perf_counter() - began)) - steady.published
             batch = list(itertools.islice(events, min(BATCH_EVENTS_MAX, max(1, due))))
             receipts = await publish_batch(client, stack.nats_url, batch)
             visibility.acknowledged(receipts[-1].position)
-            told.published += len(batch)
-        told.seconds = time.perf_counter() - began
+            steady.published += len(batch)
+        steady.seconds = time.perf_counter() - began
         await client.close()
 
     task = asyncio.create_task(publish())
     try:
-        yield told
+        yield steady
     finally:
-        over.set()
+        stopped.set()
         await task

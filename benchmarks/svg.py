@@ -1,4 +1,4 @@
-"""Draws plots as SVG by hand: text, bars and curves, legible on light and on dark, with nothing to fetch or install."""
+"""Draws plots as SVG without a library: text, bars and curves, legible in light and dark mode, self-contained."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,14 +12,14 @@ TOP: Final = 100
 PLOT_HEIGHT: Final = 320
 BOTTOM: Final = 56
 LABELS: Final = 190
-"""Where bars begin, right of their names."""
+"""The left edge of bars, right of their names."""
 VALUES: Final = 110
-"""What is kept free for the figure behind the longest bar."""
+"""Space for the figure after the longest bar."""
 BAR: Final = 22
 PANEL_HEAD: Final = 40
 LEGEND_STEP: Final = 22
 DOTTED: Final = 10
-"""Curves of no more points than this show them: in between nothing was measured."""
+"""Curves with at most this many points show them as dots, because nothing was measured in between."""
 _STYLE: Final = """\
 text { font: 13px system-ui, sans-serif; fill: #24292f }
 .title { font-size: 16px; font-weight: 600 }
@@ -46,7 +46,7 @@ text { font: 13px system-ui, sans-serif; fill: #24292f }
 
 
 class Curve(NamedTuple):
-    """A line through points, named in the legend; `look` is a list of the style's classes."""
+    """A line through points, named in the legend; `look` is a list of CSS classes."""
 
     name: str
     look: str
@@ -54,7 +54,7 @@ class Curve(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """From where to where an axis goes, and which values have a line; a logarithmic one names powers of ten."""
+    """The range of an axis and the values with a grid line; powers of ten on a logarithmic axis."""
 
     name: str
     low: float
@@ -63,15 +63,15 @@ class Axis(NamedTuple):
     logarithmic: bool = False
 
     def share(self, value: float) -> float:
-        """Return where a value stands, from 0 to 1; beyond the ends it stands at the end."""
-        low, high, at = (math.log10(each) if self.logarithmic else each for each in (self.low, self.high, value))
+        """Return the position of a value on the axis, from 0 to 1; values out of range are clamped."""
+        low, high, at = (math.log10(number) if self.logarithmic else number for number in (self.low, self.high, value))
         return min(1.0, max(0.0, (at - low) / (high - low)))
 
 
 def decades(name: str, values: Iterable[float]) -> Axis:
     """Return a logarithmic axis from the power of ten below all values to the one above."""
-    found = list(values)
-    low, high = math.floor(math.log10(min(found))), math.ceil(math.log10(max(found)))
+    numbers = list(values)
+    low, high = math.floor(math.log10(min(numbers))), math.ceil(math.log10(max(numbers)))
     high = max(high, low + 1)
     return Axis(name, 10.0**low, 10.0**high, [10.0**power for power in range(low, high + 1)], logarithmic=True)
 
@@ -92,8 +92,8 @@ def curves(title: str, x: Axis, y: Axis, drawn: Sequence[Curve]) -> str:
         _text((LEFT + right) / 2, bottom + 44, x.name, anchor="middle", look="note"),
         _text(LEFT, top - 12, y.name, look="note"),
     ]
-    for place, curve in enumerate(drawn):
-        at_x, at_y = LEFT + (place % 3) * 220, 58 + place // 3 * LEGEND_STEP
+    for index, curve in enumerate(drawn):
+        at_x, at_y = LEFT + (index % 3) * 220, 58 + index // 3 * LEGEND_STEP
         path = " ".join(
             f"{LEFT + (right - LEFT) * x.share(across):.1f},{bottom - PLOT_HEIGHT * y.share(up):.1f}"
             for across, up in curve.points
@@ -111,7 +111,7 @@ def curves(title: str, x: Axis, y: Axis, drawn: Sequence[Curve]) -> str:
 
 
 def bars(title: str, panels: dict[str, dict[str, float]], looks: dict[str, str]) -> str:
-    """Return horizontal bars, panel under panel, each with a scale of its own; a system without a look is a bound."""
+    """Return horizontal bars in stacked panels, each with its own scale; a system not in `looks` is a bound."""
     parts: list[str] = []
     at = 44
     for name, figures in panels.items():
@@ -141,8 +141,8 @@ def _document(title: str, height: float, parts: Sequence[str]) -> str:
     )
 
 
-def _text(x: float, y: float, words: str, *, anchor: str = "start", look: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{look}">{escape(words)}</text>'
+def _text(x: float, y: float, text: str, *, anchor: str = "start", look: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{look}">{escape(text)}</text>'
 
 
 def _line(x1: float, y1: float, x2: float, y2: float) -> str:

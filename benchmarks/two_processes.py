@@ -1,4 +1,4 @@
-"""Two API processes on ports of their own, as behind a proxy: what a second one adds, where it has a core to run on."""
+"""Two API processes on two ports, as behind a proxy: what a second process adds if a core is free for it."""
 
 import asyncio
 import statistics
@@ -14,14 +14,14 @@ from benchmarks.stack import Stack, another_api
 
 
 async def measure(stack: Stack, hot: list[str], data: DataSet, effort: Effort) -> list[Row]:
-    """Put one process and two under the same load, turn by turn, half of the connections to each of two.
+    """Put one process and two processes under the same load in turn; each of two gets half the connections.
 
     `hot` are the paths of R1.
     """
     async with another_api(stack) as other:
         both = (stack.endpoint, other)
-        for each in both:
-            await under_load(each, hot, effort.warm_up_s)
+        for endpoint in both:
+            await under_load(endpoint, hot, effort.warm_up_s)
         cold = [distinct_paths(data, effort, number, "two") for number in range(effort.rounds)]
         return [
             await _row("hot reads", [hot] * effort.rounds, both, effort),
@@ -34,8 +34,8 @@ async def _row(what: str, rounds: Sequence[list[str]], both: Sequence[Endpoint],
     for paths in rounds:
         one.append((await under_load(both[0], paths[::3], effort.read_s)).rate)
         halves = (
-            under_load(each, paths[place::3], effort.read_s, threads=THREADS // 2)
-            for place, each in enumerate(both, start=1)
+            under_load(endpoint, paths[index::3], effort.read_s, threads=THREADS // 2)
+            for index, endpoint in enumerate(both, start=1)
         )
         two.append(sum(load.rate for load in await asyncio.gather(*halves)))
     alone, together = statistics.median_low(one), statistics.median_low(two)

@@ -1,4 +1,4 @@
--- What wrk sends and says: the paths of a file in order, each thread beginning at its own share; then one line of JSON.
+-- wrk script: requests the paths of a file in order, each thread starting at its own share; prints one line of JSON.
 -- Started as `wrk … -s wrk.lua URL -- FILE THREADS`.
 
 local threads = 0

@@ -1,4 +1,4 @@
-"""Draws as readers do: few customers often, most of them now and then (Zipf's law)."""
+"""Draws customers by Zipf's law: a few often, most of them rarely."""
 
 import itertools
 import random
@@ -10,7 +10,7 @@ SEED: Final = 11
 
 
 def drawn(customers: Sequence[str], draws: int, *, exponent: float = EXPONENT, seed: int = SEED) -> list[str]:
-    """Return `draws` of the customers, the n-th of a seeded order as often as 1 / n ** exponent; the same each time."""
+    """Return `draws` customers, the n-th of a seeded order with weight 1 / n ** exponent; the same on every call."""
     chance = random.Random(seed)  # noqa: S311 - the same draw every time
     ranked = chance.sample(customers, len(customers))
     weights = itertools.accumulate(rank**-exponent for rank in range(1, len(ranked) + 1))

@@ -1,1 +1,1 @@
-"""The NATS edge: reads the stream in order and hands batches to the projections."""
+"""The NATS side: reads the stream in order and passes batches to the projections."""

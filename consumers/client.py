@@ -1,12 +1,12 @@
-"""A nats-py client that no message's bytes can stop.
+"""A nats-py client whose read loop survives any bytes in a message.
 
-nats-py 2.16 decodes subjects and header lines strictly inside its read loop; the server checks neither, so one message
-on an ill-formed subject would end the reading of the whole connection, for ever. Both are made readable here, and
-the message is parked like any other that cannot be applied.
+nats-py 2.16 decodes subjects and header lines strictly inside its read loop, and the server checks neither, so one
+message on an ill-formed subject would stop the whole connection permanently. This client escapes both, and the
+message is parked like any other that cannot be applied.
 
-It also hands the messages of a reading over as they come off the wire: nats-py would spend most of the time of reading
-a stream on headers that only a parked message's row ever shows, on a queue and a task between itself and us, and on
-taking every message out of the front of its buffer in four steps.
+It also passes a subscription's messages to a sink directly from the parser. nats-py spends most of its reading time on
+headers that only a parked message's row ever shows, on a queue and a task between its parser and its caller, and on
+removing every message from the front of its buffer in four steps.
 
 Source: nats.aio.client.Client._process_msg, ._build_message and ._process_headers, nats.protocol.parser.Parser;
 tests/consumers/test_intake.py publishes such messages by hand through a real server.
@@ -33,18 +33,18 @@ CONNECT_TIMEOUT_S = 2
 CONNECT_RECONNECTING_S = 5.0
 RECONNECT_S = 0.25
 ILL_FORMED_HEADERS = "Ill-Formed-Headers"
-"""The one header of a message whose headers cannot be read: all of them, escaped."""
+"""The only header of a message whose headers cannot be parsed; its value is the raw headers, escaped."""
 _HEADER_PREAMBLE = b"NATS/1.0\r\n"
-"""How headers begin that hold no status: those of a published message."""
+"""The first line of headers without a status: those of a published message."""
 WHOLE_BYTES_MAX: Final = 64 * 1024
-"""A larger message is put together by nats-py, whose buffer grows in place; ours is copied with every read."""
+"""nats-py assembles larger messages: its buffer grows in place, while ours is copied on every read."""
 _LINE_END: Final = b"\r\n"
 _DELIVERY: Final = re.compile(rb"H?MSG ([^ \r\n]+) ([0-9]+) ([^ \r\n]+) (?:([0-9]+) )?([0-9]+)\r\n")
-"""A message with a reply subject as the server writes it: subject, subscription, reply, size of headers, whole size."""
+"""A message with a reply subject on the wire: subject, subscription, reply, header size, total size."""
 
 
 class LazyHeaders(Mapping[str, str]):
-    """A message's headers, read when they are first looked at."""
+    """A message's headers, parsed on first access."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
@@ -67,18 +67,18 @@ class LazyHeaders(Mapping[str, str]):
 
 
 Sink = Callable[[bytes, bytes, bytes, bytes | None], bool]
-"""Takes (subject, reply, body, headers) of a message as they came, or says False: then it goes nats-py's way."""
+"""Accepts the raw (subject, reply, body, headers) of a message; returns False to leave the message to nats-py."""
 
 
 class SinkParser(Parser):
-    """Cuts whole messages for a sink out of what was read; all else, and the rest of that read, is left to nats-py."""
+    """Extracts complete messages for sinks from the data read; leaves the rest of that read to nats-py's parser."""
 
     def __init__(self, client: Client, sinks: Mapping[int, Sink]) -> None:
         super().__init__(client)
         self._sinks = sinks
 
     async def parse(self, data: bytes = b"") -> None:
-        """Take what the connection has read, in pieces cut anywhere."""
+        """Parse data from the connection, split at any byte."""
         if self.state == AWAITING_CONTROL_LINE and self._sinks:
             data = self._deliver(bytes(self.buf) + data if self.buf else data)
             self.buf.clear()
@@ -89,35 +89,35 @@ class SinkParser(Parser):
         else:
             await super().parse(data)
 
-    def _deliver(self, read: bytes) -> bytes:
-        """Give messages to their sinks up to the first that is not whole or has none; return the rest."""
-        at = 0
-        length = len(read)
-        match = _DELIVERY.match
+    def _deliver(self, data: bytes) -> bytes:
+        """Pass messages to their sinks up to the first that is incomplete or has no sink; return the rest."""
+        offset = 0
+        length = len(data)
+        match_delivery = _DELIVERY.match
         sinks = self._sinks
-        while found := match(read, at):
-            subject, subscription, reply, header_bytes, all_bytes = found.groups()
+        while match := match_delivery(data, offset):
+            subject, subscription, reply, header_bytes, total_bytes = match.groups()
             sink = sinks.get(int(subscription))
-            begins = found.end()
-            ends = begins + int(all_bytes)
-            if sink is None or ends + len(_LINE_END) > length:
+            start = match.end()
+            end = start + int(total_bytes)
+            if sink is None or end + len(_LINE_END) > length:
                 break
-            body_begins = begins + int(header_bytes) if header_bytes else begins
-            headers = read[begins:body_begins] if header_bytes else None
-            if not sink(subject, reply, read[body_begins:ends], headers):
+            body_start = start + int(header_bytes) if header_bytes else start
+            headers = data[start:body_start] if header_bytes else None
+            if not sink(subject, reply, data[body_start:end], headers):
                 break
-            at = ends + len(_LINE_END)
-        return read[at:] if at else read
+            offset = end + len(_LINE_END)
+        return data[offset:] if offset else data
 
 
-def _is_incomplete_delivery(rest: bytes) -> bool:
-    """Whether this is the beginning of a message that is worth waiting for."""
-    found = _DELIVERY.match(rest)
-    return found is not None and len(rest) < found.end() + int(found[5]) + len(_LINE_END) <= WHOLE_BYTES_MAX
+def _is_incomplete_delivery(data: bytes) -> bool:
+    """Return whether `data` is the beginning of a message small enough to be assembled here."""
+    match = _DELIVERY.match(data)
+    return match is not None and len(data) < match.end() + int(match[5]) + len(_LINE_END) <= WHOLE_BYTES_MAX
 
 
 class TolerantClient(Client):
-    """A client that escapes what it cannot decode, and can hand a subscription's messages over at once."""
+    """A client that escapes undecodable bytes and can pass a subscription's messages directly to a sink."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,15 +125,15 @@ class TolerantClient(Client):
         self._ps = SinkParser(self, self._sinks)
 
     def attach_sink(self, subscription: Subscription, sink: Sink) -> None:
-        """Give the messages of a subscription to `sink`, within the read loop: it must be quick and must not raise."""
+        """Pass the messages of a subscription to `sink` inside the read loop: it must be fast and must not raise."""
         self._sinks[subscription._id] = sink  # noqa: SLF001 - nats-py's own key of a subscription
 
     def detach_sink(self, subscription: Subscription) -> None:
-        """End the handing over."""
+        """Return the subscription's messages to nats-py's own path."""
         self._sinks.pop(subscription._id, None)  # noqa: SLF001 - the same
 
     async def close(self) -> None:
-        """Close for good; without a connection, discard what is pending: nats-py would write it to a closed socket."""
+        """Close permanently; if disconnected, discard pending data, which nats-py would write to a closed socket."""
         if not self.is_connected:
             self._pending.clear()
             self._pending_data_size = 0
@@ -158,7 +158,7 @@ class TolerantClient(Client):
 
 
 def readable(raw: bytes) -> str:
-    """Return bytes as text, with what is not UTF-8 escaped."""
+    """Return bytes as text, with invalid UTF-8 escaped."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -166,14 +166,14 @@ def readable(raw: bytes) -> str:
 
 
 async def connect_once(nats_url: str, name: str) -> TolerantClient:
-    """Connect for one command; raises nats-py's errors within seconds when the broker is away."""
+    """Connect for one command; raises nats-py's errors within seconds if the broker is unavailable."""
     client = TolerantClient()
     await client.connect(
         [url.strip() for url in nats_url.split(",")],
         name=name,
         allow_reconnect=False,
         connect_timeout=CONNECT_TIMEOUT_S,
-        max_reconnect_attempts=1,  # this also bounds the first connect; 0 would mean for ever
+        max_reconnect_attempts=1,  # also limits the first connect; 0 would mean no limit
         reconnect_time_wait=0,
         error_cb=_ignore_error,
     )
@@ -181,30 +181,30 @@ async def connect_once(nats_url: str, name: str) -> TolerantClient:
 
 
 class BrokerSilent(MembershipError):
-    """The broker could not be reached when a command was to begin."""
+    """The broker could not be reached before a command began its work."""
 
     code = "broker_silent"
 
     def __init__(self, problem: object, nats_url: str = "") -> None:
         self.problem = problem
-        super().__init__(f"{broker_problem(problem, nats_url)}. Nothing was begun.")
+        super().__init__(f"{broker_problem(problem, nats_url)}. Nothing was started.")
 
 
 def broker_hosts(nats_url: str) -> str:
-    """Return the hosts and ports of NATS URLs for a message, without user and password."""
+    """Return the hosts and ports of NATS URLs, without user and password, for use in messages."""
     return ", ".join(urlsplit(url.strip()).netloc.rpartition("@")[2] for url in nats_url.split(","))
 
 
 def broker_problem(problem: object, nats_url: str = "") -> str:
-    """Return why a broker cannot be used, as a sentence without its full stop; names the hosts, never a password."""
+    """Return why a broker cannot be used, as a sentence without a full stop; names the hosts, never a password."""
     broker = f"The broker at {broker_hosts(nats_url)}" if nats_url else "The broker"
     if isinstance(problem, AuthorizationError) or "authorization violation" in str(problem).lower():
-        return f"{broker} refuses the user and password, or the token, of MEMBERSHIP_NATS_URL"
+        return f"{broker} rejects the user and password, or the token, in MEMBERSHIP_NATS_URL"
     return f"{broker} does not answer: {error_text(problem)}"
 
 
 async def connect_reconnecting(nats_url: str, name: str) -> TolerantClient:
-    """Connect for a job: at once or not at all (`BrokerSilent`); from then on the connection is restored for ever."""
+    """Connect for a job. Raises `BrokerSilent` if the first connect fails; later, nats-py reconnects without limit."""
     client = TolerantClient()
     try:
         probe = await connect_once(nats_url, name)
@@ -223,4 +223,4 @@ async def connect_reconnecting(nats_url: str, name: str) -> TolerantClient:
 
 
 async def _ignore_error(_problem: Exception) -> None:
-    """Let the caller say it once, instead of nats-py at every attempt."""
+    """Silence nats-py, which logs every attempt; the caller reports the problem once."""

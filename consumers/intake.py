@@ -1,12 +1,12 @@
-"""Reads the stream in order from a position on, as fast as nats-py can, and says so when it is not sure of the order.
+"""Reads the stream in order after a position, as fast as nats-py can, and stops as soon as the order is uncertain.
 
-An own pull loop: nats-py's `fetch` pays a task and a timer per message, its ordered consumer stops the whole
-connection's reader on the newer ack subjects. Here the client hands each message to a buffer as it comes off the wire,
-and pull requests keep a credit of messages under way.
+It has its own pull loop: nats-py's `fetch` costs a task and a timer per message, and its ordered consumer stops the
+connection's read loop on the newer ack subjects. Here the client passes each message from the parser to a buffer, and
+pull requests keep a credit of messages in flight.
 
-Reads: JetStream, through an ephemeral consumer that needs no acks: the checkpoint in PostgreSQL decides everything.
-Invariants: batches are contiguous in consumer sequence; after any doubt (a gap, a reconnect, silence, a refused
-pull) the reading is over, raises `Interrupted`, and a new one starts from the checkpoint.
+Reads: JetStream, through an ephemeral consumer without acks: only the checkpoint in PostgreSQL records progress.
+Invariants: batches are contiguous in consumer sequence; after any interruption (a gap, a reconnect, silence, a refused
+pull) the subscription ends with `Interrupted`, and the caller opens a new one at the checkpoint.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ from projections.errors import MembershipError
 from projections.model.events import Message, Position
 
 PULL_EVENTS: Final = 4_000
-"""Messages asked for at once; two pulls under way keep the broker busy while a batch is written."""
+"""Messages requested by one pull; two pulls in flight keep the broker busy while a batch is written."""
 PULL_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Bounds memory against huge bodies; no broker allows a single message larger than this."""
+"""Bounds memory when bodies are huge; no broker allows a single message larger than this."""
 PULL_EXPIRES_S: Final = 30
 HEARTBEAT_S: Final = 1
 SILENCE_MAX_S: Final = 3 * HEARTBEAT_S
@@ -38,7 +38,7 @@ _ACK_PREFIX: Final = b"$JS.ACK."
 
 
 class Interrupted(MembershipError):
-    """The order of what comes next is in doubt; read again from the checkpoint."""
+    """The order of the next messages is uncertain; read again from the checkpoint."""
 
     code = "intake_interrupted"
 
@@ -47,24 +47,24 @@ def read_reply(reply: bytes) -> tuple[int, int, int, int]:
     """Return position, consumer sequence, time in nanoseconds and messages pending from an ack subject of either form.
 
     `$JS.ACK.<stream>.<consumer>.<delivered>.<position>.<sequence>.<time>.<pending>`, or the same after
-    `$JS.ACK.<domain>.<account>.` and perhaps with a token behind it. `msg.metadata` would cost ten times as much, and
-    a name for the four a third more.
+    `$JS.ACK.<domain>.<account>.`, optionally followed by a token. `msg.metadata` would cost ten times as much, and a
+    named tuple a third more.
     """
     tokens = reply.split(b".")
-    at = 5 if len(tokens) == 9 else 7  # noqa: PLR2004 - the two forms above
-    return int(tokens[at]), int(tokens[at + 1]), int(tokens[at + 2]), int(tokens[at + 3])
+    first = 5 if len(tokens) == 9 else 7  # noqa: PLR2004 - the two forms above
+    return int(tokens[first]), int(tokens[first + 1]), int(tokens[first + 2]), int(tokens[first + 3])
 
 
 class OrderedSubscription:
-    """One uninterrupted reading of the stream after a position, of all subjects or one. An async context manager."""
+    """An uninterrupted, ordered subscription after a position, on all subjects or one. An async context manager."""
 
     def __init__(self, client: TolerantClient, after: Position, subject: str = "") -> None:
         self.position = after
-        """The last position handed out."""
+        """The last position returned by `next_batch`."""
         self.pending = 0
-        """Messages that the broker still had to deliver when the last one came."""
+        """Messages the broker had not yet delivered when the last one arrived."""
         self.pending_at_start = 0
-        """Messages that followed the position that the reading begins after."""
+        """Messages in the stream after the start position when the subscription opened."""
         self._client = client
         self._after = after
         self._subject = subject
@@ -80,7 +80,7 @@ class OrderedSubscription:
         self._subscription: Subscription | None = None
 
     async def __aenter__(self) -> Self:
-        # The pulls bound what may be pending, so nats-py need not, and must not, drop anything.
+        # The pulls bound what is pending; nats-py's own limit would drop messages.
         self._subscription = await self._client.subscribe(self._inbox, cb=self._on_status, pending_bytes_limit=0)
         self._client.attach_sink(self._subscription, self._on_delivery)
         try:
@@ -88,7 +88,7 @@ class OrderedSubscription:
             await self._pull()
             await self._pull()
         except BaseException:
-            await self._unsubscribe()  # __aexit__ is not called for what failed to open
+            await self._unsubscribe()  # __aexit__ is not called when __aenter__ raises
             raise
         return self
 
@@ -105,79 +105,79 @@ class OrderedSubscription:
             if self._client.is_connected:
                 await self._subscription.unsubscribe()
 
-    def interrupt(self, doubt: str) -> None:
-        """End the reading, for a reason seen from outside, such as a reconnect."""
-        self._interruption = self._interruption or doubt
+    def interrupt(self, reason: str) -> None:
+        """End the subscription; also called from outside, as after a reconnect. The first reason is kept."""
+        self._interruption = self._interruption or reason
         self._arrived.set()
 
     @property
     def caught_up(self) -> bool:
-        """Whether everything the broker had to deliver has been handed out."""
+        """Whether everything the broker had to deliver has been returned."""
         return self.pending == 0 and not self._buffer
 
     @property
     def has_buffered(self) -> bool:
-        """Whether a message has come that was not handed out yet."""
+        """Whether messages have arrived that were not returned yet."""
         return bool(self._buffer)
 
     @property
     def interruption(self) -> str:
-        """Why the reading is over; empty while it is not."""
+        """Why the subscription ended; empty while it is open."""
         return self._interruption or ""
 
     async def check_pending(self, every_s: float) -> None:
-        """Ask the broker, at most every `every_s`, whether it believes to have delivered all: silence can lie.
+        """Ask the broker, at most every `every_s`, how many messages are pending: silence alone proves nothing.
 
-        A consumer that is gone, or has messages to deliver and delivers none, ends the reading.
+        A consumer that is gone, or has pending messages and delivers none, interrupts the subscription.
         """
         if time.monotonic() - self._checked_at < every_s or self._interruption is not None:
             return
         self._checked_at = time.monotonic()
         subject = f"$JS.API.CONSUMER.INFO.{STREAM}.{self._consumer}"
         reply = await self._client.request(subject, b"", timeout=REQUEST_TIMEOUT_S)
-        answer = msgspec.json.decode(reply.data)
-        if "error" in answer:
-            self.interrupt(f"the consumer is gone: {answer['error'].get('description')}")
-        elif answer["num_pending"] > 0 and not self._buffer and self._stalled:
-            self.interrupt(f"{answer['num_pending']} messages are pending, but none came")
+        response = msgspec.json.decode(reply.data)
+        if "error" in response:
+            self.interrupt(f"the consumer is gone: {response['error'].get('description')}")
+        elif response["num_pending"] > 0 and not self._buffer and self._stalled:
+            self.interrupt(f"{response['num_pending']} messages are pending, but none arrived")
         else:
-            self.pending = answer["num_pending"]
-            self._stalled = answer["num_pending"] > 0
+            self.pending = response["num_pending"]
+            self._stalled = response["num_pending"] > 0
 
     async def next_batch(self, events_max: int, wait_s: float) -> list[Message]:
-        """Return the next messages, at most `events_max`; none if none came within `wait_s`.
+        """Return the next messages, at most `events_max`; an empty list if none arrive within `wait_s`.
 
-        Returns what is there at once: while a batch is being written the next one gathers by itself. Raises
-        `Interrupted` once everything that is certain was handed out.
+        Returns buffered messages without waiting for more: the next batch accumulates while this one is written.
+        Raises `Interrupted` after everything that arrived in order has been returned.
         """
-        ends = time.monotonic() + wait_s
-        while not self._buffer and self._interruption is None and (left_s := ends - time.monotonic()) > 0:
+        deadline = time.monotonic() + wait_s
+        while not self._buffer and self._interruption is None and (remaining_s := deadline - time.monotonic()) > 0:
             await self._top_up()
-            await self._wait(left_s)
-        taken = [self._buffer.popleft() for _ in range(min(events_max, len(self._buffer)))]
-        if taken:
-            self.position = taken[-1].position
+            await self._wait(remaining_s)
+        messages = [self._buffer.popleft() for _ in range(min(events_max, len(self._buffer)))]
+        if messages:
+            self.position = messages[-1].position
             self._stalled = False
         elif self._interruption is not None:
             raise Interrupted(self._interruption)
         await self._top_up()
-        return taken
+        return messages
 
     async def _top_up(self) -> None:
-        """Keep two pulls' worth of messages under way or at hand."""
+        """Keep two pulls' worth of messages in flight or buffered."""
         while self._credit + len(self._buffer) <= PULL_EVENTS and self._interruption is None:
             await self._pull()
 
     async def _wait(self, wait_s: float) -> None:
-        """Wait for a message, a doubt, or a word of the broker's; the absence of its heartbeats is a doubt."""
+        """Wait for a message, a status or an interruption; missing heartbeats are an interruption."""
         self._arrived.clear()
         with suppress(TimeoutError):
-            # Not wait_for: in Python 3.11 it loses a cancellation that comes with what was waited for.
+            # Not wait_for: in Python 3.11 it loses a cancellation that arrives together with the result.
             async with asyncio.timeout(wait_s):
                 await self._arrived.wait()
         silent_s = time.monotonic() - self._last_activity
         if silent_s > SILENCE_MAX_S:
-            self.interrupt(f"nothing came for {silent_s:.1f} s, not even a heartbeat")
+            self.interrupt(f"nothing arrived for {silent_s:.1f} s, not even a heartbeat")
 
     async def _create_consumer(self) -> None:
         request = {
@@ -195,10 +195,10 @@ class OrderedSubscription:
         }
         subject = f"$JS.API.CONSUMER.CREATE.{STREAM}.{self._consumer}"
         reply = await self._client.request(subject, msgspec.json.encode(request), timeout=REQUEST_TIMEOUT_S)
-        answer = msgspec.json.decode(reply.data)
-        if "error" in answer:
-            raise Interrupted(f"the broker refused a consumer: {answer['error'].get('description')}")
-        self.pending = self.pending_at_start = answer["num_pending"]
+        response = msgspec.json.decode(reply.data)
+        if "error" in response:
+            raise Interrupted(f"the broker refused a consumer: {response['error'].get('description')}")
+        self.pending = self.pending_at_start = response["num_pending"]
 
     async def _pull(self) -> None:
         request = {
@@ -212,19 +212,19 @@ class OrderedSubscription:
         await self._client.publish(subject, msgspec.json.encode(request), reply=self._inbox)
 
     def _on_delivery(self, subject: bytes, reply: bytes, body: bytes, headers: bytes | None) -> bool:
-        """Take a delivery off the wire; False for what is none. An event's own headers cannot pass for a status."""
+        """Buffer a delivery; return False for anything else. An event's headers cannot be mistaken for a status."""
         if not reply.startswith(_ACK_PREFIX):
             return False
         self._last_activity = time.monotonic()
         position, sequence, time_ns, pending = read_reply(reply)
         if self._interruption is None and sequence != self._sequence + 1:
-            self.interrupt(f"delivery {sequence} came after {self._sequence}")
+            self.interrupt(f"delivery {sequence} arrived after delivery {self._sequence}")
         if self._interruption is None:
             self._sequence = sequence
             self._credit -= 1
             self.pending = pending
-            late = LazyHeaders(headers) if headers else None
-            self._buffer.append(Message(Position(position), readable(subject), body, time_ns, late))
+            lazy_headers = LazyHeaders(headers) if headers else None
+            self._buffer.append(Message(Position(position), readable(subject), body, time_ns, lazy_headers))
         self._arrived.set()
         return True
 
@@ -236,8 +236,8 @@ class OrderedSubscription:
     def _read_status(self, message: Msg) -> None:
         headers = message.headers or {}
         status = headers.get("Status")
-        ended = headers.get("Nats-Pending-Messages")
-        if ended is not None and status != StatusCode.CONTROL_MESSAGE:
-            self._credit -= int(ended)  # a pull is over, by time or by bytes; the next one is asked for as it is needed
+        undelivered = headers.get("Nats-Pending-Messages")
+        if undelivered is not None and status != StatusCode.CONTROL_MESSAGE:
+            self._credit -= int(undelivered)  # the pull ended, by time or by bytes; _top_up sends the next one
         elif status not in (StatusCode.CONTROL_MESSAGE, StatusCode.REQUEST_TIMEOUT, StatusCode.NO_MESSAGES):
             self.interrupt(f"the broker ended the pull: {status} {headers.get('Description', '')}".rstrip())

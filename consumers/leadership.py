@@ -1,8 +1,8 @@
-"""Elects the one projector that writes: an advisory lock, held by the very session that writes.
+"""Elects the one projector that writes: an advisory lock, held by the same session that writes.
 
-Invariants: who loses the session loses the lock and every uncommitted row with it. PostgreSQL ends the session of
-a leader that says nothing for `LEADER_SILENCE_MAX_S` (stopped, cut off), so a standby needs no judgement of its own.
-The compare-and-set on the checkpoint fences once more, for setups where lock and writes could part (poolers).
+Invariants: losing the session loses the lock and every uncommitted row with it. PostgreSQL ends the session of a
+leader that is silent for `LEADER_SILENCE_MAX_S` (stopped, cut off), so a standby only has to try the lock. The
+compare-and-set on the checkpoint is a second fence, for setups that could separate lock and writes (poolers).
 """
 
 import asyncio
@@ -23,18 +23,18 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 @asynccontextmanager
 async def leadership(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """Wait until this process leads, and hand out the connection that leads and writes.
+    """Wait until this process leads, and yield the connection that holds the lock and writes.
 
-    Raises `database.UNAVAILABLE` when the session is lost, while waiting or later, by whatever uses it.
+    Raises `database.UNAVAILABLE` when the session is lost, while waiting or at its next use.
     """
     connection = await database.connect_leader(database_url)
     try:
         with database.closed_is_unavailable(connection):
             await _wait_for_lock(connection)
-            log.info("leading")
+            log.info("leadership_acquired")
             yield connection
     finally:
-        # Not close(): a session that hangs must not hold up the one who stands by.
+        # Not close(): a hanging session must not delay the standby.
         connection.terminate()
 
 

@@ -1,11 +1,11 @@
 """Distinguishes lost messages from erased ones: a hole in the stream must be explained before the projector passes it.
 
-JetStream does not say which positions are without a message, only how many. So an erasure announces itself in the
-stream's metadata before it purges, and an operator may acknowledge a loss; what is missing beyond both was lost.
+JetStream does not report which positions have no message, only how many. So an erasure announces itself in the
+stream's metadata before it purges, and an operator may acknowledge a loss; any further missing message was lost.
 
 Reads: the stream's state and metadata, control.erasure, control.acknowledged_loss. Writes: the stream's metadata, when
-this database knows of more erased messages than the stream does.
-Fails: `StreamLostMessages`; nats-py's errors when the broker is away.
+this database has recorded more erased messages than the stream has.
+Fails: `StreamLostMessages`; nats-py's errors when the broker is unavailable.
 """
 
 import asyncpg
@@ -24,22 +24,22 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 async def tally_of(connection: asyncpg.Connection, state: StreamState) -> Tally:
-    """Return what the stream and this database know together."""
+    """Return the tally of the stream merged with that of this database."""
     return state.tally.merged(await erasure.recorded(connection, state.created))
 
 
 async def unexplained(connection: asyncpg.Connection, state: StreamState) -> int:
-    """Return how many positions are without a message for a reason that is not known."""
+    """Return how many positions have no message and no recorded reason."""
     return (await tally_of(connection, state)).unexplained(state.missing)
 
 
 async def require_no_loss_ahead(
     client: Client, connection: asyncpg.Connection, state: StreamState, after: int, pending: int
 ) -> None:
-    """Raise `StreamLostMessages` when messages after a position are gone unexplained, before any more are applied.
+    """Raise `StreamLostMessages` if messages after a position are missing unexplained, before any more are applied.
 
-    `state` was read before `pending`, the number of messages that follow `after`, so messages published in between can
-    only make the hole look smaller; `require_no_loss_within` finds what is left of it when the next message comes.
+    `state` was read before `pending`, the number of messages after `after`, so messages published in between can only
+    make the hole look smaller; `require_no_loss_within` finds the remainder when the next message arrives.
     """
     await _copy_tally(client, connection, state)
     hole = state.last_position - after - pending
@@ -50,15 +50,15 @@ async def require_no_loss_ahead(
 async def require_no_loss_within(
     client: Client, connection: asyncpg.Connection, after: int, position: int, events: int
 ) -> None:
-    """Raise `StreamLostMessages` when a batch has an unexplained hole. A batch without holes costs one subtraction."""
+    """Raise `StreamLostMessages` if a batch has an unexplained hole. A batch without holes costs one subtraction."""
     hole = position - after - events
     if hole > 0:
         await _require_explained(client, connection, hole, after, position)
 
 
 async def _require_explained(client: Client, connection: asyncpg.Connection, hole: int, after: int, to: int) -> None:
-    # Twice: the broker reads the configuration before the state, so an erasure may announce itself and purge between
-    # the two. The second look is later than that announcement.
+    # Twice: the broker reads the configuration before the state, so an erasure may announce itself and purge in
+    # between. The second request is later than that announcement.
     for _ in range(2):
         state = await stream.fetch_state(client)
         if state is None:
@@ -70,13 +70,12 @@ async def _require_explained(client: Client, connection: asyncpg.Connection, hol
 
 
 async def _copy_tally(client: Client, connection: asyncpg.Connection, state: StreamState) -> None:
-    """Bring into the stream what only this database knows, as after an erasure by an older release.
+    """Copy to the stream what only this database has recorded, as after an erasure by an older release.
 
-    A failure stops nothing: this database goes on with its own numbers, and tries again at the next term.
+    A failure is only logged: this database has its own numbers, and the next term tries again.
     """
     tally = await tally_of(connection, state)
-    known = (state.tally.erased, state.tally.acknowledged)
-    if (tally.erased, tally.acknowledged) == known:
+    if (tally.erased, tally.acknowledged) == (state.tally.erased, state.tally.acknowledged):
         return
     try:
         await stream.record_tally(client, Tally(tally.erased, tally.acknowledged, state.tally.erasing_from))

@@ -1,12 +1,12 @@
-"""Reads ahead: gathers, decodes and folds the next batch while the last one is being written.
+"""Prefetches: collects, decodes and folds the next batch while the previous one is being written.
 
-Python has nothing to do while PostgreSQL works, and PostgreSQL nothing while Python does; together they take as long as
-the slower of them. One batch is gathered ahead, no more: when it is full, reading stands still until it is taken.
+Python is idle while PostgreSQL works and the reverse; overlapped, they take as long as the slower of the two. At most
+one batch is prefetched: when it is full, reading pauses until it is taken.
 
-Reads: JetStream, through `intake.Reading`.
-Invariants: batches follow one upon another without a gap, each once and in order. What was gathered and not taken
-when the reading ends is forgotten, for nothing but the checkpoint says what was applied. What was certain before a
-doubt is handed out; then the doubt is raised.
+Reads: JetStream, through `intake.OrderedSubscription`.
+Invariants: batches are contiguous, each returned once and in order. A prefetched batch that was not taken is discarded
+on exit, because only the checkpoint records what was applied. Messages that arrived in order before an interruption
+are returned first; then the interruption is raised.
 """
 
 import asyncio
@@ -21,24 +21,24 @@ from projections.model.batch import BatchBuilder
 from projections.model.events import Message
 
 SLICE_EVENTS: Final = 128
-"""Decoded in one go, less than a millisecond: PostgreSQL's answers and the broker's messages come in between."""
+"""Decoded without yielding, in under a millisecond; PostgreSQL's and the broker's data are handled between slices."""
 SLICE_BYTES: Final = 64 * 1024
-"""A slice of large bodies ends here: unfolding their texts takes some milliseconds, of the largest body up to 50."""
+"""A slice of large bodies ends here: deriving their search texts takes milliseconds, for the largest body up to 50."""
 IDLE_S: Final = 1.0
 GATHER_S: Final = 1.0
-"""How long a batch that has begun may grow; PostgreSQL ends the session of a leader that is silent for longer."""
+"""How long a non-empty batch may grow; PostgreSQL ends the session of a leader that is silent for longer."""
 
 
 class Prefetcher:
-    """Hands out the batches of one reading. An async context manager, to be left before the reading is."""
+    """Returns the batches of one subscription. An async context manager; exit it before the subscription's."""
 
-    def __init__(self, reading: OrderedSubscription, limits: BatchLimits) -> None:
-        self._subscription = reading
+    def __init__(self, subscription: OrderedSubscription, limits: BatchLimits) -> None:
+        self._subscription = subscription
         self._limits = limits
-        self._batch = BatchBuilder(reading.position)
+        self._batch = BatchBuilder(subscription.position)
         self._changed = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
+        self._not_full = asyncio.Event()
+        self._not_full.set()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -48,28 +48,28 @@ class Prefetcher:
     async def __aexit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        self._closed = True  # should a library in between swallow the cancellation, this ends it a moment later
+        self._closed = True  # ends the task at its next turn if a library swallows the cancellation
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait([self._task])  # raises nothing of the task's, only a cancellation of our own
+            await asyncio.wait([self._task])  # does not re-raise the task's exception, only our own cancellation
 
     async def next_batch(self, wait_s: float) -> BatchBuilder | None:
-        """Return what has been gathered, and what is at hand to gather; None if nothing came within `wait_s`.
+        """Return the prefetched batch plus all buffered messages that fit; None if nothing arrived within `wait_s`.
 
-        Nobody waits for a batch to fill. Raises what ended the reading once all that is certain was handed out.
+        Never waits for a batch to fill. Raises what ended the subscription after everything before it was returned.
         """
         if self._task is None:
             self._batch = BatchBuilder(self._subscription.position)
             self._task = asyncio.create_task(self._fill())
             self._task.add_done_callback(self._on_task_done)
-        began = time.monotonic()
+        started = time.monotonic()
         while self._can_grow():
-            left_s = began + (GATHER_S if self._batch.events else wait_s) - time.monotonic()
-            if left_s <= 0:
+            remaining_s = started + (GATHER_S if self._batch.events else wait_s) - time.monotonic()
+            if remaining_s <= 0:
                 break
             self._changed.clear()
             try:
-                async with asyncio.timeout(left_s):
+                async with asyncio.timeout(remaining_s):
                     await self._changed.wait()
             except TimeoutError:
                 break
@@ -77,9 +77,9 @@ class Prefetcher:
             if self._task.done():
                 self._task.result()
             return None
-        gathered, self._batch = self._batch, BatchBuilder(self._batch.position)
-        self._room.set()
-        return gathered
+        batch, self._batch = self._batch, BatchBuilder(self._batch.position)
+        self._not_full.set()
+        return batch
 
     def _can_grow(self) -> bool:
         if self._full or self._task is None or self._task.done():
@@ -92,29 +92,29 @@ class Prefetcher:
 
     async def _fill(self) -> None:
         while not self._closed:
-            await self._room.wait()
+            await self._not_full.wait()
             slice_max = min(SLICE_EVENTS, max(1, self._limits.events_max - self._batch.events))
-            for piece in _slices(await self._subscription.next_batch(slice_max, IDLE_S)):
-                await self._room.wait()
-                self._batch.add(piece)
+            for messages in _slices(await self._subscription.next_batch(slice_max, IDLE_S)):
+                await self._not_full.wait()
+                self._batch.add(messages)
                 self._changed.set()
                 if self._full:
-                    self._room.clear()
-                await asyncio.sleep(0)  # lets the one who writes, and the connection to the broker, have their turn
+                    self._not_full.clear()
+                await asyncio.sleep(0)  # yields to the writer and to the broker connection
 
-    def _on_task_done(self, gathering: asyncio.Task[None]) -> None:
-        if not gathering.cancelled():
-            gathering.exception()  # raised to who asks for the next batch; where nobody does, no news
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # marks it as retrieved; next_batch() re-raises it
         self._changed.set()
 
 
 def _slices(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """Cut messages where their bodies reach `SLICE_BYTES`."""
-    begins = size = 0
-    for at, message in enumerate(messages):
+    """Split messages into slices that end where the bodies reach `SLICE_BYTES`."""
+    start = size = 0
+    for end, message in enumerate(messages, start=1):
         size += len(message.body)
         if size >= SLICE_BYTES:
-            yield messages[begins : at + 1]
-            begins, size = at + 1, 0
-    if begins < len(messages):
-        yield messages[begins:]
+            yield messages[start:end]
+            start, size = end, 0
+    if start < len(messages):
+        yield messages[start:]

@@ -1,10 +1,10 @@
-"""The stream: how it is configured, and whether it is still the one that the checkpoint speaks of.
+"""The stream: its configuration, and whether it is still the one that the checkpoint was taken from.
 
-Reads: JetStream's stream API and single messages by position. Writes: the stream's creation, if it never existed;
-the tally of erased and acknowledged messages in the stream's metadata, which every database over the stream reads and
-which is part of the stream's snapshots.
-Fails: `StreamRefused` and its kinds, when applying the stream could corrupt the read model or lose events;
-nats-py's errors when the broker is away.
+Reads: JetStream's stream API and single messages by position. Writes: creates the stream if it never existed; keeps
+the tally of erased and acknowledged messages in the stream's metadata, which every database fed by the stream reads
+and which is part of the stream's snapshots.
+Fails: `StreamRefused` and its subclasses, when applying the stream could corrupt the read model or lose events;
+nats-py's errors when the broker is unavailable.
 """
 
 import uuid
@@ -27,7 +27,7 @@ from projections.store.checkpoint import Checkpoint
 STREAM: Final = "MEMBERSHIP"
 DUPLICATE_WINDOW_NS: Final = 120 * 10**9
 REQUEST_TIMEOUT_S: Final = 2.0
-"""Well below the silence that ends a leader's session; the projector beats between any two requests."""
+"""Well below the silence that ends a leader's session; the projector sends a heartbeat between any two requests."""
 PROBE_TTL_S: Final = 5
 """How long the broker keeps a consumer that was created only to count messages, if its deletion is lost."""
 ERASED_KEY: Final = "membership-erased"
@@ -37,28 +37,28 @@ _SERVER_KEYS: Final = "_nats."
 """The server's own metadata keys; it sets them itself."""
 _STREAM_NOT_FOUND: Final = 10059
 _SERVER_ERROR: Final = 500
-"""From here on JetStream's codes speak of the broker's state, not of what was asked."""
+"""From this code on, JetStream's errors describe the broker's state, not the request."""
 
 
 class StreamState(Struct, frozen=True):
-    """What the broker says of the stream now."""
+    """The state of the stream as the broker reports it."""
 
     created: str
-    """As the broker writes it: compared, never computed with."""
+    """As the broker formats it; only compared for equality."""
     first_position: Position
     last_position: Position
     messages: int
     tally: Tally = Tally()
-    """What the stream's own metadata says of positions without a message."""
+    """Positions without a message that the stream's own metadata accounts for."""
 
     @property
     def missing(self) -> int:
-        """Positions that hold no message any more."""
+        """The number of positions that no longer hold a message."""
         return self.last_position - self.messages
 
 
 def configuration(replicas: int) -> dict[str, Any]:
-    """Return the stream's configuration in JetStream's words: kept for ever, never thinned out."""
+    """Return the stream's configuration for JetStream's API: no message expires or is discarded."""
     return {
         "name": STREAM,
         "subjects": [f"{SUBJECT_ROOT}.>"],
@@ -85,17 +85,17 @@ async def fetch_state(client: Client) -> StreamState | None:
 
 
 async def record_tally(client: Client, tally: Tally) -> None:
-    """Write the tally into the stream's metadata; the rest of the configuration is sent back as it was read."""
+    """Write the tally to the stream's metadata; the rest of the configuration is sent back unchanged."""
     reply = await _information(client)
     if reply is None:
-        raise StreamRefused(f"Stream {STREAM} does not exist any more.")
+        raise StreamRefused(f"Stream {STREAM} no longer exists.")
     config = reply["config"]
-    kept = {
+    other_metadata = {
         name: value
         for name, value in (config.get("metadata") or {}).items()
         if not name.startswith(_SERVER_KEYS) and name not in {ERASED_KEY, ERASING_KEY, ACKNOWLEDGED_KEY}
     }
-    changed = config | {"metadata": kept | _metadata_of(tally)}
+    changed = config | {"metadata": other_metadata | _metadata_of(tally)}
     reply = await _request(client, f"STREAM.UPDATE.{STREAM}", msgspec.json.encode(changed))
     if "error" in reply:
         raise StreamRefused(
@@ -119,17 +119,17 @@ def _tally_of(config: dict[str, Any]) -> Tally:
 
 
 async def _information(client: Client) -> dict[str, Any] | None:
-    """Return what the broker says of the stream, configuration and state; None when it does not exist."""
+    """Return the broker's stream information, with configuration and state; None if the stream does not exist."""
     reply = await _request(client, f"STREAM.INFO.{STREAM}", b"")
     if "error" not in reply:
         return reply
     if reply["error"].get("err_code") == _STREAM_NOT_FOUND:
         return None
-    raise StreamRefused(f"The broker refused to tell about stream {STREAM}: {reply['error'].get('description')}.")
+    raise StreamRefused(f"The broker refused information about stream {STREAM}: {reply['error'].get('description')}.")
 
 
 async def create(client: Client, replicas: int) -> StreamState:
-    """Create the stream and return its state; another process that creates it at the same time does no harm."""
+    """Create the stream and return its state; safe when another process creates it at the same time."""
     reply = await _request(client, f"STREAM.CREATE.{STREAM}", msgspec.json.encode(configuration(replicas)))
     state = await fetch_state(client)
     if state is None:
@@ -139,14 +139,14 @@ async def create(client: Client, replicas: int) -> StreamState:
 
 
 async def verify(client: Client, checkpoint: Checkpoint, replicas: int) -> StreamState:
-    """Return the state of the stream the checkpoint speaks of, creating it if nothing was ever applied."""
+    """Return the state of the checkpoint's stream; create the stream if nothing was ever applied."""
     return await identify(client, checkpoint) or await create(client, replicas)
 
 
 async def identify(client: Client, checkpoint: Checkpoint) -> StreamState | None:
-    """Return the state of the stream the checkpoint speaks of; None if there is none and nothing was ever applied.
+    """Return the state of the checkpoint's stream; None if it does not exist and nothing was ever applied.
 
-    Raises the kinds of `StreamRefused`. Compares creation time, last position and the time of the message at the
+    Raises subclasses of `StreamRefused`. Compares creation time, last position and the time of the message at the
     checkpoint. Sequences are reused after a loss, so none of the three is enough alone.
     """
     state = await fetch_state(client)
@@ -160,9 +160,9 @@ async def identify(client: Client, checkpoint: Checkpoint) -> StreamState | None
         raise StreamRecreated(STREAM, str(checkpoint.stream_created), state.created)
     if state.last_position < checkpoint.position:
         raise StreamWentBack(STREAM, checkpoint.position, f"its last position is {state.last_position}")
-    found_ns = await _stored_time_ns(client, {"seq": checkpoint.position})
-    # A message that is gone was purged: erasure leaves such gaps, while a loss ends in another message at its place.
-    if found_ns is not None and found_ns != checkpoint.message_time_ns:
+    stored_ns = await _stored_time_ns(client, {"seq": checkpoint.position})
+    # No message means that it was purged, as by an erasure; after a loss another message takes the position.
+    if stored_ns is not None and stored_ns != checkpoint.message_time_ns:
         raise StreamWentBack(STREAM, checkpoint.position, "another message is at that position now")
     return state
 
@@ -171,12 +171,14 @@ async def count(client: Client, subject: str) -> int:
     """Return how many messages are on a subject, wildcards allowed."""
     reply = await _request(client, f"STREAM.INFO.{STREAM}", msgspec.json.encode({"subjects_filter": subject}))
     if "error" in reply:
-        raise StreamRefused(f"The broker refused to tell about stream {STREAM}: {reply['error'].get('description')}.")
+        raise StreamRefused(
+            f"The broker refused information about stream {STREAM}: {reply['error'].get('description')}."
+        )
     return sum((reply["state"].get("subjects") or {}).values())
 
 
 async def count_after(client: Client, position: int) -> int:
-    """Return how many messages the stream holds after a position: what a consumer created there would deliver."""
+    """Return how many messages the stream holds after a position, counted by a consumer that is created there."""
     name = f"membership-count-{uuid.uuid4().hex}"
     config = {
         "name": name,
@@ -196,7 +198,7 @@ async def count_after(client: Client, position: int) -> int:
 
 
 async def purge(client: Client, subject: str) -> int:
-    """Take all messages on a subject out of the stream, wildcards allowed; return how many there were."""
+    """Remove all messages on a subject (wildcards allowed) from the stream; return how many there were."""
     reply = await _request(client, f"STREAM.PURGE.{STREAM}", msgspec.json.encode({"filter": subject}))
     if "error" in reply:
         raise StreamRefused(f"The broker refused to purge {STREAM}: {reply['error'].get('description')}.")
@@ -210,32 +212,33 @@ def nanoseconds(rfc3339: str) -> int:
 
 
 async def next_message_time_ns(client: Client, after: int) -> int | None:
-    """Return when the broker stored the first message after a position; None when there is none."""
+    """Return when the broker stored the first message after a position; None if there is none."""
     return await _stored_time_ns(client, {"seq": after + 1, "next_by_subj": f"{SUBJECT_ROOT}.>"})
 
 
-async def _stored_time_ns(client: Client, wanted: dict[str, Any]) -> int | None:
-    reply = await client.request(f"$JS.API.DIRECT.GET.{STREAM}", msgspec.json.encode(wanted), timeout=REQUEST_TIMEOUT_S)
+async def _stored_time_ns(client: Client, request: dict[str, Any]) -> int | None:
+    body = msgspec.json.encode(request)
+    reply = await client.request(f"$JS.API.DIRECT.GET.{STREAM}", body, timeout=REQUEST_TIMEOUT_S)
     stamp = (reply.headers or {}).get("Nats-Time-Stamp")
     return None if stamp is None else nanoseconds(stamp)
 
 
 async def _request(client: Client, call: str, body: bytes) -> dict[str, Any]:
-    """Ask JetStream; raises nats-py's errors for what passes: no responders (yet), a cluster without a leader."""
+    """Call JetStream's API; raises nats-py's errors for temporary failures: no responders, no cluster leader."""
     reply = await client.request(f"$JS.API.{call}", body, timeout=REQUEST_TIMEOUT_S)
-    answer: dict[str, Any] = msgspec.json.decode(reply.data)
-    if answer.get("error", {}).get("code", 0) >= _SERVER_ERROR:
-        raise APIError.from_error(answer["error"])
-    return answer
+    response: dict[str, Any] = msgspec.json.decode(reply.data)
+    if response.get("error", {}).get("code", 0) >= _SERVER_ERROR:
+        raise APIError.from_error(response["error"])
+    return response
 
 
 async def exists(client: Client) -> bool:
-    """Say whether there is a stream; raises nats-py's errors when JetStream does not answer."""
+    """Return whether the stream exists; raises nats-py's errors when JetStream does not answer."""
     return await _information(client) is not None
 
 
 def explain(problem: BaseException) -> str:
-    """Return a sentence, without its full stop, for what a request to JetStream raised."""
+    """Return a sentence, without a full stop, for an error that a JetStream request raised."""
     if isinstance(problem, NoRespondersError):
         return f"nothing answers for JetStream on the broker: it is disabled there, or still starting. {_RESTART}"
     if isinstance(problem, APIError) and (problem.code or 0) >= _SERVER_ERROR:
@@ -244,12 +247,12 @@ def explain(problem: BaseException) -> str:
 
 
 async def explain_unstored(client: Client, problem: BaseException) -> str:
-    """Return the same for a publication without an answer: a broker whose disk was full answers all else."""
+    """Like `explain`, for a publication without an answer: after a full disk, a broker answers everything else."""
     try:
         if not await exists(client):
             return explain(problem)
-    except (NatsError, NatsTimeoutError) as silent:
-        return explain(silent)
+    except (NatsError, NatsTimeoutError) as request_problem:
+        return explain(request_problem)
     except StreamRefused:
         return explain(problem)
     return f"it answers, but stores nothing. {_RESTART}"
@@ -257,7 +260,7 @@ async def explain_unstored(client: Client, problem: BaseException) -> str:
 
 _RESTART: Final = (
     "nats-server stops storing when its disk is full, and stores again only after a restart: "
-    "see its log and its /healthz, make room, restart it"
+    "check its log and its /healthz, free disk space, restart it"
 )
 
 _SAFE: Final[dict[str, Any]] = {
@@ -274,16 +277,16 @@ _SAFE: Final[dict[str, Any]] = {
     "mirror": None,
     "sources": None,
 }
-"""What keeps every event: nothing thins the stream out, and a message can be asked for by its position."""
+"""Settings under which no event is removed and a message can be read by its position."""
 
 
-def _require_safe(found: dict[str, Any]) -> None:
+def _require_safe(config: dict[str, Any]) -> None:
     problems = [
-        f"{name} is {found[name]!r} instead of {safe!r}"
+        f"{name} is {config[name]!r} instead of {safe!r}"
         for name, safe in _SAFE.items()
-        if found.get(name, safe) != safe
+        if config.get(name, safe) != safe
     ]
-    if f"{SUBJECT_ROOT}.>" not in found.get("subjects", []):
-        problems.append(f"subjects are {found.get('subjects')} instead of ['{SUBJECT_ROOT}.>']")
+    if f"{SUBJECT_ROOT}.>" not in config.get("subjects", []):
+        problems.append(f"subjects are {config.get('subjects')} instead of ['{SUBJECT_ROOT}.>']")
     if problems:
         raise StreamUnsafe(STREAM, problems)

@@ -1,1 +1,1 @@
-"""The `membership` command: the processes, the dev stack and the operator's tools; sits above all other rooms."""
+"""The `membership` command: the processes, the dev stack and the operator's tools; imports all other packages."""

@@ -1,4 +1,4 @@
-"""Lets `python -m ops` be the `membership` command, which is how the dev stack starts its children."""
+"""Makes `python -m ops` the `membership` command; the dev stack starts its child processes this way."""
 
 from ops.cli import main
 

@@ -1,6 +1,6 @@
-"""`membership acknowledge-missing`: an operator accepts that messages of the stream are lost, and says why.
+"""`membership acknowledge-missing`: an operator accepts that messages of the stream are lost, with a reason.
 
-Afterwards the projector passes the hole, and verify, repair and rebuild take the stream as it is.
+Afterwards the projector passes the gap, and verify, repair and rebuild work on the remaining messages.
 """
 
 import sys
@@ -23,11 +23,11 @@ from projections.store import checkpoint as checkpoints
 from projections.store.checkpoint import Checkpoint
 
 WITHOUT_APPROVAL = 2
-"""The exit code when the operator has not agreed, as for wrong usage."""
+"""The exit code without the operator's approval, as for wrong usage."""
 
 
 async def acknowledge_missing(connection: asyncpg.Connection, settings: Settings, reason: str, *, yes: bool) -> int:
-    """Show what is missing, ask, and record the answer; return the exit code."""
+    """Show what is missing, ask for approval, and record it; return the exit code."""
     try:
         client = await connect_reconnecting(settings.nats_url, "membership-acknowledge")
         try:
@@ -39,13 +39,13 @@ async def acknowledge_missing(connection: asyncpg.Connection, settings: Settings
 
 
 async def _acknowledge(connection: asyncpg.Connection, client: TolerantClient, reason: str, *, yes: bool) -> int:
-    await jobs.take_lock(connection)  # an erasure changes the same record
+    await jobs.take_lock(connection)  # an erasure changes the same counts
     live = await checkpoints.read(connection, await checkpoints.live_generation(connection))
     state = await stream.identify(client, live)
     if state is None:
         raise StreamMissing(stream.STREAM, live.position)
     if any(job.kind == "erase" for job in await jobs.unfinished(connection)):
-        raise JobRefused("An erasure was interrupted. Finish it first: the same `membership erase`.")
+        raise JobRefused("An erasure was interrupted. Finish it first: run the same `membership erase` again.")
     require_no_erasure_elsewhere(state)
     tally = await loss_check.tally_of(connection, state)
     lost = tally.unexplained(state.missing)
@@ -54,23 +54,23 @@ async def _acknowledge(connection: asyncpg.Connection, client: TolerantClient, r
         return 0
     print(_description(state, live, lost, await stream.count_after(client, live.position)))
     if not yes and not await _approved():
-        return fail("Nothing was acknowledged. Add --yes to acknowledge without being asked.", WITHOUT_APPROVAL)
+        return fail("Nothing was acknowledged. Add --yes to acknowledge without a prompt.", WITHOUT_APPROVAL)
     await _record(connection, client, state, tally, lost=lost, reason=reason)
-    print(f"Acknowledged {counted(lost, 'lost message')}. Start the projector again if it has ended.")
+    print(f"Acknowledged {counted(lost, 'lost message')}. Restart the projector if it has ended.")
     return 0
 
 
 def _description(state: StreamState, live: Checkpoint, lost: int, remaining: int) -> str:
-    ahead = max(0, state.last_position - live.position - remaining)
-    where = (
-        f"up to {ahead:,} of them lie beyond it, and no read model will hold what those said."
-        if ahead
-        else "none of them lie beyond it. The live generation may hold what they said; a rebuilt one will not."
+    unapplied_max = max(0, state.last_position - live.position - remaining)
+    consequence = (
+        f"up to {unapplied_max:,} of them lie beyond it, and no read model will contain their data."
+        if unapplied_max
+        else "none of them lie beyond it. The live generation may contain their data; a rebuilt one will not."
     )
     return (
         f"Stream {stream.STREAM} lacks {counted(lost, 'message')} that no erasure took out. Its first position is "
         f"{state.first_position}, its last {state.last_position}. The live generation has applied position "
-        f"{live.position}; {where}"
+        f"{live.position}; {consequence}"
     )
 
 
@@ -81,9 +81,9 @@ async def _approved() -> bool:
 async def _record(
     connection: asyncpg.Connection, client: TolerantClient, state: StreamState, tally: Tally, *, lost: int, reason: str
 ) -> None:
-    """Record in the database, then in the stream; if the second fails, the projector's next term copies it there."""
-    in_all = tally.acknowledged + lost
+    """Record in the database, then in the stream; if the latter fails, the projector copies it in its next term."""
+    acknowledged = tally.acknowledged + lost
     async with connection.transaction():
-        await erasure.acknowledge(connection, state.created, lost, in_all, reason=reason, actor=actor())
+        await erasure.acknowledge(connection, state.created, lost, acknowledged, reason=reason, actor=actor())
         await audit.record(connection, actor(), "acknowledge-missing", f"{counted(lost, 'lost message')}: {reason}")
-    await stream.record_tally(client, Tally(tally.erased, in_all))
+    await stream.record_tally(client, Tally(tally.erased, acknowledged))

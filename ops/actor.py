@@ -1,4 +1,4 @@
-"""Who an operator is, for the audit: the account and host that the command runs under."""
+"""Identifies the operator for the audit: the account and host that run the command."""
 
 import getpass
 import socket

@@ -1,4 +1,4 @@
-"""`membership api-key`: keys for servers, made and revoked by an operator."""
+"""`membership api-key`: creates, lists and revokes API keys for servers."""
 
 import sys
 
@@ -11,10 +11,10 @@ from projections import api_keys
 
 
 async def create(connection: asyncpg.Connection, user_id: str, is_admin: bool, label: str) -> int:
-    """Make a key and print it alone on standard output, so that it can be piped into a secret store."""
+    """Create a key and print only the key on standard output, so that it can be piped into a secret store."""
     key = await api_keys.create(connection, user_id, is_admin=is_admin, label=label, actor=actor())
     print(key)
-    print("Send it as X-API-Key. It is shown only now; keep it safe.", file=sys.stderr)
+    print("Send it as X-API-Key. It cannot be shown again; keep it safe.", file=sys.stderr)
     return 0
 
 
@@ -22,7 +22,7 @@ async def list_keys(connection: asyncpg.Connection) -> int:
     """Print all keys, revoked ones included."""
     keys = await api_keys.listed(connection)
     if not keys:
-        print("No API keys yet. `membership api-key create --user ID` makes one.")
+        print("No API keys yet. `membership api-key create --user ID` creates one.")
         return 0
     table = Table("key id", "user", "admin", "label", "created", "revoked", box=None)
     for key in keys:
@@ -35,8 +35,8 @@ async def list_keys(connection: asyncpg.Connection) -> int:
 
 
 async def revoke(connection: asyncpg.Connection, key_id: str) -> int:
-    """Revoke a key; 1 when there is none of that id."""
+    """Revoke a key; return 1 when no key has that id."""
     if not await api_keys.revoke(connection, key_id, actor=actor()):
-        return fail(f"There is no API key with the id {key_id!r}. `membership api-key list` shows them all.")
+        return fail(f"There is no API key with the id {key_id!r}. `membership api-key list` shows all keys.")
     print(f"Revoked {key_id}. API processes refuse it within 5 seconds.")
     return 0

@@ -1,4 +1,4 @@
-"""Where a command's settings come from: the environment, or for an operator's command a dev stack that runs here."""
+"""Loads a command's settings: from the environment or, for an operator's command, from a dev stack running here."""
 
 import json
 import os
@@ -19,27 +19,27 @@ _FROM_DEV: Final = {
 
 
 def process_settings(*needed: str) -> Settings:
-    """Return the settings of a process (serve, project, migrate): from the environment alone."""
+    """Return the settings of a process (serve, project, migrate), from the environment only."""
     return load(set(needed), os.environ)
 
 
 def operator_settings(*needed: str, optional: AbstractSet[str] = frozenset()) -> Settings:
-    """Return the settings of a command at a terminal: what the environment lacks comes from a running dev stack.
+    """Return the settings of an operator's command; a running dev stack provides those missing in the environment.
 
-    Fields in `optional` are taken from the stack too, but may be missing.
+    Fields in `optional` come from the stack too, but may be missing.
     """
     environment = dict(os.environ)
-    lacking = [
+    missing = [
         name
         for name in _FROM_DEV
         if name.removeprefix("MEMBERSHIP_").lower() in {*needed, *optional}
         and not (environment.get(name) or environment.get(f"{name}_FILE"))
     ]
-    # All of it or nothing: half of production and half of a dev stack would be neither.
-    named = any(environment.get(name) or environment.get(f"{name}_FILE") for name in _FROM_DEV)
-    stack = _running_dev_stack() if lacking and not named else None
+    # All or nothing: never mix settings of production with those of a dev stack.
+    configured = any(environment.get(name) or environment.get(f"{name}_FILE") for name in _FROM_DEV)
+    stack = _running_dev_stack() if missing and not configured else None
     if stack is not None:
-        environment |= {name: str(stack[_FROM_DEV[name]]) for name in lacking}
+        environment |= {name: str(stack[_FROM_DEV[name]]) for name in missing}
         print(f"Using the dev stack described in {DEV_FILE}.", file=sys.stderr)
     return load(set(needed), environment)
 

@@ -1,9 +1,9 @@
-"""`membership erase`: removes a customer from the stream and from every generation, so that no rebuild brings it back.
+"""`membership erase`: removes a customer from the stream and from every generation, so that no rebuild restores it.
 
-The order makes it safe to be killed anywhere. How many messages the stream lacks is recorded first, in the database and
-in the stream's metadata, so that no projector takes the purge for a loss; then the subjects are purged; then the rows
-are deleted, and both records are completed with the number of messages that were removed. The same command finishes
-what was begun.
+The order makes it safe to kill at any point. First the number of messages missing from the stream is recorded, in the
+database and in the stream's metadata, so that no projector mistakes the purge for a loss. Then the subjects are purged.
+Then the rows are deleted, and both records are completed with the number of removed messages. The same command
+finishes an interrupted erasure.
 """
 
 import asyncpg
@@ -29,7 +29,7 @@ from projections.store.database import UNAVAILABLE
 
 
 class ErasureInterrupted(MembershipError):
-    """An erasure has begun, and part of it may be done; it has to be finished."""
+    """An erasure was interrupted; part of it may be done, and it must be finished."""
 
     code = "erasure_interrupted"
 
@@ -43,7 +43,7 @@ class ErasureInterrupted(MembershipError):
 
 async def erase(connection: asyncpg.Connection, settings: Settings, customer_id: str) -> int:
     """Erase a customer; return the exit code."""
-    begun = await _begun(connection, customer_id)
+    begun = await _was_begun(connection, customer_id)
     try:
         client = await connect_reconnecting(settings.nats_url, "membership-erase")
         try:
@@ -58,15 +58,15 @@ async def erase(connection: asyncpg.Connection, settings: Settings, customer_id:
 
 async def _erase(connection: asyncpg.Connection, client: Client, settings: Settings, customer_id: str) -> int:
     await jobs.take_lock(connection)
-    await jobs.take_helpers_lock(connection)  # of a job that was killed a moment ago, and may still be writing
+    await jobs.take_helpers_lock(connection)  # a job killed a moment ago may still be writing
     live = await checkpoints.read(connection, await checkpoints.live_generation(connection))
     if await stream.fetch_state(client) is None:
         raise StreamMissing(stream.STREAM, live.position)
     state = await stream.verify(client, live, settings.stream_replicas)
-    # One that was begun with another database may have purged everything already; this command completes its record.
-    begun = await _begun(connection, customer_id) or state.tally.erasing_from is not None
+    # An erasure begun with another database may already have purged everything; this command completes its record.
+    begun = await _was_begun(connection, customer_id) or state.tally.erasing_from is not None
     if not begun and not await _exists(connection, client, live, customer_id):
-        return fail(f"There is no customer {customer_id}: neither an event nor a row speaks of it. Nothing was erased.")
+        return fail(f"There is no customer {customer_id}: no event or row refers to it. Nothing was erased.")
     job = await jobs.open_or_resume(connection, "erase", "purge", actor())
     try:
         with database.closed_is_unavailable(connection):
@@ -75,7 +75,7 @@ async def _erase(connection: asyncpg.Connection, client: Client, settings: Setti
         raise ErasureInterrupted(customer_id, problem) from None
     print(
         f"Erased {counted(messages, 'message')} and {counted(rows, 'row')}. Backups were not touched; "
-        "an event published from now on makes the customer known again."
+        "an event published from now on creates the customer again."
     )
     return 0
 
@@ -90,34 +90,34 @@ async def _exists(connection: asyncpg.Connection, client: Client, live: Checkpoi
 async def _carry_out(
     connection: asyncpg.Connection, client: Client, settings: Settings, live: Checkpoint, *, job: Job, customer_id: str
 ) -> tuple[int, int]:
-    """Remove messages and rows; return how many of each."""
+    """Remove messages and rows; return the number of each."""
     state = await stream.verify(client, live, settings.stream_replicas)
     await erasure.begin(connection, job, customer_id, state.created, state.missing)
-    await _announce(connection, client, state)
+    await _mark_erasing(connection, client, state)
     await _purge(client, customer_id)
     await jobs.enter(connection, job, "rows")
     async with connection.transaction():
         rows = await erasure.remove_rows(connection, customer_id)
-        # Again, now that no projector commits: what was published since the first purge has no rows any more.
+        # Purge again while no projector can commit: events published since the first purge have lost their rows too.
         await _purge(client, customer_id)
         after = await stream.verify(client, live, settings.stream_replicas)
         await _complete_tally(client, after)
         messages = await erasure.conclude(connection, job, after.missing)
-        what = f"{counted(messages, 'message')} and {counted(rows, 'row')} of one customer"
-        await audit.record(connection, actor(), "erase", what)
-        await jobs.finish(connection, job, "done", what)
+        summary = f"{counted(messages, 'message')} and {counted(rows, 'row')} of one customer"
+        await audit.record(connection, actor(), "erase", summary)
+        await jobs.finish(connection, job, "done", summary)
     return messages, rows
 
 
-async def _announce(connection: asyncpg.Connection, client: Client, state: StreamState) -> None:
-    """Let the stream say that an erasure is under way; one that was interrupted has said so already."""
+async def _mark_erasing(connection: asyncpg.Connection, client: Client, state: StreamState) -> None:
+    """Mark the stream as being erased from, unless an interrupted erasure has already marked it."""
     if state.tally.erasing_from is None:
-        known = await loss_check.tally_of(connection, state)
-        await stream.record_tally(client, Tally(known.erased, known.acknowledged, state.missing))
+        tally = await loss_check.tally_of(connection, state)
+        await stream.record_tally(client, Tally(tally.erased, tally.acknowledged, state.missing))
 
 
 async def _complete_tally(client: Client, after: StreamState) -> None:
-    """Add what is missing since the announcement to the stream's tally, and end the announcement, in one change."""
+    """Add the messages removed since the mark to the stream's tally and clear the mark, in one change."""
     tally = after.tally
     if tally.erasing_from is not None:
         erased = tally.erased + after.missing - tally.erasing_from
@@ -129,8 +129,8 @@ async def _purge(client: Client, customer_id: str) -> None:
         await stream.purge(client, subject)
 
 
-async def _begun(connection: asyncpg.Connection, customer_id: str) -> bool:
-    """Say whether this very erasure was begun before; raises `JobRefused` if it was another one."""
+async def _was_begun(connection: asyncpg.Connection, customer_id: str) -> bool:
+    """Return whether this erasure was begun before; raise `JobRefused` if another one was."""
     for job in await jobs.unfinished(connection):
         if job.kind == "erase" and job.erased_customer is not None:
             if str(job.erased_customer) != customer_id:

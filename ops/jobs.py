@@ -1,4 +1,4 @@
-"""`membership jobs` and `membership audit`: what runs, what waits to be resumed, what was; and how to end a job."""
+"""`membership jobs` and `membership audit`: lists running, interrupted and past jobs, cancels one, prints the audit."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ HISTORY_MAX = 100
 
 
 def job_summary(job: Job, *, running: bool) -> dict[str, Any]:
-    """Return what `status` and `jobs list` tell of a job."""
+    """Return what `status` and `jobs list` show of a job."""
     share = f"{job.done / job.total:.0%}" if job.total else ""
     return {
         "job_id": job.job_id,
@@ -47,17 +47,17 @@ def _state(job: Job, *, running: bool) -> str:
 
 
 async def list_jobs(connection: asyncpg.Connection, rows_max: int, *, as_json: bool) -> int:
-    """Print all jobs, the newest first."""
+    """Print the jobs, newest first."""
     running = await jobs.is_running(connection)
-    found = [job_summary(job, running=running) for job in await jobs.history(connection, rows_max)]
+    summaries = [job_summary(job, running=running) for job in await jobs.history(connection, rows_max)]
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(summaries))
         return 0
-    if not found:
+    if not summaries:
         print("No jobs yet. `membership rebuild` and `membership verify` are jobs.")
         return 0
     table = Table("job", "kind", "state", "phase", "progress", "started", "ended", "by", "outcome", box=None)
-    for job in found:
+    for job in summaries:
         row = (job["job_id"], job["kind"], job["state"], job["phase"], job["progress"], job["started_at"])
         table.add_row(*map(str, row), job["ended_at"] or "", job["started_by"], escaped(job["outcome"] or ""))
     console().print(table)
@@ -65,56 +65,55 @@ async def list_jobs(connection: asyncpg.Connection, rows_max: int, *, as_json: b
 
 
 async def cancel(connection: asyncpg.Connection) -> int:
-    """End the open job: ask the process that runs it, or clean up after one that died."""
-    found = await jobs.unfinished(connection)
-    if not found:
-        return fail("There is no job to cancel. `membership jobs list` shows those that were.")
-    job = found[0]
+    """Cancel the open job: signal the process that runs it, or clean up after one that died."""
+    unfinished = await jobs.unfinished(connection)
+    if not unfinished:
+        return fail("There is no job to cancel. `membership jobs list` shows past jobs.")
+    job = unfinished[0]
     if job.kind == "erase":
         return fail(
-            f"Job {job.job_id} erases a customer, which cannot be taken back half-way: "
+            f"Job {job.job_id} erases a customer, which cannot be undone half-way: "
             "`membership erase` with the same customer finishes it."
         )
     if await jobs.is_running(connection):
         await jobs.request_cancel(connection, job)
-        print(f"Asked job {job.job_id} to end; it looks between two steps.")
-        if await _until_stopped(connection, job):
-            return await _ended(connection, job)
+        print(f"Requested cancellation of job {job.job_id}; it checks for requests between steps.")
+        if await _wait_until_ended(connection, job):
+            return await _report_outcome(connection, job)
         if await jobs.is_running(connection):
             return fail(
-                f"Job {job.job_id} has not ended yet: a step takes its time, or it waits for an answer at its "
-                "terminal. `membership jobs list` shows when it has."
+                f"Job {job.job_id} has not ended yet: a step takes long, or it waits for an answer at its "
+                "terminal. `membership jobs list` shows when it has ended."
             )
     await jobs.take_lock(connection)
-    if not any(each.job_id == job.job_id for each in await jobs.unfinished(connection)):
-        return await _ended(connection, job)
+    if not await _is_unfinished(connection, job):
+        return await _report_outcome(connection, job)
     await abandon(connection, job, actor())
-    print(f"Cancelled job {job.job_id}; what it had made is dropped.")
+    print(f"Cancelled job {job.job_id} and dropped its partial results.")
     return 0
 
 
 async def stopped_sentence(database_url: str, kind: str) -> str:
-    """Say what Ctrl-C leaves of a job: it can be resumed only if its row was written."""
-    unknown = "Stopped. If `membership jobs list` shows an open job, the same command goes on with it."
+    """Return what to do after Ctrl-C: a job can be resumed only if its row was written."""
+    unknown = "Stopped. If `membership jobs list` shows an open job, run the same command to resume it."
     try:
         connection = await database.connect(database_url, "membership-command")
         try:
             with database.closed_is_unavailable(connection):
-                found = [job for job in await jobs.unfinished(connection) if job.kind == kind]
+                unfinished = [job for job in await jobs.unfinished(connection) if job.kind == kind]
         finally:
             connection.terminate()
     except (*database.UNAVAILABLE, asyncpg.PostgresError):
         return unknown
-    if not found:
-        return "Stopped before the job began; there is nothing to go on with."
+    if not unfinished:
+        return "Stopped before the job began; there is nothing to resume."
     return (
-        f"Stopped. The same command goes on with job {found[0].job_id} where it was; "
-        "`membership jobs cancel` gives it up."
+        f"Stopped. Run the same command to resume job {unfinished[0].job_id}, or `membership jobs cancel` to cancel it."
     )
 
 
 async def list_audit(connection: asyncpg.Connection, rows_max: int) -> int:
-    """Print what operators did, the newest first."""
+    """Print the actions of operators, newest first."""
     table = Table("at", "by", "what", "position", "detail", box=None)
     for row in await audit.entries(connection, rows_max):
         position = "" if row["position"] is None else str(row["position"])
@@ -123,20 +122,25 @@ async def list_audit(connection: asyncpg.Connection, rows_max: int) -> int:
     return 0
 
 
-async def _ended(connection: asyncpg.Connection, job: Job) -> int:
-    """Say how a job has ended; 1 unless it was cancelled."""
-    found = next((each for each in await jobs.history(connection, HISTORY_MAX) if each.job_id == job.job_id), job)
-    print(f"Job {job.job_id} has ended: {found.state}. {found.outcome or ''}".rstrip())
-    return 0 if found.state == "cancelled" else 1
+async def _report_outcome(connection: asyncpg.Connection, job: Job) -> int:
+    """Print how a job ended; return 1 unless it was cancelled."""
+    history = await jobs.history(connection, HISTORY_MAX)
+    ended = next((past for past in history if past.job_id == job.job_id), job)
+    print(f"Job {job.job_id} has ended: {ended.state}. {ended.outcome or ''}".rstrip())
+    return 0 if ended.state == "cancelled" else 1
 
 
-async def _until_stopped(connection: asyncpg.Connection, job: Job) -> bool:
-    """Wait until the job has ended (True), or nobody works on it, or for as long as patience lasts (False)."""
+async def _wait_until_ended(connection: asyncpg.Connection, job: Job) -> bool:
+    """Return True once the job has ended; False if no process runs it, or after `CANCEL_WAIT_MAX_S`."""
     with suppress(TimeoutError):
         async with asyncio.timeout(CANCEL_WAIT_MAX_S):
-            while any(each.job_id == job.job_id for each in await jobs.unfinished(connection)):
+            while await _is_unfinished(connection, job):
                 if not await jobs.is_running(connection):
                     return False
                 await asyncio.sleep(POLL_S)
             return True
     return False
+
+
+async def _is_unfinished(connection: asyncpg.Connection, job: Job) -> bool:
+    return any(unfinished.job_id == job.job_id for unfinished in await jobs.unfinished(connection))

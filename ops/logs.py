@@ -1,4 +1,4 @@
-"""How processes log: one line an event, for people or for machines, on standard error."""
+"""Configures logging: one line per event on standard error, as text or as JSON."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ from projections.settings import Settings
 
 
 def configure(settings: Settings) -> None:
-    """Set up structlog for this process; once, at its start."""
+    """Configure structlog; call once, when the process starts."""
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if settings.log_format == "json"

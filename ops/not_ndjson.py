@@ -1,4 +1,4 @@
-"""Recognises input for `membership publish` that is no NDJSON at all, so that it gets one error and not one a line."""
+"""Recognises input of `membership publish` that is not NDJSON, to report one error instead of one per line."""
 
 import json
 from typing import Final
@@ -6,33 +6,39 @@ from typing import Final
 from ops.terminal import counted
 
 HEAD_BYTES_MAX: Final = 256 * 1024
-"""How much of the input is looked at; an event has at most this many bytes, so one that spans lines fits."""
+"""Bytes of the input that are examined; the largest event, so an event that spans lines fits."""
 EXCERPT_CHARS: Final = 60
-"""How much of the first line is repeated, enough to recognise it."""
-EXPECTED: Final = "`membership publish` reads NDJSON: one event a line, each line one JSON object."
+"""Characters of the first line that are quoted, enough to recognise it."""
+EXPECTED: Final = "`membership publish` reads NDJSON: one event per line, each a JSON object."
 
 
 def reason_of_text(head: bytes, lines: int) -> str:
-    """Describe input of which no line is a JSON object, and what is expected; `head` is how it begins."""
+    """Describe input without any JSON object, and the expected format; `head` is its beginning."""
     text = head.decode(errors="replace").lstrip()
     if "\0" in text or "\ufffd" in text[:EXCERPT_CHARS]:
-        return f"The input is no text in UTF-8. {EXPECTED}"
+        return f"The input is not UTF-8 text. {EXPECTED}"
     first = text.splitlines()[0]
-    separated = next((name for mark, name in ((",", "CSV"), ("\t", "TSV"), (";", "CSV")) if mark in first), "")
-    what = f"looks like {separated}" if separated else "is in another format"
+    delimited = next(
+        (name for delimiter, name in ((",", "CSV"), ("\t", "TSV"), (";", "CSV")) if delimiter in first), ""
+    )
+    what = f"looks like {delimited}" if delimited else "is in another format"
     return f"None of the {counted(lines, 'line')} is a JSON object; the input {what}: {_excerpt(first)}. {EXPECTED}"
 
 
 def reason_of_json(head: bytes) -> str:
-    """Name the way out for a JSON array, and for an object that spans lines; empty for anything else.
+    """Name the conversion for a JSON array, and for an object that spans lines; empty for anything else.
 
-    The first value decides: whoever pretty-prints one pretty-prints all.
+    The first value decides: a file is usually pretty-printed as a whole.
     """
     text = head.decode(errors="replace").lstrip()
     if text.startswith("["):
         return f"The input is a JSON array. {EXPECTED} `jq -c '.[]' FILE` converts it."
-    spanned = _lines_of_first_object(text) if text.startswith("{") else 1
-    return f"The first JSON object spans {spanned} lines. {EXPECTED} `jq -c . FILE` converts it." if spanned > 1 else ""
+    line_count = _lines_of_first_object(text) if text.startswith("{") else 1
+    return (
+        f"The first JSON object spans {line_count} lines. {EXPECTED} `jq -c . FILE` converts it."
+        if line_count > 1
+        else ""
+    )
 
 
 def _lines_of_first_object(text: str) -> int:

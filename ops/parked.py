@@ -1,4 +1,4 @@
-"""`membership parked`: what could not be applied, why, the message itself, and what to do about it."""
+"""`membership parked`: lists, shows, retries and discards events that could not be applied."""
 
 import asyncio
 import sys
@@ -17,20 +17,20 @@ from projections.store import generations
 from projections.store.queries import generation
 
 CHUNK_EVENTS = 100
-"""Events that are retried in one transaction; the projector waits for no more."""
+"""Events retried in one transaction, which bounds how long the projector waits."""
 
 
-async def list_parked(connection: asyncpg.Connection, wanted: Filter, rows_max: int) -> int:
+async def list_parked(connection: asyncpg.Connection, selection: Filter, rows_max: int) -> int:
     """Print the parked events, newest first, after a count by reason."""
     name = await checkpoints.live_generation(connection)
-    reasons = await parking.reasons(connection, name, wanted)
+    reasons = await parking.reasons(connection, name, selection)
     if not reasons:
-        print("No parked events." if wanted == Filter() else "No parked events of that kind.")
+        print("No parked events." if selection == Filter() else "No parked events match the filter.")
         return 0
     out = console()
-    out.print(_counted(reasons))
+    out.print(_counts_by_reason(reasons))
     table = Table("position", "reason", "first seen", Column("subject", overflow="fold"), "detail", box=None)
-    for row in await parking.newest(connection, name, wanted, rows_max):
+    for row in await parking.newest(connection, name, selection, rows_max):
         seen = format_time(row["first_seen_at"])
         table.add_row(str(row["position"]), row["reason"], seen, escaped(row["subject"]), escaped(row["detail"]))
     out.print(table)
@@ -38,13 +38,13 @@ async def list_parked(connection: asyncpg.Connection, wanted: Filter, rows_max: 
 
 
 async def show_parked(connection: asyncpg.Connection, position: int) -> int:
-    """Print one parked event whole; return 1 when nothing is parked at that position."""
+    """Print one parked event in full; return 1 when none is parked at that position."""
     name = await checkpoints.live_generation(connection)
     row = await parking.get(connection, name, position)
     if row is None:
-        # Perhaps in one that is being made: that is what its gate complains of.
-        for each in await generations.statuses(connection):
-            row = row or await parking.get(connection, generation(each.generation), position)
+        # A generation being filled may have parked it: its gate refers to such positions.
+        for status in await generations.statuses(connection):
+            row = row or await parking.get(connection, generation(status.generation), position)
     if row is None:
         return fail(f"No event is parked at position {position}. `membership parked list` shows those that are.")
     body = bytes(row["body"])
@@ -56,27 +56,29 @@ async def show_parked(connection: asyncpg.Connection, position: int) -> int:
     return 0
 
 
-async def retry_all(connection: asyncpg.Connection, wanted: Filter, max_rate: int, *, yes: bool) -> int:
-    """Say how many events are parked, ask, and read all of them again."""
+async def retry_all(connection: asyncpg.Connection, selection: Filter, max_rate: int, *, yes: bool) -> int:
+    """Show how many events are parked, ask for approval, and retry all of them."""
     name = await checkpoints.live_generation(connection)
-    reasons = await parking.reasons(connection, name, wanted)
+    reasons = await parking.reasons(connection, name, selection)
     if not reasons:
-        print("No parked events." if wanted == Filter() else "No parked events of that kind.")
+        print("No parked events." if selection == Filter() else "No parked events match the filter.")
         return 0
     total = sum(reasons.values())
-    print(f"{counted(total, 'event')} {'is' if total == 1 else 'are'} parked: {_counted(reasons)}.", flush=True)
+    print(
+        f"{counted(total, 'event')} {'is' if total == 1 else 'are'} parked: {_counts_by_reason(reasons)}.", flush=True
+    )
     if not yes:
         if not sys.stdin.isatty():
-            return fail("Add --yes to retry them without being asked; nothing was changed.", 2)
+            return fail("Add --yes to retry them without a prompt; nothing was changed.", 2)
         if not await confirm("Retry them all?"):
             return fail("Nothing was changed.")
-    return await retry(connection, await parking.positions(connection, name, wanted), max_rate)
+    return await retry(connection, await parking.positions(connection, name, selection), max_rate)
 
 
 async def retry(connection: asyncpg.Connection, positions: Sequence[int], max_rate: int) -> int:
-    """Read parked events again through the current code; return 1 if one of them is still parked."""
-    applied = still = 0
-    await parking.require_parked(connection, positions)  # before the first chunk: what follows is not taken back
+    """Retry parked events with the current code; return 1 if any of them is still parked."""
+    applied = still_parked = 0
+    await parking.require_parked(connection, positions)  # before the first chunk: committed chunks are not rolled back
     with progress() as bar:
         task = bar.add_task("retry", total=len(positions))
         for start in range(0, len(positions), CHUNK_EVENTS):
@@ -84,22 +86,22 @@ async def retry(connection: asyncpg.Connection, positions: Sequence[int], max_ra
             began = time.monotonic()
             retried = await parking.retry(connection, chunk, actor())
             applied += len(retried.applied)
-            still += len(retried.still_parked)
+            still_parked += len(retried.still_parked)
             bar.advance(task, len(chunk))
-            for position, why in retried.still_parked.items():
-                print(f"{position}: still {why.reason}: {why.detail}")
+            for position, failure in retried.still_parked.items():
+                print(f"{position}: still {failure.reason}: {failure.detail}")
             await asyncio.sleep(max(0.0, len(chunk) / max_rate - (time.monotonic() - began)))
-    print(f"Applied {applied:,}, still parked {still:,}.")
-    return 1 if still else 0
+    print(f"Applied {applied:,}, still parked {still_parked:,}.")
+    return 1 if still_parked else 0
 
 
 async def discard(connection: asyncpg.Connection, positions: Sequence[int], reason: str) -> int:
-    """Take parked events out for good, with a reason that is kept."""
+    """Discard parked events permanently; the reason is kept in the audit."""
     await parking.discard(connection, positions, reason, actor())
     events = counted(len(positions), "event")
-    print(f"Discarded {events}: not listed, nor parked by a rebuild. The stream keeps them, the audit says why.")
+    print(f"Discarded {events}; a rebuild does not park them again. The stream keeps them, the audit has the reason.")
     return 0
 
 
-def _counted(reasons: dict[str, int]) -> str:
+def _counts_by_reason(reasons: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())

@@ -1,7 +1,7 @@
-"""`membership publish`: CloudEvents from a file or standard input, checked before anything is sent.
+"""`membership publish`: sends CloudEvents from a file or standard input, after checking all of them.
 
 Reads: the input; the live checkpoint, if a database is configured and the stream is missing. Writes: the stream.
-Fails: what `publish_events` raises, and `StreamMissing` when a database has applied a stream that is gone.
+Fails: what `publish_events` raises, and `StreamMissing` when a database has applied events of a stream that is gone.
 """
 
 import json
@@ -26,27 +26,27 @@ from projections.store import checkpoint as checkpoints
 from projections.store import database
 
 LINE_BYTES_MAX: Final = 2 * BODY_BYTES_MAX
-"""What is kept of one line: enough to see that it is no event, whatever blanks surround it."""
+"""Bytes kept of one line: enough to detect an oversize event, even between blanks."""
 ALIKE_SHOWN_MAX: Final = 5
-"""Lines with one and the same error that are printed each; the others are counted."""
+"""Lines printed per identical error; further ones are only counted."""
 BAD_SHOWN_MAX: Final = 50
-"""Bad lines that are printed in all: about a screen, beyond which nobody reads."""
+"""Bad lines printed in total: about one screen."""
 
 FORMAT_LINES_MIN: Final = 2
-"""A single line that is no JSON object is as likely a slip as another format; its own error says enough."""
+"""A single line that is not a JSON object is as likely a typing error as another format; its own error suffices."""
 NO_OBJECT: Final = "Not a JSON object"
-"""How the detail of a line begins that is none."""
+"""Begins the error detail of a line that is not a JSON object."""
 
 
 class Line(NamedTuple):
-    """One line of the input and what it turned out to be."""
+    """One line of the input: an event to publish, or an error."""
 
     number: int
-    found: Publication | Unreadable
+    result: Publication | Unreadable
 
 
 class _Sketch(msgspec.Struct):
-    """Just enough of an event to know where it belongs; `decode` then judges the whole."""
+    """The fields of an event that determine its subject; `decode` then validates the whole event."""
 
     id: str
     type: str
@@ -54,18 +54,18 @@ class _Sketch(msgspec.Struct):
 
 
 async def publish(settings: Settings, source: IO[bytes], *, skip_bad: bool, as_json: bool) -> int:
-    """Publish the events of `source`; all of them or, unless `skip_bad`, none. Return the exit code."""
+    """Publish all events of `source`, or none if any is bad and not `skip_bad`; return the exit code."""
     head = bytearray()
     lines = list(read_lines(_bounded_lines(source), head))
-    good = [line for line in lines if isinstance(line.found, Publication)]
-    bad = [(line.number, line.found) for line in lines if isinstance(line.found, Unreadable)]
+    good = [line for line in lines if isinstance(line.result, Publication)]
+    bad = [(line.number, line.result) for line in lines if isinstance(line.result, Unreadable)]
     if bad and not (good and skip_bad) and (reason := _reason_not_ndjson(lines, bytes(head))):
         _show_bad(bad[:1])
         return fail(f"{reason} Nothing was published.")
     _show_bad(bad)
     if bad and not skip_bad:
-        of_all = f"{len(bad):,} of {counted(len(lines), 'line')} {'is' if len(bad) == 1 else 'are'} bad"
-        return fail(f"{of_all}; nothing was published. Fix what is bad, or use --skip-bad.")
+        summary = f"{len(bad):,} of {counted(len(lines), 'line')} {'is' if len(bad) == 1 else 'are'} bad"
+        return fail(f"{summary}; nothing was published. Fix the bad lines, or use --skip-bad.")
     try:
         await _send(settings, good, as_json=as_json)
     except StreamNotCreated as absent:
@@ -74,38 +74,38 @@ async def publish(settings: Settings, source: IO[bytes], *, skip_bad: bool, as_j
 
 
 def _reason_not_ndjson(lines: list[Line], head: bytes) -> str:
-    """Return what the input is, if it is no NDJSON at all; empty if single lines are bad."""
-    if isinstance(lines[0].found, Publication):
+    """Return why the input is not NDJSON; empty if only single lines are bad."""
+    if isinstance(lines[0].result, Publication):
         return ""
     if reason := reason_of_json(head):
         return reason
-    objects = any(isinstance(each.found, Publication) or NO_OBJECT not in each.found.detail for each in lines)
+    objects = any(isinstance(line.result, Publication) or NO_OBJECT not in line.result.detail for line in lines)
     return "" if objects or len(lines) < FORMAT_LINES_MIN else reason_of_text(head, len(lines))
 
 
 def _show_bad(bad: list[tuple[int, Unreadable]]) -> None:
-    """Print bad lines, each with its number, up to the limits; then how many more there are, and like which line."""
-    alike = Counter[Unreadable]()
+    """Print bad lines with their numbers, up to the limits; then count the others, by the line with the same error."""
+    counts = Counter[Unreadable]()
     first: dict[Unreadable, int] = {}
     hidden = Counter[Unreadable]()
     shown = 0
-    for number, why in bad:
-        alike[why] += 1
-        first.setdefault(why, number)
-        if shown < BAD_SHOWN_MAX and alike[why] <= ALIKE_SHOWN_MAX:
+    for number, error in bad:
+        counts[error] += 1
+        first.setdefault(error, number)
+        if shown < BAD_SHOWN_MAX and counts[error] <= ALIKE_SHOWN_MAX:
             shown += 1
-            fail(f"line {number}: {why.reason}: {why.detail}")
+            fail(f"line {number}: {error.reason}: {error.detail}")
         else:
-            hidden[why] += 1
-    repeated = {why: count for why, count in hidden.items() if alike[why] > count}
-    for why, count in repeated.items():
-        fail(f"… and {counted(count, 'more line')} with the error of line {first[why]}.")
+            hidden[error] += 1
+    repeated = {error: count for error, count in hidden.items() if counts[error] > count}
+    for error, count in repeated.items():
+        fail(f"… and {counted(count, 'more line')} with the error of line {first[error]}.")
     if other := hidden.total() - sum(repeated.values()):
         fail(f"… and {counted(other, 'more bad line')}.")
 
 
 def _bounded_lines(source: IO[bytes]) -> Iterator[bytes]:
-    """Read line by line, keeping at most LINE_BYTES_MAX of each: a file without line ends would fill the memory."""
+    """Read lines, keeping at most LINE_BYTES_MAX of each: a file without line ends would exhaust the memory."""
     while line := source.readline(LINE_BYTES_MAX):
         rest = line
         while len(rest) == LINE_BYTES_MAX and not rest.endswith(b"\n"):
@@ -114,7 +114,7 @@ def _bounded_lines(source: IO[bytes]) -> Iterator[bytes]:
 
 
 def read_lines(source: Iterable[bytes], head: bytearray | None = None) -> Iterator[Line]:
-    """Read NDJSON, one event a line; blank lines are skipped, but counted. `head` receives how the input begins."""
+    """Read NDJSON, one event per line; skip blank lines, but count them. `head` receives the beginning of the input."""
     for number, raw in enumerate(source, start=1):
         if head is not None and len(head) < HEAD_BYTES_MAX:
             head += raw
@@ -136,8 +136,8 @@ def publication(body: bytes) -> Publication | Unreadable:
         return Unreadable("invalid_json", f"{NO_OBJECT}: {error_text(problem)}.")
     family = family_of(sketch.type)
     if family is None:
-        known = ", ".join(name for types in EVENT_TYPES.values() for name in types)
-        return Unreadable("unknown_type", f"There is no event type {sketch.type!r}; allowed: {known}.")
+        allowed = ", ".join(name for types in EVENT_TYPES.values() for name in types)
+        return Unreadable("unknown_type", f"There is no event type {sketch.type!r}; allowed: {allowed}.")
     for name in SUBJECT_IDS[family]:
         if not isinstance(sketch.data.get(name), str):
             return Unreadable("invalid_field", f"The subject needs `$.data.{name}`, a lower-case hyphenated UUID.")
@@ -147,7 +147,7 @@ def publication(body: bytes) -> Publication | Unreadable:
 
 
 async def _missing_or_new(settings: Settings, absent: StreamNotCreated) -> StreamNotCreated | StreamMissing:
-    """Tell a stream that was deleted from one that was never created, if a database is configured that knows it."""
+    """Distinguish a deleted stream from one never created, by the configured database's checkpoint, if any."""
     if not settings.database_url:
         return absent
     try:
@@ -163,23 +163,23 @@ async def _missing_or_new(settings: Settings, absent: StreamNotCreated) -> Strea
 
 
 async def _send(settings: Settings, lines: list[Line], *, as_json: bool) -> None:
-    publications = [line.found for line in lines if isinstance(line.found, Publication)]
+    publications = [line.result for line in lines if isinstance(line.result, Publication)]
     duplicates = 0
     positions: list[int] = []
     console = Console(soft_wrap=True, highlight=False)
-    at = 0
+    index = 0
     async for receipt in publish_events(settings.nats_url, publications):
-        line = lines[at]
-        at += 1
+        line = lines[index]
+        index += 1
         duplicates += receipt.duplicate
         positions.append(receipt.position)
         if as_json:
-            known = {"line": line.number, "id": receipt.msg_id, "position": receipt.position}
-            print(json.dumps(known | {"duplicate": receipt.duplicate}))
+            report = {"line": line.number, "id": receipt.msg_id, "position": receipt.position}
+            print(json.dumps(report | {"duplicate": receipt.duplicate}))
         else:
-            again = "  (was there already)" if receipt.duplicate else ""
-            console.print(f"line {line.number}: position {receipt.position}  {receipt.msg_id}{again}", markup=False)
+            suffix = "  (already stored)" if receipt.duplicate else ""
+            console.print(f"line {line.number}: position {receipt.position}  {receipt.msg_id}{suffix}", markup=False)
     if not as_json:
         new = len(positions) - duplicates
-        reached = f", the last of them at position {max(positions)}" if new else ""
-        console.print(f"Published {counted(new, 'new event')}, {counted(duplicates, 'duplicate')}{reached}.")
+        last = f", the last of them at position {max(positions)}" if new else ""
+        console.print(f"Published {counted(new, 'new event')}, {counted(duplicates, 'duplicate')}{last}.")

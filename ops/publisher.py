@@ -1,10 +1,10 @@
-"""Publishes events to the stream, fast and safe to repeat: atomic batches, and one by one where a batch is refused.
+"""Publishes events to the stream, fast and repeatable: in atomic batches, one by one where a batch is refused.
 
-Writes: stream MEMBERSHIP. With `sync_interval: always` an atomic batch costs one fsync where a message alone costs
-one each, so batches are the way to publish many. The broker refuses a batch whole when it has seen any of its ids;
-then its events go one by one, and the acks say which were there already.
-Invariants: an event is stored once per message id within the broker's duplicate window; receipts come in the order of
-the publications. Fails: `StreamAbsent`, `JetStreamOff`, `BrokerUnavailable`, `PublishRefused`.
+Writes: stream MEMBERSHIP. With `sync_interval: always` an atomic batch costs one fsync, single messages cost one each,
+so many events are published in batches. The broker refuses a whole batch when it has seen any of its ids; its events
+are then published one by one, and the acks mark the duplicates.
+Invariants: an event is stored once per message id within the broker's duplicate window; receipts are in the order of
+the publications. Fails: `StreamNotCreated`, `JetStreamOff`, `BrokerUnavailable`, `PublishRefused`.
 """
 
 import asyncio
@@ -26,19 +26,19 @@ from projections.error_text import error_text
 from projections.errors import MembershipError
 
 BATCH_EVENTS_MAX: Final = 1_000
-"""JetStream's own limit of an atomic batch."""
+"""JetStream's limit for an atomic batch."""
 WINDOW_EVENTS: Final = 256
-"""Acks awaited at once when events go one by one."""
+"""Acks awaited concurrently when events are published one by one."""
 ACK_TIMEOUT_S: Final = 5.0
 RETRY_DEADLINE_S: Final = 30.0
-"""How long the same events are tried again while the broker does not answer."""
+"""How long a batch is retried while the broker does not answer."""
 RETRY_S: Final = 0.25
 SERVER_ERROR: Final = 500
-"""From here on JetStream's codes speak of the broker's state, which may pass, not of the event."""
+"""JetStream codes from here on report the broker's state, which may be transient, not a fault of the event."""
 
 
 class StreamNotCreated(MembershipError):
-    """There is no stream to publish to; whether there ever was one, only a database can say."""
+    """There is no stream to publish to; only a database shows whether there ever was one."""
 
     code = "stream_absent"
 
@@ -54,38 +54,38 @@ class StreamNotCreated(MembershipError):
 
 
 class JetStreamOff(MembershipError):
-    """The broker answers, but its JetStream does not."""
+    """The broker answers, but JetStream does not."""
 
     code = "jetstream_off"
 
     def __init__(self, nats_url: str) -> None:
         super().__init__(
             f"The broker at {broker_hosts(nats_url)} runs without JetStream: it is not enabled, or nats-server "
-            "switched it off after an error, such as a full disk, which its log names. Make room if it is that, "
-            "restart nats-server, then publish again: events that are there already are not stored twice."
+            "disabled it after an error, such as a full disk, which its log names. If so, free disk space, restart "
+            "nats-server, then publish again: events already stored are not stored twice."
         )
 
 
 class BrokerUnavailable(MembershipError):
-    """The broker does not answer; what was published so far stays published, and repeating all is safe."""
+    """The broker does not answer; events published so far stay published, and repeating all is safe."""
 
     code = "broker_unavailable"
 
     def __init__(self, nats_url: str, problem: object) -> None:
         super().__init__(
             f"{broker_problem(problem, nats_url)}. Publish again once it works: "
-            "events that are there already are not stored twice."
+            "events already stored are not stored twice."
         )
 
 
 class PublishRefused(MembershipError):
-    """The broker will not store an event, and would not if asked again."""
+    """The broker refuses to store an event; a retry would be refused too."""
 
     code = "publish_refused"
 
 
 class Publication(NamedTuple):
-    """What to publish: the event's JSON, on its subject, under its id."""
+    """An event to publish: its subject, message id and JSON."""
 
     subject: str
     msg_id: str
@@ -93,7 +93,7 @@ class Publication(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """Where an event stands in the stream. A duplicate was there already, at an earlier time."""
+    """An event's position in the stream. A duplicate was stored before, at an earlier position."""
 
     msg_id: str
     position: int
@@ -101,7 +101,7 @@ class Receipt(NamedTuple):
 
 
 async def publish_events(nats_url: str, publications: Iterable[Publication]) -> AsyncIterator[Receipt]:
-    """Publish in order and yield a receipt for each, in order; takes from `publications` as it goes."""
+    """Publish in order and yield a receipt for each, in order; consumes `publications` lazily."""
     client = await _connect(nats_url)
     try:
         remaining = iter(publications)
@@ -120,8 +120,8 @@ async def _connect(nats_url: str) -> Client:
 
 
 async def publish_batch(client: Client, nats_url: str, batch: Sequence[Publication]) -> list[Receipt]:
-    """Publish a batch until the broker has answered for all of it; the same ids each time, so nothing doubles."""
-    gives_up_at = time.monotonic() + RETRY_DEADLINE_S
+    """Publish a batch, retrying until the broker has acknowledged all of it; the ids prevent duplicates."""
+    deadline = time.monotonic() + RETRY_DEADLINE_S
     while True:
         try:
             return await _publish_atomic(client, batch) or await _publish_singly(client, batch)
@@ -129,55 +129,55 @@ async def publish_batch(client: Client, nats_url: str, batch: Sequence[Publicati
             unanswered = isinstance(problem, (NoRespondersError, NoStreamResponseError))
             if unanswered and await _is_absent(client):
                 raise StreamNotCreated from None
-            if time.monotonic() > gives_up_at:
-                raise await _gave_up(client, nats_url, problem) from None
+            if time.monotonic() > deadline:
+                raise await _unstored_error(client, nats_url, problem) from None
             await asyncio.sleep(RETRY_S)
 
 
 async def _is_absent(client: Client) -> bool:
-    """Ask whether there is no stream: a JetStream that starts, or was switched off, leaves a publish unanswered too."""
+    """Return whether the stream does not exist: a starting or disabled JetStream leaves a publish unanswered too."""
     try:
         return not await exists(client)
     except (NatsError, OSError):
         return False
 
 
-async def _gave_up(client: Client, nats_url: str, problem: BaseException) -> MembershipError:
-    """Return why a batch was not stored in time, as far as the broker says."""
+async def _unstored_error(client: Client, nats_url: str, problem: BaseException) -> MembershipError:
+    """Return why a batch was not stored in time, as far as the broker reports it."""
     if isinstance(problem, (NoRespondersError, NoStreamResponseError)):
         return JetStreamOff(nats_url)
     return BrokerUnavailable(nats_url, await explain_unstored(client, problem))
 
 
 async def _publish_atomic(client: Client, batch: Sequence[Publication]) -> list[Receipt] | None:
-    """Publish an atomic batch; None when it cannot be one: a lone event, or one that the broker refused."""
+    """Publish an atomic batch; None for a single event, or if the broker refused the batch."""
     if len(batch) == 1:
         return None
     batch_id = uuid.uuid4().hex
     *others, last = (
-        (each, {"Nats-Msg-Id": each.msg_id, "Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(number)})
-        for number, each in enumerate(batch, start=1)
+        (event, {"Nats-Msg-Id": event.msg_id, "Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(number)})
+        for number, event in enumerate(batch, start=1)
     )
-    each, headers = last
-    commit = headers | {"Nats-Batch-Commit": "1"}
+    last_event, last_headers = last
+    commit = last_headers | {"Nats-Batch-Commit": "1"}
     try:
-        for other, other_headers in others:
-            await client.publish(other.subject, other.body, headers=other_headers)
-        reply = await client.request(each.subject, each.body, timeout=ACK_TIMEOUT_S, headers=commit)
+        for event, headers in others:
+            await client.publish(event.subject, event.body, headers=headers)
+        reply = await client.request(last_event.subject, last_event.body, timeout=ACK_TIMEOUT_S, headers=commit)
     except MaxPayloadError:
-        return None  # one by one, the one that is too large gets its name
+        return None  # one by one, the error names the event that is too large
     ack: dict[str, Any] = msgspec.json.decode(reply.data)
     if "error" in ack:
         return None
     first = int(ack["seq"]) - len(batch) + 1
-    return [Receipt(each.msg_id, first + place, duplicate=False) for place, each in enumerate(batch)]
+    return [Receipt(event.msg_id, first + index, duplicate=False) for index, event in enumerate(batch)]
 
 
 async def _publish_singly(client: Client, batch: Sequence[Publication]) -> list[Receipt]:
     receipts: list[Receipt] = []
     for start in range(0, len(batch), WINDOW_EVENTS):
         window = batch[start : start + WINDOW_EVENTS]
-        receipts += await asyncio.gather(*(_publish_one(client, each) for each in window))
+        receipts += await asyncio.gather(*(_publish_one(client, event) for event in window))
     return receipts
 
 

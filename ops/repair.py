@@ -1,4 +1,4 @@
-"""`membership repair`: re-derives one customer or one campaign from its own events, shows the row diff, writes it."""
+"""`membership repair`: derives one customer or campaign again from its events, shows the row diff and writes it."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -27,7 +27,7 @@ CHUNK_EVENTS = 5_000
 async def repair(
     connection: asyncpg.Connection, settings: Settings, entity: Entity, *, dry_run: bool, as_json: bool
 ) -> int:
-    """Show what differs and, unless `dry_run`, write it; return the exit code."""
+    """Show the differing rows and, unless `dry_run`, write them; return the exit code."""
     try:
         client = await connect_reconnecting(settings.nats_url, "membership-repair")
         try:
@@ -36,7 +36,7 @@ async def repair(
             await client.close()
     except (NatsError, NatsTimeoutError) as problem:
         raise BrokerSilent(problem) from None
-    # Shown after the transaction, so that a slow terminal does not delay the projector.
+    # Printed after the transaction, so that a slow terminal does not delay the projector.
     differences, position = repaired
     if as_json:
         _print_json(differences, position, written=bool(differences) and not dry_run)
@@ -59,25 +59,26 @@ async def _repair(connection: asyncpg.Connection, client: TolerantClient, entity
         raise BrokerSilent("the last events did not arrive in time") from None
 
 
-def _print_json(found: list[Difference], position: int, *, written: bool) -> None:
-    rows = [{"table": each.table, "held": each.held or None, "wanted": each.expected or None} for each in found]
-    print(json.dumps({"position": position, "written": written, "differences": len(found), "rows": rows}))
+def _print_json(differences: list[Difference], position: int, *, written: bool) -> None:
+    rows = [{"table": row.table, "held": row.held or None, "wanted": row.expected or None} for row in differences]
+    print(json.dumps({"position": position, "written": written, "differences": len(differences), "rows": rows}))
 
 
-def _show(found: list[Difference]) -> None:
-    """Print the rows as they are and as they are written: the same JSON that PostgreSQL is given."""
+def _show(differences: list[Difference]) -> None:
+    """Print each row as it is and as it is written: the JSON passed to PostgreSQL."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    for each in found:
-        console.print(describe_difference(each))
-        if each.held_json:
-            console.print(f"- {each.held_json}", style="red")
-        if each.expected_json:
-            console.print(f"+ {each.expected_json}", style="green")
+    for difference in differences:
+        console.print(describe_difference(difference))
+        if difference.held_json:
+            console.print(f"- {difference.held_json}", style="red")
+        if difference.expected_json:
+            console.print(f"+ {difference.expected_json}", style="green")
 
 
-def _summary(entity: Entity, found: list[Difference], position: int, *, dry_run: bool) -> str:
-    if not found:
-        return f"Every row of {entity.kind} {entity.id} is as the stream has it, at position {position}."
-    rows = counted(len(found), "row")
-    done = "would change; run it without --dry-run to write them" if dry_run else "written"
-    return f"{rows} {done}, as of position {position}."
+def _summary(entity: Entity, differences: list[Difference], position: int, *, dry_run: bool) -> str:
+    if not differences:
+        return f"Every row of {entity.kind} {entity.id} matches the stream, at position {position}."
+    rows = counted(len(differences), "row")
+    if dry_run:
+        return f"{rows} would change, as of position {position}. Run without --dry-run to write."
+    return f"{rows} written, as of position {position}."

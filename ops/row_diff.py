@@ -1,4 +1,4 @@
-"""A differing row in words: which table and row, and column by column what is held and what the stream says."""
+"""Describes a differing row: its table and key, and per column the stored and the expected value."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ from projections.maintenance.differences import Difference
 
 
 def describe_difference(difference: Difference) -> str:
-    """Return the row on a line, and a line a column under it."""
+    """Return one line for the row, then one line per differing column."""
     key = " ".join(f"{name}={value}" for name, value in difference.key.items())
     row = f"{difference.table} {key}"
     if not difference.held_json:
-        return f"{row}\n    is missing; the stream has it"
+        return f"{row}\n    missing row: expected from the stream"
     if not difference.expected_json:
-        return f"{row}\n    is there; the stream knows nothing of it"
+        return f"{row}\n    unexpected row: not derivable from the stream"
     columns = [
-        f"    {column} is {_text(held)}; the stream says {_text(wanted)}"
-        for column, held, wanted in difference.columns()
+        f"    {column} is {_text(stored)}; expected {_text(expected)}"
+        for column, stored, expected in difference.columns()
     ]
     return "\n".join([row, *columns])
 

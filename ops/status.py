@@ -1,6 +1,6 @@
-"""`membership status`: how far the read model is behind the stream, and whether anything needs an operator.
+"""`membership status`: shows how far the read model is behind the stream, and any problem that needs an operator.
 
-Reads: PostgreSQL and the stream; what one of them does not answer is unknown, never derived from the other.
+Reads: PostgreSQL and the stream; a value that one of them does not provide is unknown, never derived from the other.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ NO_LEADER: Final = (
 
 
 class DatabaseUnavailable(MembershipError):
-    """PostgreSQL cannot be asked, so there is no status to show."""
+    """PostgreSQL cannot be queried, so there is no status to show."""
 
     code = "database_unavailable"
 
@@ -47,7 +47,7 @@ class DatabaseUnavailable(MembershipError):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What `status --json` prints. What only the stream knows is None when the broker does not answer."""
+    """What `status --json` prints. Values of the stream are None when the broker does not answer."""
 
     generation: str
     position: int
@@ -60,11 +60,11 @@ class Status(msgspec.Struct, frozen=True):
     missing_events: int | None
     """Positions of the stream without a message that neither an erasure nor an acknowledgement explains."""
     jobs: list[dict[str, Any]]
-    """Those under way and those that wait to be resumed."""
+    """Running and interrupted jobs."""
     generations: list[dict[str, Any]]
-    """All copies of the read model that are there, the live one first."""
+    """All existing copies of the read model, the live one first."""
     fan_outs: int
-    """Campaigns whose changed keys are not yet copied to all their memberships in the live one."""
+    """Campaigns whose changed keys are not yet copied to all their memberships in the live generation."""
 
 
 async def show(settings: Settings, *, as_json: bool) -> int:
@@ -78,7 +78,7 @@ async def show(settings: Settings, *, as_json: bool) -> int:
 
 
 async def watch(settings: Settings, *, as_json: bool) -> None:
-    """Print the status every `WATCH_EVERY_S` until cancelled, as plain lines where no terminal reads them."""
+    """Print the status every `WATCH_EVERY_S` until cancelled; as plain lines unless standard output is a terminal."""
     as_table = sys.stdout.isatty() and not as_json
     while True:
         try:
@@ -103,7 +103,7 @@ def _exit_code(problems: list[str]) -> int:
 
 
 async def gather(settings: Settings) -> tuple[Status, list[str]]:
-    """Return the status, and a sentence for each thing that needs an operator; raises `DatabaseUnavailable`."""
+    """Return the status, and a sentence per problem that needs an operator; raise `DatabaseUnavailable`."""
     try:
         connection = await database.connect(settings.database_url, "membership-status")
         try:
@@ -122,20 +122,20 @@ async def _gather(connection: asyncpg.Connection, settings: Settings) -> tuple[S
     parked = await connection.fetchval(for_generation("SELECT count(*) FROM {generation}.parked_event", name))
     fan_outs = await fan_out.count(connection, name)
     running = await jobs.is_running(connection)
-    under_way = [job_summary(job, running=running) for job in await jobs.unfinished(connection)]
-    standings = [
-        msgspec.structs.asdict(each) | {"follows_until": each.follows_until and format_time(each.follows_until)}
-        for each in await generations.statuses(connection)
+    unfinished = [job_summary(job, running=running) for job in await jobs.unfinished(connection)]
+    generation_rows = [
+        msgspec.structs.asdict(row) | {"follows_until": row.follows_until and format_time(row.follows_until)}
+        for row in await generations.statuses(connection)
     ]
     leader = await projector_leads(connection)
     position = checkpoint.position
-    known = Status(name, position, None, None, None, parked, leader, None, under_way, standings, fan_outs)
-    status, problem = await _with_stream(connection, settings, known, checkpoint)
-    return status, [each for each in ("" if leader else NO_LEADER, problem) if each]
+    status = Status(name, position, None, None, None, parked, leader, None, unfinished, generation_rows, fan_outs)
+    status, problem = await _with_stream(connection, settings, status, checkpoint)
+    return status, [sentence for sentence in ("" if leader else NO_LEADER, problem) if sentence]
 
 
 async def projector_leads(connection: asyncpg.Connection) -> bool:
-    """Say whether a session of this database holds the projectors' lock; PostgreSQL shows its key in two halves."""
+    """Return whether a session of this database holds the projectors' lock; pg_locks shows its key in two halves."""
     return bool(
         await connection.fetchval(
             "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 "
@@ -147,32 +147,32 @@ async def projector_leads(connection: asyncpg.Connection) -> bool:
 
 
 async def _with_stream(
-    connection: asyncpg.Connection, settings: Settings, known: Status, checkpoint: Checkpoint
+    connection: asyncpg.Connection, settings: Settings, status: Status, checkpoint: Checkpoint
 ) -> tuple[Status, str]:
-    """Return the status with what the stream says, and a sentence if that needs an operator."""
+    """Return the status with the stream's values added, and a sentence if they need an operator."""
     try:
         client = await connect_once(settings.nats_url, "membership-status")
         try:
             state = await stream.identify(client, checkpoint)
             last = 0 if state is None else state.last_position
-            lag_events = max(0, last - known.position)
-            lag_s = await _lag_s(client, known.position) if lag_events else 0.0
+            lag_events = max(0, last - status.position)
+            lag_s = await _lag_s(client, status.position) if lag_events else 0.0
         finally:
             await client.close()
     except StreamRefused as refused:
-        return known, str(refused)
+        return status, str(refused)
     except MembershipError as problem:
-        return known, f"The broker cannot be asked: {error_text(problem)}."
+        return status, f"The broker cannot be queried: {error_text(problem)}."
     except (NatsError, OSError) as problem:  # nats-py's timeout is an OSError too
-        return known, f"The broker cannot be asked: {stream.explain(problem)}."
+        return status, f"The broker cannot be queried: {stream.explain(problem)}."
     missing = 0 if state is None else await loss_check.unexplained(connection, state)
     status = msgspec.structs.replace(
-        known, stream_position=last, lag_events=lag_events, lag_s=lag_s, missing_events=missing
+        status, stream_position=last, lag_events=lag_events, lag_s=lag_s, missing_events=missing
     )
-    return status, _loss(missing)
+    return status, _loss_sentence(missing)
 
 
-def _loss(missing: int) -> str:
+def _loss_sentence(missing: int) -> str:
     if not missing:
         return ""
     return (
@@ -182,7 +182,7 @@ def _loss(missing: int) -> str:
 
 
 async def _lag_s(client: Client, position: int) -> float:
-    """Return how long ago the first message that is not applied yet was stored."""
+    """Return the age of the first message that is not applied yet."""
     stored_ns = await stream.next_message_time_ns(client, position)
     return 0.0 if stored_ns is None else round(max(0.0, time.time() - stored_ns / 1e9), 3)
 
@@ -200,7 +200,7 @@ _FIELDS: Final = (
 )
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "unknown" if value is None else str(value)
@@ -208,29 +208,29 @@ def _shown(value: object) -> str:
 
 def _line(status: Status) -> str:
     """Return the status as one line of `name=value`, for a log."""
-    shown = " ".join(f"{field}={_shown(getattr(status, field))}" for field in _FIELDS)
-    return f"{format_time(datetime.now(UTC))} {shown} jobs={len(status.jobs)}"
+    fields = " ".join(f"{field}={_text(getattr(status, field))}" for field in _FIELDS)
+    return f"{format_time(datetime.now(UTC))} {fields} jobs={len(status.jobs)}"
 
 
 def _print_table(status: Status) -> None:
     table = Table(show_header=False, box=None)
     for field in _FIELDS:
-        table.add_row(field, _shown(getattr(status, field)))
+        table.add_row(field, _text(getattr(status, field)))
     table.add_row("jobs", "\n".join(map(_job_line, status.jobs)) or "none")
     table.add_row("generations", "\n".join(map(_generation_line, status.generations)))
     console().print(table)
 
 
 def _job_line(job: dict[str, Any]) -> str:
-    left = f", {job['eta_s']:,.0f} s left" if job["eta_s"] is not None else ""
-    further = {"running": "", "refused": f", refused: {job['outcome']}"}
-    state = further.get(job["state"], ", interrupted: the same command goes on with it")
-    return f"{job['job_id']} {job['kind']}: {' '.join(filter(None, (job['phase'], job['progress'])))}{left}{state}"
+    remaining = f", {job['eta_s']:,.0f} s left" if job["eta_s"] is not None else ""
+    details = {"running": "", "refused": f", refused: {job['outcome']}"}
+    state = details.get(job["state"], ", interrupted: run the same command to resume it")
+    return f"{job['job_id']} {job['kind']}: {' '.join(filter(None, (job['phase'], job['progress'])))}{remaining}{state}"
 
 
-def _generation_line(standing: dict[str, Any]) -> str:
-    until = standing["follows_until"]
+def _generation_line(generation: dict[str, Any]) -> str:
+    until = generation["follows_until"]
     ends = "" if until is None else f" until {until}" if until > format_time(datetime.now(UTC)) else ", being dropped"
-    broken = ", broken" if standing["state"] == "broken" else ""
-    state = f"live{broken}" if standing["live"] else f"{standing['state']}{ends}"
-    return f"{standing['generation']}: {state}, at position {standing['position']}"
+    broken = ", broken" if generation["state"] == "broken" else ""
+    state = f"live{broken}" if generation["live"] else f"{generation['state']}{ends}"
+    return f"{generation['generation']}: {state}, at position {generation['position']}"

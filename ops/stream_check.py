@@ -1,4 +1,4 @@
-"""Checks that the stream is complete, before rows are derived from it again.
+"""Checks that the stream is complete before rows are derived from it again.
 
 Reads: the stream's state, control tables. Fails: `StreamRefused` and its kinds, `JobRefused` during an erasure.
 """
@@ -16,12 +16,14 @@ from projections.store.checkpoint import Checkpoint
 async def require_complete_stream(
     connection: asyncpg.Connection, client: TolerantClient, live: Checkpoint
 ) -> StreamState:
-    """Return the stream's state; refuse another one, and one that has lost messages which nobody has acknowledged."""
+    """Return the stream's state; refuse another stream, and one with unacknowledged losses."""
     state = await stream.identify(client, live)
     if state is None:
         raise StreamMissing(stream.STREAM, live.position)
     if any(job.kind == "erase" for job in await jobs.unfinished(connection)):
-        raise JobRefused("An erasure is under way or was interrupted. Finish it first: the same `membership erase`.")
+        raise JobRefused(
+            "An erasure is running or was interrupted. Finish it first: run the same `membership erase` again."
+        )
     require_no_erasure_elsewhere(state)
     if lost := await loss_check.unexplained(connection, state):
         raise StreamIncomplete(stream.STREAM, lost, state.first_position, state.last_position)
@@ -29,9 +31,9 @@ async def require_complete_stream(
 
 
 def require_no_erasure_elsewhere(state: StreamState) -> None:
-    """Raise `JobRefused` while the stream says that an erasure is under way."""
+    """Raise `JobRefused` while the stream is marked as being erased from."""
     if state.tally.erasing_from is not None:
         raise JobRefused(
-            f"Stream {stream.STREAM} says that an erasure is under way or was interrupted, begun with another "
-            "database. Finish it first: the same `membership erase`, with either database."
+            f"An erasure from stream {stream.STREAM}, begun with another database, is running or was interrupted. "
+            "Finish it first: run the same `membership erase` again, with either database."
         )

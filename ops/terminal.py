@@ -1,4 +1,4 @@
-"""How commands speak at a terminal: answers on standard output, troubles and progress on standard error."""
+"""Terminal output of commands: results on standard output, errors and progress on standard error."""
 
 import asyncio
 import sys
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 PIPE_WIDTH = 200
-"""A pipe has no width; what reads it should not get cut cells."""
+"""A pipe has no width; wide enough not to cut table cells."""
 
 
 def fail(sentence: str, code: int = 1) -> int:
@@ -18,12 +18,12 @@ def fail(sentence: str, code: int = 1) -> int:
 
 
 def console() -> Console:
-    """Return where tables are printed."""
+    """Return the console that prints tables."""
     return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def progress() -> Progress:
-    """Return a progress bar that leaves nothing behind."""
+    """Return a progress bar that disappears when it ends."""
     return Progress(console=Console(stderr=True), transient=True)
 
 
@@ -33,7 +33,7 @@ def format_time(instant: datetime) -> str:
 
 
 async def confirm(question: str) -> bool:
-    """Ask at the terminal and say whether the answer was yes; Ctrl-C is heard while it waits."""
+    """Ask at the terminal and return whether the answer was yes; Ctrl-C works while it waits."""
     print(f"{question} [y/N] ", end="", flush=True)
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[str] = loop.create_future()
@@ -55,5 +55,5 @@ def counted(number: int, what: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Keep rich from reading a message's text as markup."""
+    """Escape text that rich would read as markup."""
     return text.replace("[", r"\[")

@@ -1,4 +1,4 @@
-"""Signs development tokens with the configured secret, the way an identity provider would."""
+"""Signs development tokens with the configured secret, as an identity provider would."""
 
 import time
 

@@ -1,1 +1,1 @@
-"""The heart: what events mean, the tables they become, and every write to them."""
+"""The core: the event contract, the fold, the read model's tables, and every write to them."""

@@ -1,8 +1,8 @@
-"""API keys: made, listed, revoked and looked up; the key itself is kept nowhere.
+"""API keys: creation, listing, revocation and lookup. Only a hash of each key is stored.
 
-Writes: control.api_key, control.audit. Reads: the first.
+Writes: control.api_key, control.audit. Reads: control.api_key.
 Invariants: creating and revoking a key writes its audit row in the same transaction, with the key id, never the key.
-A key holds 160 random bits, so one round of SHA-256 is all the hash it needs; comparison is constant-time.
+A key contains 160 random bits, so one round of SHA-256 is enough; comparison is constant-time.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ PREFIX: Final = "mbr"
 """Makes a leaked key recognisable to people and scanners."""
 KEY_ID_BYTES: Final = 6
 SECRET_BYTES: Final = 20
-_FORM: Final = re.compile(rf"\A{PREFIX}_([0-9a-f]{{{2 * KEY_ID_BYTES}}})_[0-9a-f]{{{2 * SECRET_BYTES}}}\Z")
+_FORMAT: Final = re.compile(rf"\A{PREFIX}_([0-9a-f]{{{2 * KEY_ID_BYTES}}})_[0-9a-f]{{{2 * SECRET_BYTES}}}\Z")
 
 
 class ApiKey(Struct, frozen=True):
-    """What is known of a key after its creation."""
+    """An API key as stored, without its secret."""
 
     key_id: str
     user_id: str
@@ -35,18 +35,18 @@ class ApiKey(Struct, frozen=True):
     revoked_at: datetime | None
 
 
-class _Fetches(Protocol):
+class _Connection(Protocol):
     async def fetchrow(self, query: str, *args: object) -> asyncpg.Record | None: ...
 
 
 def key_id_of(key: str) -> str | None:
-    """Return the public part of a well-formed key, None for anything else."""
-    form = _FORM.match(key)
-    return form[1] if form else None
+    """Return the public part of a well-formed key; None for anything else."""
+    match = _FORMAT.match(key)
+    return match[1] if match else None
 
 
 async def create(connection: asyncpg.Connection, user_id: str, *, is_admin: bool, label: str, actor: str) -> str:
-    """Make a key for a user and return it: the only time it is ever shown. Owns the transaction."""
+    """Create a key for a user and return it; it cannot be shown again. Owns the transaction."""
     key_id = secrets.token_hex(KEY_ID_BYTES)
     key = f"{PREFIX}_{key_id}_{secrets.token_hex(SECRET_BYTES)}"
     async with connection.transaction():
@@ -58,12 +58,12 @@ async def create(connection: asyncpg.Connection, user_id: str, *, is_admin: bool
             is_admin,
             label,
         )
-        await audit.record(connection, actor, "api_key.create", _described(key_id, user_id, is_admin, label))
+        await audit.record(connection, actor, "api_key.create", _audit_detail(key_id, user_id, is_admin, label))
     return key
 
 
 async def listed(connection: asyncpg.Connection) -> list[ApiKey]:
-    """Return all keys, revoked ones included, oldest first."""
+    """Return all keys, including revoked ones, oldest first."""
     rows = await connection.fetch(
         "SELECT key_id, user_id::text, is_admin, label, created_at, revoked_at FROM control.api_key ORDER BY created_at"
     )
@@ -71,9 +71,9 @@ async def listed(connection: asyncpg.Connection) -> list[ApiKey]:
 
 
 async def revoke(connection: asyncpg.Connection, key_id: str, *, actor: str) -> bool:
-    """Revoke a key; False when there is none of that id. Owns the transaction.
+    """Revoke a key; return False when the id does not exist. Owns the transaction.
 
-    Revoking twice keeps the first time and adds nothing to the audit.
+    Revoking again keeps the first time and adds nothing to the audit.
     """
     async with connection.transaction():
         row = await connection.fetchrow(
@@ -82,19 +82,19 @@ async def revoke(connection: asyncpg.Connection, key_id: str, *, actor: str) -> 
             key_id,
         )
         if row is not None:
-            await audit.record(connection, actor, "api_key.revoke", _described(key_id, *row))
+            await audit.record(connection, actor, "api_key.revoke", _audit_detail(key_id, *row))
             return True
         return bool(await connection.fetchval("SELECT true FROM control.api_key WHERE key_id = $1", key_id))
 
 
-def _described(key_id: str, user_id: str, is_admin: bool, label: str) -> str:
-    """Return what the audit says of a key."""
+def _audit_detail(key_id: str, user_id: str, is_admin: bool, label: str) -> str:
+    """Return the audit detail for a key."""
     admin = ", admin" if is_admin else ""
     return f"key {key_id} of user {user_id}{admin}{label and f', label {label!r}'}"
 
 
-async def find(connection: _Fetches, key: str) -> tuple[str, bool] | None:
-    """Return (user id, is admin) of a valid key; None for a malformed, unknown, revoked or wrong one."""
+async def find(connection: _Connection, key: str) -> tuple[str, bool] | None:
+    """Return (user id, is admin) of a valid key; None for a malformed, unknown, revoked or wrong key."""
     key_id = key_id_of(key)
     if key_id is None:
         return None

@@ -1,4 +1,4 @@
-"""The errors of this project, one tree, so that each edge maps them in one place.
+"""The shared errors of this project: one tree, so that each entry point maps them in one place.
 
 MembershipError
 ├── SettingsInvalid            settings_invalid
@@ -20,7 +20,8 @@ MembershipError
     ├── StreamLostMessages     stream_lost_messages
     └── StreamUnsafe           stream_unsafe
 
-The docstring of a class says when it is raised; the message of an instance says what an operator can do.
+A class's docstring states when it is raised; an instance's message states what an operator can do. Errors of a single
+module are defined there, as subclasses.
 """
 
 from collections.abc import Sequence
@@ -28,24 +29,24 @@ from typing import ClassVar, Final
 
 
 class MembershipError(Exception):
-    """The root: something that has a stable code and a sentence for the person who reads it."""
+    """The root: an error with a stable code and a message for the operator."""
 
     code: ClassVar[str] = "membership_error"
 
 
 class SettingsInvalid(MembershipError):
-    """One or more environment variables are missing or wrong; all of them are named at once."""
+    """One or more environment variables are missing or invalid; the message names all of them."""
 
     code = "settings_invalid"
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         lines = "\n".join(f"  {problem}" for problem in self.problems)
-        super().__init__(f"These settings need attention:\n{lines}")
+        super().__init__(f"These settings are missing or invalid:\n{lines}")
 
 
 class DatabaseNotMigrated(MembershipError):
-    """The database lacks the tables this release needs."""
+    """The database lacks tables that this release needs."""
 
     code = "database_not_migrated"
 
@@ -55,7 +56,7 @@ class DatabaseNotMigrated(MembershipError):
 
 
 class DatabaseTooOld(MembershipError):
-    """PostgreSQL is older than what the statements need."""
+    """PostgreSQL is older than the statements require."""
 
     code = "database_too_old"
 
@@ -66,7 +67,7 @@ class DatabaseTooOld(MembershipError):
 
 
 class MigrationChanged(MembershipError):
-    """A migration file differs from what was applied under its name."""
+    """A migration file differs from the one applied under its name."""
 
     code = "migration_changed"
 
@@ -78,7 +79,7 @@ class MigrationChanged(MembershipError):
 
 
 class Fenced(MembershipError):
-    """Another projector has taken over: the checkpoint is no longer where this one left it."""
+    """Another projector has taken over: the checkpoint is no longer the one that this projector holds."""
 
     code = "fenced"
 
@@ -93,7 +94,7 @@ class Fenced(MembershipError):
 
 
 class TablesRefuse(MembershipError):
-    """The tables refuse to be written, whatever the message: damaged, changed by hand, or not granted."""
+    """The tables cannot be written, whatever the message: damaged, changed by hand, or not granted."""
 
     code = "tables_refuse"
 
@@ -101,47 +102,47 @@ class TablesRefuse(MembershipError):
         self.generation = generation
         self.problem = problem
         self.damaged = damaged
-        """Whether this generation's own tables are at fault, so that another generation may replace it."""
+        """Whether the cause is this generation's own tables, so that another generation may replace it."""
         super().__init__(
-            f"The tables of generation {generation} cannot be written: {problem}. Nothing is applied until they can; "
-            "readers are answered from what was applied before. Correct the tables or the rights by hand, or make a "
-            "new generation with `membership rebuild`."
+            f"The tables of generation {generation} cannot be written: {problem}. Nothing is applied until they "
+            "can; reads return what was applied before. Correct the tables or the rights by hand, or make a new "
+            "generation with `membership rebuild`."
         )
 
 
 class NothingToRollBackTo(MembershipError):
-    """There is no earlier generation that still follows the stream."""
+    """No earlier generation still follows the stream."""
 
     code = "nothing_to_roll_back_to"
 
 
 class GenerationNotReady(MembershipError):
-    """A generation cannot become the live one: it does not stand where the live one stands."""
+    """A generation cannot become the live one: it is not at the live generation's position."""
 
     code = "generation_not_ready"
 
-    def __init__(self, generation: str, standing: str) -> None:
+    def __init__(self, generation: str, reason: str) -> None:
         self.generation = generation
         super().__init__(
-            f"Generation {generation} cannot become the live one: {standing}. Nothing was switched. "
-            "Is a projector running (`membership project`)? `membership status` shows where each generation stands."
+            f"Generation {generation} cannot become the live one: {reason}. Nothing was switched. "
+            "Is a projector running (`membership project`)? `membership status` shows each generation's position."
         )
 
 
 class JobRefused(MembershipError):
-    """A job cannot begin or go on as things are."""
+    """A job cannot start or continue in the current state."""
 
     code = "job_refused"
 
 
 class JobCancelled(MembershipError):
-    """An operator asked for the end of the job that runs."""
+    """An operator cancelled the running job."""
 
     code = "job_cancelled"
 
 
 class GateRefused(MembershipError):
-    """A new generation must not become the live one; every reason is named at once, each with what to do."""
+    """A new generation must not become the live one; the message lists every reason with its remedy."""
 
     code = "gate_refused"
 
@@ -152,7 +153,7 @@ class GateRefused(MembershipError):
 
 
 class StreamRefused(MembershipError):
-    """The stream is not the one that the checkpoint speaks of, so applying it could corrupt the read model."""
+    """The stream does not match the checkpoint, so applying it could corrupt the read model."""
 
     code = "stream_refused"
 
@@ -166,7 +167,7 @@ _RESTORE_OR_ACKNOWLEDGE: Final = (
 
 
 class StreamMissing(StreamRefused):
-    """The stream is gone although events of it were applied."""
+    """The stream no longer exists, although events of it were applied."""
 
     code = "stream_missing"
 
@@ -181,7 +182,7 @@ class StreamMissing(StreamRefused):
 
 
 class StreamRecreated(StreamRefused):
-    """A stream of the same name was created at another time: its positions mean something else."""
+    """A stream of the same name was created at another time: its positions have other meanings."""
 
     code = "stream_recreated"
 
@@ -198,7 +199,7 @@ class StreamRecreated(StreamRefused):
 
 
 class StreamWentBack(StreamRefused):
-    """The stream lost messages that were applied already, so its next positions are reused for new ones."""
+    """The stream lost messages that were already applied, so their positions will be reused for new ones."""
 
     code = "stream_went_back"
 
@@ -209,12 +210,12 @@ class StreamWentBack(StreamRefused):
         super().__init__(
             f"Stream {stream} went back: the read model has applied position {position}, but {found}. "
             "The broker lost acknowledged messages (see sync_interval). Restore the stream from its backup, or start "
-            f"with an empty database to read what is left from its beginning. {_RESTORE_WARNING}"
+            f"with an empty database to read the remaining messages from the beginning. {_RESTORE_WARNING}"
         )
 
 
 class StreamIncomplete(StreamRefused):
-    """The stream lacks messages that no recorded erasure took out: rows derived from it would lack what they said."""
+    """The stream lacks messages that no recorded erasure removed, so rows derived from it would be incomplete."""
 
     code = "stream_incomplete"
 
@@ -223,13 +224,13 @@ class StreamIncomplete(StreamRefused):
         self.missing = missing
         super().__init__(
             f"Stream {stream} lacks {missing:,} messages that no erasure took out (its first is {first}, its last "
-            f"{last}), so what is derived from it would lack what they said. Nothing was changed. The live generation "
-            f"still holds what it has applied. {_RESTORE_OR_ACKNOWLEDGE}"
+            f"{last}), so rows derived from it would be incomplete. Nothing was changed. The live generation keeps the "
+            f"rows of everything it has applied. {_RESTORE_OR_ACKNOWLEDGE}"
         )
 
 
 class StreamLostMessages(StreamRefused):
-    """Messages that were not applied yet are gone from the stream, and no erasure removed them."""
+    """Messages not applied yet are missing from the stream, and no erasure removed them."""
 
     code = "stream_lost_messages"
 

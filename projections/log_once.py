@@ -1,4 +1,4 @@
-"""Tells of a trouble once, not at every retry: what waits for a database or a broker tries again many times."""
+"""Reports a problem once, not at every retry: waiting for a database or a broker takes many attempts."""
 
 from collections.abc import Callable
 
@@ -10,26 +10,26 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class LogOnce:
-    """What one waiter has told so far."""
+    """Remembers the last problem that one retry loop reported."""
 
     def __init__(self) -> None:
         self._last = ""
 
     def reset(self) -> None:
-        """Forget what was told: the same trouble next week is news."""
+        """Forget the last problem, so that a recurrence is reported again."""
         self._last = ""
 
     def warning(self, event: str, problem: BaseException | str) -> None:
-        """Log `problem` under `event`, unless it is what was told last."""
+        """Log `problem` under `event`, unless it is the one reported last."""
         if sentence := self._if_changed(problem):
             log.warning(event, detail=sentence)
 
-    def report_by(self, say: Callable[[str], None], event: str, problem: BaseException | str) -> None:
-        """Say the same to a person."""
+    def report_by(self, write: Callable[[str], None], event: str, problem: BaseException | str) -> None:
+        """Do the same through `write`, for an operator at a terminal."""
         if sentence := self._if_changed(problem):
-            say(f"{event}: {sentence}")
+            write(f"{event}: {sentence}")
 
     def _if_changed(self, problem: BaseException | str) -> str:
         sentence = error_text(problem)
-        told, self._last = self._last, sentence
-        return sentence if sentence != told else ""
+        previous, self._last = self._last, sentence
+        return sentence if sentence != previous else ""

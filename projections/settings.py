@@ -1,6 +1,6 @@
-"""The configuration: one frozen value, read once from the environment in each process's entry.
+"""The configuration: one frozen value, read once from the environment at process start.
 
-Fails: `SettingsInvalid`, naming every variable that is missing or wrong, all at once.
+Fails: `SettingsInvalid`, which names every missing or invalid variable.
 """
 
 import re
@@ -17,11 +17,11 @@ from projections.errors import SettingsInvalid
 
 PREFIX = "MEMBERSHIP_"
 JWT_SECRET_BYTES_MIN = 32
-"""HS256 wants a key at least as long as its hash (RFC 7518, 3.2)."""
+"""HS256 requires a key at least as long as its hash (RFC 7518, 3.2)."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process was told. Fields that a process does not need may be empty; `load` checks the rest."""
+    """The settings of a process. Fields that a process does not need may be empty; `load` checks the rest."""
 
     database_url: str
     """PostgreSQL, as a `postgresql://` URL."""
@@ -30,27 +30,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwt_secret: str
     """The shared secret of HS256 tokens, at least 32 bytes."""
     jwt_issuer: str
-    """What `iss` must be; empty: not checked."""
+    """The required `iss`; empty: not checked."""
     jwt_audience: str
-    """What `aud` must hold; empty: not checked."""
+    """The value that `aud` must contain; empty: not checked."""
     http_host: str
     """The address the API listens on."""
     http_port: int
     """The port the API listens on."""
     cors_origins: tuple[str, ...]
-    """Origins that browsers may call from; empty: CORS is off."""
+    """Origins from which browsers may call the API; empty: CORS is off."""
     database_connections_max: int
     """Connections of one API process."""
     read_timeout_s: float
-    """How long one read may take in PostgreSQL before the answer is 503."""
+    """Limit on one read in PostgreSQL; a longer one is answered with 503."""
     drain_s: float
-    """How long the API goes on answering after SIGTERM, with its readiness check failing, before it stops."""
+    """How long the API keeps answering after SIGTERM, with its readiness check failing, before it stops."""
     stream_replicas: int
-    """Replicas the stream is created with; 3 or 5 in a cluster."""
+    """Number of replicas when creating the stream; 3 or 5 in a cluster."""
     batch_events_max: int
-    """Events applied in one transaction at most."""
+    """Maximum number of events applied in one transaction."""
     rollback_window_s: float
-    """How long a generation that was replaced goes on following the stream, so that a rollback finds it level."""
+    """How long a replaced generation keeps following the stream, ready for a rollback."""
     log_format: str
     """`console` for people, `json` for machines."""
     log_level: str
@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Variable(NamedTuple):
-    """One environment variable: the field it fills, how to read it, and its sentence in the documentation."""
+    """One environment variable: the field it sets, its parser, its default, and its meaning in error messages."""
 
     field: str
     parse: Callable[[str], Any]
@@ -151,21 +151,23 @@ TABLE: tuple[Variable, ...] = (
         secret=True,
     ),
     Variable("jwt_secret", _jwt_secret, None, "shared secret of HS256 tokens, 32 bytes or more", secret=True),
-    Variable("jwt_issuer", str, "", "what a token's `iss` must be; empty: not checked"),
-    Variable("jwt_audience", str, "", "what a token's `aud` must hold; empty: not checked"),
-    Variable("http_host", str, "127.0.0.1", "address the API listens on; `0.0.0.0` in a container"),
-    Variable("http_port", _whole(0, 65535), "8000", "port the API listens on"),
-    Variable("cors_origins", _origins, "", "origins that browsers may call from, separated by commas; empty: none"),
+    Variable("jwt_issuer", str, "", "the required `iss` of a token; empty: not checked"),
+    Variable("jwt_audience", str, "", "the value that a token's `aud` must contain; empty: not checked"),
+    Variable("http_host", str, "127.0.0.1", "address on which the API listens; `0.0.0.0` in a container"),
+    Variable("http_port", _whole(0, 65535), "8000", "port on which the API listens"),
+    Variable(
+        "cors_origins", _origins, "", "origins from which browsers may call the API, separated by commas; empty: none"
+    ),
     Variable("database_connections_max", _whole(1, 200), "10", "connections of one API process to PostgreSQL"),
-    Variable("read_timeout_s", _seconds(0.1, 60), "5", "longest read before the answer is 503"),
+    Variable("read_timeout_s", _seconds(0.1, 60), "5", "limit on one read; a longer one is answered with 503"),
     Variable(
         "drain_s",
         _seconds(0, 60),
         "3",
-        "how long the API goes on answering after SIGTERM, with its readiness check failing, before it stops",
+        "how long the API keeps answering after SIGTERM, with its readiness check failing, before it stops",
     ),
-    Variable("stream_replicas", _whole(1, 5), "1", "replicas the stream is created with; 3 in a cluster"),
-    Variable("batch_events_max", _whole(1, 10_000), "8000", "events applied in one transaction at most"),
+    Variable("stream_replicas", _whole(1, 5), "1", "number of replicas when creating the stream; 3 in a cluster"),
+    Variable("batch_events_max", _whole(1, 10_000), "8000", "maximum number of events applied in one transaction"),
     Variable(
         "rollback_window_s",
         _seconds(0, 30 * 86_400),
@@ -173,7 +175,7 @@ TABLE: tuple[Variable, ...] = (
         "how long a replaced generation follows the stream, ready for `membership rollback`, before it is dropped",
     ),
     Variable("log_format", _one_of("console", "json"), "console", "`console` for people, `json` for machines"),
-    Variable("log_level", _one_of("debug", "info", "warning", "error"), "info", "what is worth a line"),
+    Variable("log_level", _one_of("debug", "info", "warning", "error"), "info", "lowest level that is logged"),
 )
 
 VARIABLES: tuple[str, ...] = tuple(
@@ -181,10 +183,10 @@ VARIABLES: tuple[str, ...] = tuple(
     for variable in TABLE
     for name in ([variable.name, variable.name + "_FILE"] if variable.secret else [variable.name])
 )
-"""Every environment variable that is read, the `_FILE` forms of secrets included."""
+"""Every environment variable that is read, including the `_FILE` forms of secrets."""
 
 NOT_YET = {"MEMBERSHIP_JWKS_URL", "MEMBERSHIP_JWKS_FILE"}
-"""Names the command contract reserves and this release cannot honour: better refused than ignored."""
+"""Names reserved by the command contract that this release does not support: rejected rather than ignored."""
 
 RESERVED_PREFIXES = ("MEMBERSHIP_TEST_", "MEMBERSHIP_BENCH_")
 """Variables of the test suite and the benchmarks; their child processes inherit them and ignore them."""
@@ -193,18 +195,18 @@ SERVICE_LINK = re.compile(
     r"MEMBERSHIP_(?:[A-Z0-9_]+_)?"
     r"(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
 )
-"""What Kubernetes and Docker links put into every container beside a service whose name begins with `membership`."""
+"""Variables that Kubernetes and Docker links set in containers next to a service named `membership…`."""
 SERVICE_LINK_URLS = ("tcp://", "udp://", "sctp://")
-"""The value of a link's `<SERVICE>_PORT`, whose name alone could be a misspelt setting."""
+"""How the value of a link's `<SERVICE>_PORT` starts; by its name alone it could be a misspelt setting."""
 SIMILARITY_MIN = 0.75
-"""How alike (difflib's ratio) a known name must be to be suggested: one or two letters, or one word, may differ."""
+"""Minimum similarity (difflib's ratio) of a suggested name: one or two letters, or one word, may differ."""
 
 
 def load(needed: set[str], environment: Mapping[str, str]) -> Settings:
-    """Read the settings; `needed` names the fields without which the calling process cannot work.
+    """Read the settings; `needed` names the fields that the calling process requires.
 
-    Raises `SettingsInvalid` with every problem found, unknown variables included. Secrets may be given as a file by
-    `<NAME>_FILE`.
+    Raises `SettingsInvalid` with every problem found, including unknown variables. `<NAME>_FILE` may name a file that
+    contains a secret.
     """
     values: dict[str, Any] = {}
     problems: list[str] = [
@@ -224,7 +226,7 @@ def load(needed: set[str], environment: Mapping[str, str]) -> Settings:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each variable that has our prefix and is no setting; one without a value has no effect."""
+    """Return a sentence for each non-empty variable with our prefix that is not a setting."""
     return [
         f"{name} is not a setting; {_suggestion(name)}."
         for name, value in sorted(environment.items())
@@ -244,7 +246,7 @@ def _is_known(name: str, value: str) -> bool:
 
 def _suggestion(name: str) -> str:
     similar = get_close_matches(name, VARIABLES, n=1, cutoff=SIMILARITY_MIN)
-    return f"did you mean {similar[0]}" if similar else "docs/configuration.md lists those that are; unset it"
+    return f"did you mean {similar[0]}" if similar else "docs/configuration.md lists all settings; unset it"
 
 
 def database_location(url: str) -> str:
@@ -253,7 +255,7 @@ def database_location(url: str) -> str:
     options = parse_qs(parts.query)
     hosts = parts.netloc.rpartition("@")[2] or ",".join(options.get("host", ["localhost"]))
     database = unquote(parts.path.removeprefix("/")) or options.get("dbname", options.get("database", [""]))[0]
-    if "@" in database:  # an unescaped slash in the password: what follows it is not the database alone
+    if "@" in database:  # an unescaped slash in the password: the path is not only the database name
         return "the server in MEMBERSHIP_DATABASE_URL"
     return f"{_with_ports(hosts.split(','), options.get('port', ['5432'])[0])}{database and f', database {database}'}"
 

@@ -1,1 +1,1 @@
-"""The REST edge: answers which campaigns a customer is in, from the live generation of the read model."""
+"""The REST API: lists the campaigns that a customer is in, from the live generation of the read model."""

@@ -1,10 +1,10 @@
-"""Answers from memory, before routing: who asks is checked first, always; then the very same request's answer is sent.
+"""Serves cached responses before routing: it always checks the credentials first, then looks up the exact request.
 
-What cannot be answered for certain here is left to the application: other methods and paths, two kinds of
-credentials, API keys, credentials not verified a moment ago, a position to wait for (which may be that of a parked
-event). Nor is anything answered here while it is unknown whether PostgreSQL answers.
+The application handles everything else: other methods and paths, two kinds of credentials, API keys, credentials that
+were not verified recently, and a position to wait for (which may be that of a parked event). While PostgreSQL does not
+answer the liveness probe, nothing is served from the cache.
 
-Expensive reads of known callers wait here for their slot: refusing them costs neither routing nor parsing.
+Expensive reads of known callers wait here for their slot, so that rejecting them costs neither routing nor parsing.
 """
 
 import re
@@ -24,34 +24,34 @@ from service.representation import RawResponse, accepts_gzip, respond
 _PATH_PREFIX: Final = "/customers/"
 _PATH_SUFFIX: Final = "/campaigns"
 _BYPASS_HEADERS: Final = frozenset((b"x-api-key", b"prefer", b"origin", b"membership-min-position"))
-"""Headers that change what has to be done; a request that has one goes the long way."""
+"""A request with one of these headers needs more than a cache lookup and is routed."""
 _EXPENSIVE: Final = re.compile(rb"(?:^|&)(?:q|date_from|date_to|sort_field)=(?!enrolled_at(?:&|$)|&|$)")
-"""Parameters that make PostgreSQL plan the read for its values. Spelt otherwise, the read waits for its slot later."""
+"""Parameters that need a custom plan. A read whose parameter names are percent-encoded waits for its slot later."""
 _HITS: Final = metrics.CACHE.labels("hit")
 _MISSES: Final = metrics.CACHE.labels("miss")
 
 
 class FastPath:
-    """Knows the answers that this process remembers, and which requests are expensive."""
+    """Looks up requests in the cache, and admits expensive ones."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
         self.authenticator: Authenticator | None = None
-        """Set when the application starts, as are the next two."""
+        """Set at startup, as are the next two; None before."""
         self.liveness: Liveness | None = None
         self.admission: Admission | None = None
 
     def lookup(self, scope: HTTPScope) -> RawResponse | None:
-        """Return the answer to a request; None where the application has to find it."""
+        """Return the cached response to a request; None when the application must handle it."""
         if not _is_listing(scope):
             return None
-        found = self._lookup(scope)
-        (_MISSES if found is None else _HITS).inc()
-        return found
+        response = self._lookup(scope)
+        (_MISSES if response is None else _HITS).inc()
+        return response
 
     @asynccontextmanager
     async def admitted(self, scope: HTTPScope) -> AsyncIterator[None]:
-        """Hold a slot for an expensive read of a known caller; any other request just passes. Raises `Overloaded`."""
+        """Hold a slot for an expensive read of a known caller; admit any other request. Raises `Overloaded`."""
         caller = None
         if self.admission is not None and _is_listing(scope) and _EXPENSIVE.search(scope["query_string"]):
             caller = self._caller(scope)
@@ -67,24 +67,24 @@ class FastPath:
         principal = self._caller(scope)
         if principal is None:
             return None
-        given = dict(scope["headers"])
-        accepted = given.get(b"accept-encoding")
+        headers = dict(scope["headers"])
+        accepted = headers.get(b"accept-encoding")
         gzip = accepted is not None and accepts_gzip(accepted.decode("latin-1"))
-        found = self._cache.get(Key(principal.scope, scope["path"], scope["query_string"], gzip))
-        if found is None:
+        cached = self._cache.get(Key(principal.scope, scope["path"], scope["query_string"], gzip))
+        if cached is None:
             return None
-        answer, position = found
-        return respond(answer, position, given.get(b"if-none-match", b"").decode("latin-1"))
+        representation, position = cached
+        return respond(representation, position, headers.get(b"if-none-match", b"").decode("latin-1"))
 
     def _caller(self, scope: HTTPScope) -> Principal | None:
-        """Return who asks, if that is known already and nothing about the request is out of the ordinary."""
-        listed = scope["headers"]
-        given = dict(listed)
-        authorization = given.get(b"authorization")
-        # A header that comes twice means more than this layer knows.
-        if authorization is None or len(given) != len(list(listed)) or _BYPASS_HEADERS & given.keys():
+        """Return the caller, if its token was verified recently and the request needs no special handling."""
+        pairs = scope["headers"]
+        headers = dict(pairs)
+        authorization = headers.get(b"authorization")
+        # Only the application interprets repeated headers.
+        if authorization is None or len(headers) != len(list(pairs)) or _BYPASS_HEADERS & headers.keys():
             return None
-        return None if self.authenticator is None else self.authenticator.remembered(authorization)
+        return None if self.authenticator is None else self.authenticator.cached_principal(authorization)
 
 
 def _is_listing(scope: HTTPScope) -> bool:

@@ -1,9 +1,9 @@
-"""Knows which generation is live and how far it is, and lets a reader wait until it has gone far enough.
+"""Tracks the live generation and its position, and lets a reader wait for a position.
 
-Reads: the pointer and checkpoint, and the notices that leave with every committed batch.
-Writes: this process's memory of answers, which forgets what the notices say has changed.
-Invariants: a wait ends only after the position was committed, so a read that follows sees it. The memory is told of
-every commit, in order, or that it may have missed one.
+Reads: the pointer and checkpoint, and the notices that every committed batch sends.
+Writes: this process's cache, from which it removes what the notices report as changed.
+Invariants: a wait ends only after the position was committed, so a read that follows sees it. The cache receives every
+commit, in order, or is disabled because it may have missed one.
 """
 
 import asyncio
@@ -26,26 +26,26 @@ from service.read_model.reads import LivePosition, live_position
 from service.supervision import supervise
 
 POLL_S: Final = 0.25
-"""How often PostgreSQL is asked while readers wait, should a notification not come."""
+"""How often PostgreSQL is polled while readers wait, in case a notification is lost."""
 LISTENER_CHECK_S: Final = 2.0
 NOTICE_DELAY_MAX_S: Final = 1.0
-"""A commit whose notice did not arrive for so long: the listening connection is made anew."""
+"""If a commit's notice has not arrived after this time, the listening connection is replaced."""
 NOTICES_QUEUED_MAX: Final = 1_000
-"""Of at most 8,000 bytes each. Beyond, forgetting all answers is cheaper than reading the notices."""
+"""Of at most 8,000 bytes each. Beyond this, emptying the cache is cheaper than reading the notices."""
 LIVE_POSITION: Final = "SELECT position FROM control.live INNER JOIN control.checkpoint USING (generation)"
 WAITERS_MAX: Final = 1_000
-"""Readers that wait for a position at once; more are answered at once that it is not there yet."""
+"""Readers that wait for a position at the same time; further ones get `position_not_reached` immediately."""
 WAITERS_PER_CALLER_MAX: Final = WAITERS_MAX // 10
-"""Of these, those of one caller: ten callers are needed to take all places."""
+"""The share of one caller, so that it takes ten callers to occupy every place."""
 
 Queue = asyncio.Queue[str | None]
-"""Payloads of notices; None: listen anew, for some may be missing."""
+"""Payloads of notices; None means that some may be missing and the listener must reconnect."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class NotReady(Exception):
-    """There is no generation to read from: the database was never migrated."""
+    """There is no generation to read from, because the database was never migrated."""
 
 
 class _Waiter(Struct, eq=False):
@@ -54,13 +54,13 @@ class _Waiter(Struct, eq=False):
 
 
 class Freshness:
-    """What this process knows of the read model's progress."""
+    """The read model's progress as this process last learned it."""
 
     def __init__(self, database_url: str, pool: database.ReadPool, cache: Cache) -> None:
         self._database_url = database_url
         self._pool = pool
         self._cache = cache
-        self._remembers = database.reads_from_primary(database_url)
+        self._may_cache = database.reads_from_primary(database_url)
         self._generation: Generation | None = None
         self._position = 0
         self._log_once = LogOnce()
@@ -70,37 +70,37 @@ class Freshness:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Begin listening, in the background: the database may be away."""
+        """Start listening, in the background because the database may be unavailable."""
         self._tasks = [
-            asyncio.create_task(supervise("listen", self._listen_again), name="listen"),
+            asyncio.create_task(supervise("listen", self._listen_and_log), name="listen"),
             asyncio.create_task(supervise("poll", self._poll), name="poll"),
         ]
 
     async def stop(self) -> None:
-        """End listening."""
+        """Stop listening."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def generation(self) -> Generation:
-        """Return the generation to read from, as far as known here; raises `NotReady` without one."""
+        """Return the last known live generation, queried if none is known; raises `NotReady` if there is none."""
         return self._generation or (await self.refresh()).generation
 
     async def refresh(self) -> LivePosition:
-        """Ask PostgreSQL where the read model stands; raises `NotReady` when nowhere."""
+        """Query the live generation and its position; raises `NotReady` if there is none."""
         try:
-            found = await live_position(self._pool)
+            live = await live_position(self._pool)
         except reads.GENERATION_GONE:
-            found = None
-        if found is None:
+            live = None
+        if live is None:
             raise NotReady
-        self._set_position(found.generation, found.position)
-        return found
+        self._set_position(live.generation, live.position)
+        return live
 
     async def wait_for_position(self, position: int, wait_s: float, caller: str) -> bool:
-        """Wait at most `wait_s` until the live generation has applied `position`; False when it has not.
+        """Wait at most `wait_s` until the live generation has applied `position`; return whether it has.
 
-        `caller` is whose share of the waiting places is used. Raises what the database raised, if it could not be asked
+        The wait uses the `caller`'s share of the waiting places. Raises the database's error if polling fails
         meanwhile.
         """
         if self._position >= position:
@@ -122,11 +122,11 @@ class Freshness:
                 del self._waiting_by_caller[caller]
 
     def reset_position(self) -> None:
-        """Believe the database again rather than what was heard: the read model went back."""
+        """Reset the known position: the read model was restored or replaced, and its position went back."""
         self._position = 0
 
     async def _poll(self) -> None:
-        """Ask PostgreSQL once on behalf of all who wait, should notifications not come."""
+        """Query the position regularly while readers wait, in case notifications are lost; one query serves all."""
         while True:
             await asyncio.sleep(POLL_S)
             if self._waiters:
@@ -141,51 +141,51 @@ class Freshness:
                 waiter.reached.set_exception(problem)
 
     def _set_position(self, generation: Generation, position: int) -> None:
-        # Two sources race: a read that began before a notice may end after it, and must not set the clock back.
-        known = max(position, self._position) if generation == self._generation else position
+        # Two sources race: a query that began before a notice may end after it, and must not lower the position.
+        latest = max(position, self._position) if generation == self._generation else position
         self._generation = generation
-        self._position = known
+        self._position = latest
         for waiter in self._waiters:
-            if waiter.position <= known and not waiter.reached.done():
+            if waiter.position <= latest and not waiter.reached.done():
                 waiter.reached.set_result(None)
-        metrics.POSITION.set(known)
+        metrics.POSITION.set(latest)
 
-    async def _listen_again(self) -> None:
+    async def _listen_and_log(self) -> None:
         try:
             await self._listen()
         except (*database.UNAVAILABLE, asyncpg.PostgresError) as problem:
-            self._log_once.warning("listening_lost", problem)
+            self._log_once.warning("listener_disconnected", problem)
         except NotReady:
             self._log_once.warning("not_migrated", "Run `membership migrate`; reads answer 503 until then.")
 
     async def _listen(self) -> None:
         connection = await database.connect(self._database_url, "membership-api-listener")
         notices: Queue = asyncio.Queue(NOTICES_QUEUED_MAX)
-        doubt: asyncio.Task[None] | None = None
+        check: asyncio.Task[None] | None = None
         try:
             connection.add_termination_listener(lambda _: _queue(notices, None))
             with database.closed_is_unavailable(connection):
                 await connection.add_listener(CHANNEL, lambda *notice: _queue(notices, notice[3]))
-            # Asked after LISTEN: a commit is in this answer, or a notice of it comes.
-            self._remember_from((await self.refresh()).position)
+            # Queried after LISTEN, so every commit is either in this result or reported by a notice.
+            self._enable_cache((await self.refresh()).position)
             self._log_once.reset()
-            doubt = asyncio.create_task(self._doubt(connection), name="doubt")
-            doubt.add_done_callback(lambda _: _queue(notices, None))
+            check = asyncio.create_task(self._check_listener(connection), name="check listener")
+            check.add_done_callback(lambda _: _queue(notices, None))
             while (payload := await notices.get()) is not None:
                 await self._on_notification(payload)
-            if doubt.done():
-                doubt.result()
-            self._log_once.warning("listening_lost", "PostgreSQL ended the connection, or notices were missing")
+            if check.done():
+                check.result()
+            self._log_once.warning("listener_disconnected", "PostgreSQL ended the connection, or notices were missing")
         finally:
             self._cache.disable()
             connection.terminate()
-            if doubt is not None:
-                doubt.cancel()
+            if check is not None:
+                check.cancel()
 
-    async def _doubt(self, connection: asyncpg.Connection) -> None:
-        """Return when notices are missing: a connection may be cut off so that neither end notices.
+    async def _check_listener(self, connection: asyncpg.Connection) -> None:
+        """Return when notices are missing: a connection can be cut off without either end noticing.
 
-        Asked on the very connection that listens, so that a dead one shows, and no read is pretended.
+        Queries on the listening connection itself, so that a dead one is detected and no read has to be simulated.
         """
         while True:
             await asyncio.sleep(LISTENER_CHECK_S)
@@ -195,7 +195,7 @@ class Freshness:
             except (*database.UNAVAILABLE, asyncpg.PostgresError):
                 return
             await asyncio.sleep(NOTICE_DELAY_MAX_S)
-            if self._remembers and (committed is None or self._cache.applied_through < committed):
+            if self._may_cache and (committed is None or self._cache.applied_through < committed):
                 return
 
     async def _on_notification(self, payload: str) -> None:
@@ -203,7 +203,7 @@ class Freshness:
         if notice is None:
             self._unreadable.warning(detail="All answers kept in memory are dropped; a newer release may be running.")
         if notice is None or notice.generation != self._generation:
-            self._remember_from((await self.refresh()).position)
+            self._enable_cache((await self.refresh()).position)
             return
         self._apply(notice)
 
@@ -216,14 +216,14 @@ class Freshness:
             if notice.position > self._position:
                 self._set_position(Generation(notice.generation), notice.position)
 
-    def _remember_from(self, position: int) -> None:
-        """Begin to remember answers. Where reads may come from a standby, no position says that one is current."""
-        if self._remembers:
+    def _enable_cache(self, position: int) -> None:
+        """Start caching, unless reads may come from a standby: there, no position proves that a response is current."""
+        if self._may_cache:
             self._cache.enable(position)
 
 
 def _queue(notices: Queue, payload: str | None) -> None:
-    """Queue a payload; when the queue is full, all of it gives way to the sign to listen anew."""
+    """Queue a payload; when the queue is full, replace its content by None, so that the listener reconnects."""
     if notices.full():
         while not notices.empty():
             notices.get_nowait()

@@ -1,6 +1,6 @@
-"""The use case of `GET /customers/{customer_id}/campaigns`: from a request as HTTP brings it to the response.
+"""The use case of `GET /customers/{customer_id}/campaigns`: from the undecoded HTTP request to the response.
 
-The order is part of the contract: credentials, then parameters, then the customer. Knows no routing; `routes.py`
+The order is part of the contract: credentials, then parameters, then the customer. Contains no routing; `routes.py`
 translates to and from Litestar.
 """
 
@@ -53,11 +53,11 @@ class ListCampaigns:
         self._pages = pages
         self._cache = cache
         self._answer_within_s = answer_within_s
-        """From a request's arrival to its answer; a wait that the caller asked for is added."""
+        """From a request's arrival to its response; a wait that the caller requested is added."""
 
     async def respond(self, call: ListCall) -> RawResponse:
         """Return the response; raises `Unauthenticated`, and what the page reader raises."""
-        # One deadline for every queue: all requests that wait for a silent database fail together.
+        # One deadline covers every queue: all requests that wait for an unresponsive database fail together.
         async with asyncio.timeout(self._answer_within_s) as deadline:
             principal = await self._authenticator.principal(call.authorization, call.api_key)
             caller.set(principal.user_id)
@@ -127,7 +127,7 @@ class ListCampaigns:
 
 
 def is_cacheable(request: ListRequest) -> bool:
-    """Return whether the answer changes only with the customer's memberships and the campaigns on the page.
+    """Return whether the response depends only on the customer's memberships and the campaigns on the page.
 
     Sorting or searching by a campaign's own fields depends on all campaigns of the customer, shown or not.
     """
@@ -135,6 +135,6 @@ def is_cacheable(request: ListRequest) -> bool:
 
 
 def cache_tags(request: ListRequest, parts: list[bytes]) -> frozenset[str]:
-    """Return the tags of what an answer depends on. Ids of stages are among them, which is harmless."""
-    shown = (campaign_id for part in parts for campaign_id in _ID.findall(part))
-    return frozenset({customer_tag(request.customer_id), *(campaign_tag(each.decode()) for each in shown)})
+    """Return the tags on which a response depends. Stage ids are among them, which is harmless."""
+    ids = (campaign_id for part in parts for campaign_id in _ID.findall(part))
+    return frozenset({customer_tag(request.customer_id), *(campaign_tag(found.decode()) for found in ids)})

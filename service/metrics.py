@@ -1,4 +1,4 @@
-"""What Prometheus may ask of an API process; docs/operations.md lists the same names."""
+"""The Prometheus metrics of an API process; docs/operations.md lists the same names."""
 
 from functools import cache
 from typing import Final
@@ -14,17 +14,20 @@ REQUESTS: Final = Counter(
 )
 DURATION: Final = Histogram(
     "membership_http_request_duration_seconds",
-    "From the request's headers to the answer's last byte handed over.",
+    "From the request's headers until the response's last byte is handed to the server.",
     ("route",),
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     registry=REGISTRY,
 )
 CACHE: Final = Counter(
-    "membership_cache_requests_total", "Listings answered from this process's memory.", ("outcome",), registry=REGISTRY
+    "membership_cache_requests_total",
+    "Cache lookups of listings, by outcome.",
+    ("outcome",),
+    registry=REGISTRY,
 )
-CACHE_BYTES: Final = Gauge("membership_cache_bytes", "What the remembered answers take.", registry=REGISTRY)
+CACHE_BYTES: Final = Gauge("membership_cache_bytes", "Size of the cached responses.", registry=REGISTRY)
 POSITION: Final = Gauge(
-    "membership_position", "Stream position applied by the live generation, as last heard of.", registry=REGISTRY
+    "membership_position", "Stream position applied by the live generation, as last reported.", registry=REGISTRY
 )
 
 LISTING: Final = "/customers/{customer_id}/campaigns"
@@ -41,13 +44,13 @@ def route_of(path: str) -> str:
 
 
 def count(route: str, status: int, took_s: float) -> None:
-    """Record an exchange."""
-    answered, duration = _of(route, status)
-    answered.inc()
+    """Record a request and its response."""
+    requests, duration = _of(route, status)
+    requests.inc()
     duration.observe(took_s)
 
 
 @cache
 def _of(route: str, status: int) -> tuple[Counter, Histogram]:
-    """Return the metrics of one kind of exchange, which would take longer to look up than to count."""
+    """Return the labelled metrics; cached, because looking them up takes longer than counting."""
     return REQUESTS.labels(route, str(status)), DURATION.labels(route)

@@ -1,4 +1,4 @@
-"""The outermost ASGI layer: what every answer gets, whether or not a route was found for it.
+"""The outermost ASGI layer: what every response gets, whether or not a route was found for it.
 
 Route middleware never runs for an unrouted 404 or 405, so request ids, timing and metrics belong here.
 """
@@ -22,7 +22,7 @@ from service.read_model.admission import Overloaded
 from service.representation import Header, RawResponse
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-"""What is echoed as a request id; anything else is replaced, so that logs cannot be written by callers."""
+"""Request ids that are echoed; any other is replaced, so that callers cannot forge log lines."""
 DEFAULT_HEADERS: Final[tuple[Header, ...]] = (
     (b"cache-control", b"private, no-cache"),
     (b"vary", b"Authorization, X-API-Key, Accept-Encoding"),
@@ -30,31 +30,31 @@ DEFAULT_HEADERS: Final[tuple[Header, ...]] = (
 )
 CLOSE: Final[tuple[Header, ...]] = ((b"connection", b"close"),)
 QUERY_BYTES_MAX: Final = 8_192
-"""Every byte of a query costs time to decode; proxies commonly allow as much for a request line."""
+"""Every byte of a query costs time to decode; proxies commonly allow this much for a request line."""
 HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,253})(?::[0-9]{0,5})?")
 """A `Host` field's value (RFC 3986, 3.2.2). HTTP/1.1 requires exactly one field (RFC 9112, 3.2)."""
 LITESTAR_ALLOW: Final[Header] = (b"allow", b"GET, OPTIONS")
 ALLOW: Final[Header] = (b"allow", b"GET, HEAD, OPTIONS")
-"""Litestar answers OPTIONS by itself and does not know that this layer answers HEAD."""
+"""Litestar answers OPTIONS itself, but its `Allow` lacks HEAD, which this layer answers."""
 READINESS: Final = "/health/ready"
 
 OVERLOADED: Final = RateLimitedLog("reads_refused")
-"""Expensive reads that found no free slot."""
+"""Expensive reads that got no free slot in time."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class ResponseMiddleware:
-    """Wraps the application: answers from memory where that is certain, and refuses what must not be routed."""
+    """Wraps the application: serves cached responses and rejects requests that must not be routed."""
 
-    def __init__(self, app: ASGIApp, hot: FastPath) -> None:
+    def __init__(self, app: ASGIApp, fast_path: FastPath) -> None:
         self._app = app
-        self._hot = hot
+        self._fast_path = fast_path
         self._closing: tuple[Header, ...] = ()
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._aborting = False
         self._last_host = b"localhost"
-        """A valid `Host`: requests to one process name mostly the same, which need not be matched again."""
+        """The last valid `Host`: requests mostly repeat it, and it need not be matched again."""
 
     def start_draining(self) -> None:
         """Fail the readiness check and close each connection after its next response."""
@@ -73,19 +73,19 @@ class ResponseMiddleware:
         began = time.perf_counter()
         identity, host = _identify(scope)
         if scope["method"] == "HEAD":
-            scope["method"] = "GET"  # same status and headers as GET; the body is left out on the way back
+            scope["method"] = "GET"  # same status and headers as GET, without the body
             send = _without_body(send)
-        code = self._refused(scope, host)
-        reply = self._hot.lookup(scope) if code is None else _refusal(code, identity)
-        if reply is None:
+        code = self._rejection_code(scope, host)
+        response = self._fast_path.lookup(scope) if code is None else _rejection(code, identity)
+        if response is None:
             await self._route(scope, receive, Exchange(scope, send, began, identity, self._closing))
             return
-        await reply.send(send, *DEFAULT_HEADERS, *self._closing, *_own_headers(identity, began))
+        await response.send(send, *DEFAULT_HEADERS, *self._closing, *_own_headers(identity, began))
         route = metrics.LISTING if code is None else metrics.route_of(scope["path"])
-        metrics.count(route, reply.status, time.perf_counter() - began)
+        metrics.count(route, response.status, time.perf_counter() - began)
 
-    def _refused(self, scope: HTTPScope, host: bytes | None) -> str | None:
-        """Return the problem code of a request that is refused before routing."""
+    def _rejection_code(self, scope: HTTPScope, host: bytes | None) -> str | None:
+        """Return the problem code of a request that is rejected before routing; None when it is not."""
         if host != self._last_host and scope["http_version"] == "1.1":
             if host is None or not HOST.fullmatch(host):
                 return "bad_request"
@@ -102,15 +102,15 @@ class ResponseMiddleware:
         self._in_flight.add(task)
         try:
             with bound_contextvars(request_id=exchange.request_id):
-                await self._answer(scope, receive, exchange)
+                await self._run_app(scope, receive, exchange)
         finally:
             self._in_flight.discard(task)
             request_id.reset(token)
             exchange.count()
 
-    async def _answer(self, scope: HTTPScope, receive: Receive, exchange: "Exchange") -> None:
+    async def _run_app(self, scope: HTTPScope, receive: Receive, exchange: "Exchange") -> None:
         try:
-            async with self._hot.admitted(scope):
+            async with self._fast_path.admitted(scope):
                 await self._app(scope, receive, exchange.send)
         except Overloaded:
             OVERLOADED.warning(request_id=exchange.request_id)
@@ -120,12 +120,12 @@ class ResponseMiddleware:
                 raise
             await exchange.fail("draining")
         except Exception:
-            log.exception("unforeseen", path=scope["path"])
+            log.exception("unhandled_exception", path=scope["path"])
             await exchange.fail("internal_error")
 
 
 class Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(self, scope: HTTPScope, send: Send, began: float, identity: str, closing: tuple[Header, ...]) -> None:
         self.request_id = identity
@@ -136,7 +136,7 @@ class Exchange:
         self._status = 0
 
     async def send(self, message: Message) -> None:
-        """Pass a message on, adding to the answer's headers."""
+        """Forward a message, adding the middleware's headers to the response's."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
             present = {name.lower() for name, _ in message["headers"]}
@@ -149,12 +149,12 @@ class Exchange:
         await self._send(message)
 
     async def fail(self, code: str) -> None:
-        """Answer with a problem, unless a response has begun."""
+        """Respond with a problem, unless a response has begun."""
         if not self._status:
             await problem_reply(code).send(self.send)
 
     def count(self) -> None:
-        """Record the exchange."""
+        """Record the exchange in the metrics; 499 when nothing was sent."""
         metrics.count(self._route, self._status or 499, time.perf_counter() - self._began)
 
 
@@ -163,7 +163,7 @@ def _own_headers(identity: str, began: float) -> tuple[Header, ...]:
 
 
 def _identify(scope: HTTPScope) -> tuple[str, bytes | None]:
-    """Return the request id, given or made, and the only `Host` field; None for no such field or several."""
+    """Return the request id, sent or generated, and the `Host` field; None for no `Host` or several."""
     identity = ""
     host: bytes | None = None
     repeated = False
@@ -176,7 +176,7 @@ def _identify(scope: HTTPScope) -> tuple[str, bytes | None]:
     return identity or os.urandom(16).hex(), None if repeated else host
 
 
-def _refusal(code: str, identity: str) -> RawResponse:
+def _rejection(code: str, identity: str) -> RawResponse:
     token = request_id.set(identity)
     try:
         return problem_reply(code)
@@ -185,7 +185,7 @@ def _refusal(code: str, identity: str) -> RawResponse:
 
 
 def _without_body(send: Send) -> Send:
-    """Return a `send` that passes on all but the content, for HEAD (RFC 9110, 9.3.2)."""
+    """Return a `send` that forwards everything but the content, for HEAD (RFC 9110, 9.3.2)."""
 
     async def send_headers(message: Message) -> None:
         if message["type"] != "http.response.body":

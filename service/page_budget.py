@@ -1,9 +1,9 @@
-"""Bounds the memory that large pages take in one process: a page is fetched only once its bytes are reserved.
+"""Bounds the memory that large pages take in one process: a page is fetched only after its bytes are reserved.
 
-Small pages need no reservation: PostgreSQL says how large a page is, and leaves its items out when they exceed
-`reads.UNRESERVED_BYTES_MAX`. Answers kept in memory give way to pages, and come back afterwards.
+Small pages need no reservation: PostgreSQL reports the size of a page, and leaves its items out when they exceed
+`reads.UNRESERVED_BYTES_MAX`. The cache shrinks while pages hold memory, and may grow again afterwards.
 
-Invariants: reservations are served in the order they were asked for, and never exceed `PAGES_BYTES_MAX` together.
+Invariants: reservations are granted in the order of the requests, and never exceed `PAGES_BYTES_MAX` together.
 """
 
 import asyncio
@@ -13,26 +13,26 @@ from typing import Final
 from service.cache import BYTES_MAX, Cache
 
 PAGES_BYTES_MAX: Final = 80 * 1024 * 1024
-"""What the large pages of a process may take together: one of 200 items of the largest size, 256 KiB, and some."""
+"""Limit of all large pages together: one page of 200 items of the largest size, 256 KiB, and some more."""
 SHARED_BYTES_MAX: Final = 180 * 1024 * 1024
-"""What pages and remembered answers may take together; with the process itself, 90 MB, below 300 MB."""
+"""Limit of pages and cache together; with the 90 MB of the process itself, below 300 MB."""
 OVERHEAD: Final = 1.25
-"""A byte of a page takes this much: itself, and what is on its way from PostgreSQL and to the caller. Measured."""
+"""Memory per byte of a page, including the buffers towards PostgreSQL and the caller. Measured."""
 
 
 class PageTooLarge(Exception):
-    """The page does not fit into the memory set aside for pages: ever, or not in time."""
+    """The page never fits into the memory for pages, or did not fit in time."""
 
 
 class Reservation:
-    """Bytes that are set aside; releasing them twice is harmless."""
+    """Reserved bytes; releasing them twice is harmless."""
 
     def __init__(self, budget: "PageBudget", size: int) -> None:
         self._budget = budget
         self._size = size
 
     def release(self) -> None:
-        """Give the bytes back."""
+        """Return the bytes to the budget."""
         size, self._size = self._size, 0
         self._budget.give_back(size)
 
@@ -47,13 +47,13 @@ class PageBudget:
         self.bytes_reserved = 0
 
     async def reserve(self, items_bytes: int, wait_s: float) -> Reservation:
-        """Set memory aside for a page of this size, waiting for others to be sent; raises `PageTooLarge`."""
+        """Reserve memory for a page of this size, waiting until others have been sent; raises `PageTooLarge`."""
         size = int(items_bytes * OVERHEAD)
         if size > self._bytes_max:
             raise PageTooLarge
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((size, turn))
-        self._serve()
+        self._grant()
         try:
             await asyncio.wait({turn}, timeout=max(wait_s, 0))
         except asyncio.CancelledError:
@@ -61,24 +61,24 @@ class PageBudget:
                 self.give_back(size)
             raise
         finally:
-            self._leave(size, turn)
+            self._dequeue(size, turn)
         if not turn.done():
             raise PageTooLarge
         return Reservation(self, size)
 
     def give_back(self, size: int) -> None:
-        """Take bytes back, for those that wait; `Reservation.release` calls it."""
+        """Return bytes, and grant waiting reservations; called by `Reservation.release`."""
         self.bytes_reserved -= size
-        self._serve()
+        self._grant()
 
-    def _serve(self) -> None:
+    def _grant(self) -> None:
         while self._queue and self.bytes_reserved + self._queue[0][0] <= self._bytes_max:
             size, turn = self._queue.popleft()
             self.bytes_reserved += size
             turn.set_result(None)
         self._cache.limit(min(BYTES_MAX, SHARED_BYTES_MAX - self.bytes_reserved))
 
-    def _leave(self, size: int, turn: asyncio.Future[None]) -> None:
+    def _dequeue(self, size: int, turn: asyncio.Future[None]) -> None:
         if (size, turn) in self._queue:
             self._queue.remove((size, turn))
-            self._serve()
+            self._grant()

@@ -1,4 +1,4 @@
-"""Reads the page for a request from the live generation, after waiting for the position that the caller named.
+"""Reads the page for a request from the live generation, after waiting for the position that the caller requested.
 
 Reads: the live generation, through read_model. Fails: `NotReady`, `PageTooLarge`, and what the read pool raises.
 Invariants: a page is read in one snapshot of one generation; a switch between generations repeats the read.
@@ -26,7 +26,7 @@ from service.read_model.reads import UNRESERVED_BYTES_MAX, After, Page
 SWITCHES_MAX: Final = 3
 """Retry limit for generation switches during one read."""
 KEY_BYTES_MAX: Final = 1_000
-"""A longer sort key (a very long name) is cut in the cursor, and completed from the campaign that the cursor names.
+"""A longer sort key (a very long name) is truncated in the cursor, and completed from the campaign in the cursor.
 
 Short enough for the request lines that proxies accept."""
 _CHAR_BYTES_MAX: Final = 4
@@ -61,7 +61,7 @@ class CustomerNotFound(Struct, frozen=True):
 
 
 class PositionNotReached(Struct, frozen=True):
-    """The requested position was not applied within the wait."""
+    """The requested position was not applied within the allowed wait."""
 
 
 Outcome = PageFound | CustomerNotFound | PositionNotReached | Violation
@@ -70,8 +70,8 @@ Outcome = PageFound | CustomerNotFound | PositionNotReached | Violation
 
 def wait_s(prefer: Sequence[str]) -> float:
     """Return how long the caller is prepared to wait (RFC 7240 `wait`): 2 s by default, 10 s at most."""
-    found = _WAIT.search(",".join(prefer))
-    return min(float(found[1]), WAIT_MAX_S) if found else WAIT_DEFAULT_S
+    match = _WAIT.search(",".join(prefer))
+    return min(float(match[1]), WAIT_MAX_S) if match else WAIT_DEFAULT_S
 
 
 class PageReader:
@@ -173,14 +173,14 @@ class PageReader:
 
     async def _after(self, name: Generation, request: ListRequest, cursor: Cursor) -> After:
         key = cursor.key
-        if request.sort_field == "name" and key is not None and _may_be_cut(key):
+        if request.sort_field == "name" and key is not None and _may_be_truncated(key):
             key = await reads.name_key_of(self._batcher, name, cursor.campaign_id, key)
         return After(key, cursor.campaign_id)
 
     async def _next_cursor(self, page: Page, fingerprint: bytes) -> str | None:
         if not page.has_next or page.last_campaign_id is None:
             return None
-        key = None if page.last_key is None else _cut(page.last_key)
+        key = None if page.last_key is None else _truncate(page.last_key)
         return paging.write_cursor(Cursor(FORM, fingerprint, key, page.last_campaign_id), await self._key())
 
     async def _key(self) -> bytes:
@@ -193,12 +193,12 @@ def _memory_wait_s(deadline: asyncio.Timeout) -> float:
     return ((deadline.when() or now) - now) * MEMORY_WAIT_SHARE
 
 
-def _cut(key: str) -> str:
+def _truncate(key: str) -> str:
     """Return the beginning of a sort key, in whole characters."""
     return key.encode()[:KEY_BYTES_MAX].decode(errors="ignore")
 
 
-def _may_be_cut(key: str) -> bool:
+def _may_be_truncated(key: str) -> bool:
     return len(key.encode()) > KEY_BYTES_MAX - _CHAR_BYTES_MAX
 
 

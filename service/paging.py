@@ -1,8 +1,8 @@
 """Cursors and links: how a caller gets from one page to the next.
 
-A cursor says behind which row the next page starts, by that row's sort key and campaign id, so it stays right while
-rows come and go and when another generation goes live. It is signed, and bound to everything that decides which
-rows there are and in which order; so it cannot be made up, and one of another request is refused.
+A cursor names the row after which the next page starts, by that row's sort key and campaign id, so it stays correct
+while rows come and go and when another generation goes live. It is signed, and bound to everything that determines the
+rows and their order; so it cannot be forged, and the cursor of another request is rejected.
 """
 
 import base64
@@ -19,19 +19,19 @@ from service.auth import Principal
 from service.parameters import ListRequest, Pair
 
 LINK_BYTES_MAX: Final = 6_000
-"""A header beyond this is refused by common proxies, so no Link is better than a longer one."""
+"""Common proxies reject longer headers, so a longer Link is left out."""
 _SIGNATURE_BYTES: Final = 16
 
 
 class Cursor(Struct, frozen=True, array_like=True):
-    """Where a page ended."""
+    """The last row of a page, and the request it belongs to."""
 
     form: int
-    """Raised when the meaning of the rest changes: cursors of other forms are refused."""
+    """Incremented when the meaning of the other fields changes: cursors of another form are rejected."""
     request: bytes
-    """The fingerprint of the request it belongs to."""
+    """The fingerprint of the request."""
     key: str | None
-    """The last row's sort key as PostgreSQL writes it, its beginning if it is long; None for a null."""
+    """The last row's sort key as PostgreSQL writes it, truncated if it is long; None for a null."""
     campaign_id: str
 
 
@@ -40,7 +40,7 @@ _DECODER: Final = msgspec.msgpack.Decoder(Cursor)
 
 
 def fingerprint(request: ListRequest, principal: Principal) -> bytes:
-    """Digest what a cursor is bound to: caller scope, customer, filters and order; not limit, nor aggregations."""
+    """Digest what a cursor is bound to: caller scope, customer, filters and order; not limit or aggregations."""
     deletion = "only" if request.only_deleted else "both" if request.include_deleted else "not"
     bound = (
         principal.scope,
@@ -56,7 +56,7 @@ def fingerprint(request: ListRequest, principal: Principal) -> bytes:
 
 
 def write_cursor(cursor: Cursor, signing_key: bytes) -> str:
-    """Return the opaque text of a cursor."""
+    """Return the cursor as opaque text."""
     payload = msgspec.msgpack.encode(cursor)
     return base64.urlsafe_b64encode(_sign(payload, signing_key) + payload).rstrip(b"=").decode()
 
@@ -76,30 +76,30 @@ def read_cursor(text: str, signing_key: bytes) -> Cursor | None:
 
 
 def links(pairs: list[Pair], request: ListRequest, total: int, next_cursor: str | None) -> str:
-    """Return the Link header's value, RFC 8288, relative to this host; empty when there is nothing to say."""
+    """Return the Link header's value, RFC 8288, relative to this host; empty if there is no link or it is too long."""
     if request.cursor is not None:
-        wanted = [("next", f"cursor={next_cursor}")] if next_cursor else []
+        targets = [("next", f"cursor={next_cursor}")] if next_cursor else []
     else:
-        wanted = [(relation, f"offset={offset}") for relation, offset in _offsets(request, total)]
+        targets = [(relation, f"offset={offset}") for relation, offset in _offsets(request, total)]
     kept = [(name, value) for name, value in pairs if name not in {"cursor", "offset"}]
     path = f"/customers/{request.customer_id}/campaigns"
-    written_bytes_min = len(path) + sum(len(name) + len(value) + 1 for name, value in kept)  # escaping only adds
-    if not wanted or len(wanted) * written_bytes_min > LINK_BYTES_MAX:
+    link_bytes_min = len(path) + sum(len(name) + len(value) + 1 for name, value in kept)  # escaping only adds
+    if not targets or len(targets) * link_bytes_min > LINK_BYTES_MAX:
         return ""
-    before = urlencode(kept, encoding="latin-1") + "&" if kept else ""  # pairs are bytes, a character each
-    written = ", ".join(f'<{path}?{before}{to}>; rel="{relation}"' for relation, to in wanted)
-    return written if len(written) <= LINK_BYTES_MAX else ""
+    prefix = urlencode(kept, encoding="latin-1") + "&" if kept else ""  # a character of a pair is one byte
+    header = ", ".join(f'<{path}?{prefix}{target}>; rel="{relation}"' for relation, target in targets)
+    return header if len(header) <= LINK_BYTES_MAX else ""
 
 
 def _offsets(request: ListRequest, total: int) -> list[tuple[str, int]]:
     limit, offset = request.limit, request.offset
     last = max(total - 1, 0) // limit * limit
-    found = [("first", 0), ("last", last)]
+    offsets = [("first", 0), ("last", last)]
     if offset > 0:
-        found.append(("prev", min(max(offset - limit, 0), last)))
+        offsets.append(("prev", min(max(offset - limit, 0), last)))
     if offset + limit < total:
-        found.append(("next", offset + limit))
-    return found
+        offsets.append(("next", offset + limit))
+    return offsets
 
 
 def _sign(payload: bytes, signing_key: bytes) -> bytes:

@@ -1,8 +1,8 @@
-"""Reads the parameters of a request for campaigns: typed and whole, or every violation in the contract's 422 words.
+"""Parses the parameters of a list request: all of them, typed, or every violation in the form of the contract's 422.
 
-Invariants: `parse` is total, whatever the bytes; all violations of a request come together, in the contract's order.
-Fails: never; what is wrong with a request is a value, for the caller to send.
-Source: contract/openapi.json for names, order and bounds; spellings.py for what each value may look like.
+Invariants: `parse` accepts any bytes; it returns all violations of a request together, in the contract's order.
+Fails: never; violations are a return value.
+Source: contract/openapi.json for names, order and bounds; pydantic_compat.py for the accepted forms of each value.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -47,7 +47,7 @@ class Violation(NamedTuple):
 
 
 class ListRequest(Struct, frozen=True):
-    """What a caller asks for, defaults filled in. Times are aware and in UTC."""
+    """The parsed parameters, defaults filled in. Times are aware and in UTC."""
 
     customer_id: str
     include_deleted: bool = False
@@ -63,7 +63,7 @@ class ListRequest(Struct, frozen=True):
     date_to: datetime | None = None
     """Inclusive; a bare date has become the last microsecond of that day."""
     cursor: str | None = None
-    """As it came; paging.py knows what it means."""
+    """As sent; paging.py decodes it."""
     min_position: int | None = None
 
     @property
@@ -73,50 +73,50 @@ class ListRequest(Struct, frozen=True):
 
 
 Pair = tuple[str, str]
-"""A name and value of the query string, percent-decoded, a character for each byte."""
+"""A name and value of the query string, percent-decoded, one character per byte."""
 
 
 def query_pairs(query: bytes) -> list[Pair]:
-    """Split a query string. Bytes stay apart until somebody says that they are text."""
+    """Split a query string. Each byte becomes one character; `_text` decodes UTF-8 later."""
     if not query:
         return []
     text = query.decode("latin-1")
     if "%" in text or "+" in text:
         return parse_qsl(text, keep_blank_values=True, encoding="latin-1")
-    # Most queries hold nothing to decode, and parse_qsl takes half of the time of reading them.
+    # Most queries contain nothing to decode, and parse_qsl would take half of the parsing time.
     return [(name, value) for name, _, value in (pair.partition("=") for pair in text.split("&") if pair)]
 
 
 def parse(customer_id: str, pairs: list[Pair], min_position: str | None) -> ListRequest | list[Violation]:
-    """Read path, query and header; of a repeated parameter the last counts, unknown ones are ignored."""
+    """Parse path, query and header; the last of a repeated parameter counts, unknown ones are ignored."""
     violations: list[Violation] = []
     values: dict[str, Any] = {}
-    for (place, name), read, text in _given(customer_id, dict(pairs), min_position):
+    for (location, name), read, text in _present(customer_id, dict(pairs), min_position):
         try:
             values[_FIELDS.get(name, name)] = read(text)
-        except InvalidValue as refused:
-            violations.append(Violation((place, name), str(refused), refused.type))
+        except InvalidValue as problem:
+            violations.append(Violation((location, name), str(problem), problem.type))
     return violations or ListRequest(**values)
 
 
 Reader = Callable[[str], Any]
 
 
-def _given(
-    customer_id: str, given: Mapping[str, str], min_position: str | None
+def _present(
+    customer_id: str, query: Mapping[str, str], min_position: str | None
 ) -> Iterator[tuple[tuple[str, str], Reader, str]]:
-    """Yield what was given, in the contract's order: where it stood, who reads it, and its text."""
+    """Yield location, reader and text of each parameter that was sent, in the contract's order."""
     yield ("path", "customer_id"), pydantic_compat.uuid, customer_id
-    if given:
-        for name, read in (_READERS_WITH_CURSOR if "cursor" in given else _READERS).items():
-            if name in given:
-                yield ("query", name), read, _text(given[name])
+    if query:
+        for name, read in (_READERS_WITH_CURSOR if "cursor" in query else _READERS).items():
+            if name in query:
+                yield ("query", name), read, _text(query[name])
     if min_position is not None:
         yield ("header", POSITION_HEADER), _position, min_position
 
 
 def _text(raw: str) -> str:
-    """Read bytes as UTF-8; what is ill-formed becomes lone surrogates, which no reader takes."""
+    """Decode UTF-8; ill-formed bytes become lone surrogates, which no reader accepts."""
     return raw if raw.isascii() else raw.encode("latin-1").decode(errors="surrogateescape")
 
 

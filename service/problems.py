@@ -1,4 +1,4 @@
-"""Every answer that is not a success: problem+json with a stable code, and the contract's exact 422."""
+"""Every error response: problem+json with a stable code, and the contract's exact 422."""
 
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
@@ -11,11 +11,11 @@ from litestar import Response
 from service.representation import Header, RawResponse
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""The id of the request being answered; set at the ASGI edge, before anything can fail."""
+"""The id of the current request; set by the middleware, before anything can fail."""
 
 
 class Problem(NamedTuple):
-    """One kind of refusal. `detail` is the sentence a caller reads; instances never hold another caller's facts."""
+    """One kind of error. `detail` is the sentence shown to the caller; it is constant, so it never leaks facts."""
 
     code: str
     status: int
@@ -30,11 +30,11 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     for problem in (
         Problem("unauthenticated", 401, "Unauthorized", "Send a valid bearer token or a valid X-API-Key."),
         Problem("customer_not_found", 404, "Not Found", "There is no such customer among those you may see."),
-        Problem("route_not_found", 404, "Not Found", "There is nothing at this path; /docs lists what there is."),
+        Problem("route_not_found", 404, "Not Found", "This path does not exist; /docs lists the paths that do."),
         Problem("method_not_allowed", 405, "Method Not Allowed", "This path answers GET and HEAD only."),
-        Problem("bad_request", 400, "Bad Request", "The request cannot be read."),
+        Problem("bad_request", 400, "Bad Request", "The request is malformed."),
         Problem("query_too_long", 414, "URI Too Long", "The query string is longer than 8,192 bytes."),
-        Problem("internal_error", 500, "Internal Server Error", "Something unforeseen happened; it was logged."),
+        Problem("internal_error", 500, "Internal Server Error", "An unexpected error occurred; it was logged."),
         Problem(
             "database_unavailable",
             503,
@@ -48,7 +48,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
             "position_not_reached",
             503,
             "Service Unavailable",
-            "The position asked for is not applied yet; try again, or wait longer with Prefer: wait=S.",
+            "The requested position has not been applied yet; try again, or wait longer with Prefer: wait=S.",
         ),
     )
 }
@@ -72,7 +72,7 @@ def problem_body(problem: Problem) -> bytes:
 
 
 def problem_headers(problem: Problem) -> dict[str, str]:
-    """Return the headers that go with a problem's status."""
+    """Return the headers that a problem's status requires."""
     if problem.status == 401:  # noqa: PLR2004
         return {"WWW-Authenticate": 'Bearer realm="membership"'}
     if problem.status == 503:  # noqa: PLR2004
@@ -81,7 +81,7 @@ def problem_headers(problem: Problem) -> dict[str, str]:
 
 
 def problem_response(code: str, headers: Mapping[str, str] = MappingProxyType({})) -> Response[bytes]:
-    """Return the response for a problem, with further `headers`."""
+    """Return a problem as a Litestar response, with further `headers`."""
     problem = PROBLEMS[code]
     return Response(
         problem_body(problem),
@@ -92,21 +92,21 @@ def problem_response(code: str, headers: Mapping[str, str] = MappingProxyType({}
 
 
 def problem_reply(code: str, *headers: Header) -> RawResponse:
-    """Return the same as a reply."""
+    """Return a problem as a raw response, with further `headers`."""
     problem = PROBLEMS[code]
     body = problem_body(problem)
-    named = ((name.lower().encode(), value.encode()) for name, value in problem_headers(problem).items())
-    return RawResponse(problem.status, (*_described(body, _MEDIA_TYPE), *named, *headers), body)
+    raw = ((name.lower().encode(), value.encode()) for name, value in problem_headers(problem).items())
+    return RawResponse(problem.status, (*_content_headers(body, _MEDIA_TYPE), *raw, *headers), body)
 
 
 def unprocessable(violations: Iterable[Any]) -> RawResponse:
     """Return the contract's 422: `{"detail": [{"loc", "msg", "type"}, …]}`."""
-    detail = [{"loc": each.loc, "msg": each.msg, "type": each.type} for each in violations]
+    detail = [{"loc": violation.loc, "msg": violation.msg, "type": violation.type} for violation in violations]
     body = msgspec.json.encode({"detail": detail})
-    return RawResponse(422, _described(body, "application/json"), body)
+    return RawResponse(422, _content_headers(body, "application/json"), body)
 
 
-def _described(body: bytes, media_type: str) -> tuple[Header, ...]:
+def _content_headers(body: bytes, media_type: str) -> tuple[Header, ...]:
     return (b"content-type", media_type.encode()), (b"content-length", b"%d" % len(body))
 
 

@@ -22,7 +22,7 @@ class RateLimitedLog:
         self._timer: asyncio.TimerHandle | None = None
 
     def warning(self, **fields: Any) -> None:  # noqa: ANN401 - structlog takes any value
-        """Record an occurrence; call it from the event loop. A line shows the fields of the latest one."""
+        """Record an occurrence; call it from the event loop. A line contains the fields of the latest occurrence."""
         self._count += 1
         self._fields = fields
         if self._timer is None:

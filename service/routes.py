@@ -34,7 +34,7 @@ AnyRequest = Request[Any, Any, Any]
 
 @get("/customers/{customer_id:str}/campaigns")
 async def list_customer_campaigns(request: AnyRequest, customer_id: FromPath[str]) -> RawResponse:
-    """Answer which campaigns a customer is in."""
+    """List the campaigns that a customer is in."""
     services: Services = request.app.state.services
     headers, scope = request.headers, request.scope
     call = ListCall(
@@ -53,41 +53,41 @@ async def list_customer_campaigns(request: AnyRequest, customer_id: FromPath[str
 
 @get("/health/live")
 async def live() -> dict[str, str]:
-    """Say that the process runs; asks nothing of anyone."""
+    """Report that the process runs; checks nothing else."""
     return {"status": "live"}
 
 
 @get("/health/ready")
 async def ready(request: AnyRequest) -> Response[Any]:
-    """Say whether reads are answered: the database is there and the model was complete once."""
+    """Report whether reads can be answered: the database responds and the read model has caught up once."""
     services: Services = request.app.state.services
-    found = await services.freshness.refresh()
-    if not found.caught_up:
+    live_position = await services.freshness.refresh()
+    if not live_position.caught_up:
         return problem_response("not_ready")
-    return Response({"status": "ready", "generation": found.generation, "position": found.position})
+    return Response({"status": "ready", "generation": live_position.generation, "position": live_position.position})
 
 
 @get("/metrics")
 async def prometheus() -> Response[bytes]:
-    """Expose this process's metrics in Prometheus' text form."""
+    """Expose this process's metrics in Prometheus' text format."""
     return Response(generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 @get("/openapi.json")
 async def contract() -> Response[bytes]:
-    """Serve the contract, with our additive extensions."""
+    """Serve the contract with this service's additions."""
     return Response(openapi.document(), media_type="application/json")
 
 
 @get("/docs")
 async def docs() -> Response[bytes]:
-    """Serve the interactive documentation, which needs nothing from the network."""
+    """Serve the interactive documentation, which loads nothing from other hosts."""
     return Response((STATIC / "docs.html").read_bytes(), headers=DOCS_HEADERS, media_type="text/html")
 
 
 @get("/docs/assets/{name:path}")
 async def asset(name: FromPath[str]) -> Response[bytes]:
-    """Serve a file of the documentation page, from a fixed list: no path of a caller's reaches the disk."""
+    """Serve a file of the documentation page from a fixed list, so that no caller's path reaches the disk."""
     path = ASSETS.get(name.lstrip("/"))
     if path is None:
         return problem_response("route_not_found")

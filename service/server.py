@@ -1,4 +1,4 @@
-"""Runs the application under granian, in this process, until told to stop."""
+"""Runs the application under granian, in this process, until a signal stops it."""
 
 import asyncio
 import gc
@@ -21,29 +21,29 @@ from service.middleware import ResponseMiddleware
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 HEADER_TIMEOUT_MS = 10_000
-"""How long a connection may take to send a request's head, or stay silent, before it is closed. Idle kept-alive
-connections fall under the same limit, so a proxy must keep its idle connections for less."""
+"""How long a connection may take to send a request's head, or stay idle, before it is closed. The limit also applies to
+kept-alive connections, so a proxy must close its idle connections earlier."""
 HEAD_BYTES_MAX = 24_576
-"""How much of a request's head is buffered before it is refused with 431: room for the longest query, the longest
-token, and as much again. Times `CONNECTIONS_MAX` it bounds the memory that callers without credentials can take:
-90 MB, at the 35 KB that were measured for each connection."""
+"""How much of a request's head is buffered before it is rejected with 431: room for the longest query, the longest
+token, and as much again. With `CONNECTIONS_MAX`, it bounds the memory that unauthenticated callers can take: 90 MB, at
+a measured 35 KB per connection."""
 CONNECTIONS_MAX = 2_560
-"""Connections open at once; further ones wait in the kernel's queue until one closes."""
+"""Connections open at the same time; further ones wait in the kernel's queue until one closes."""
 BACKLOG = 1_024
 """Length of that queue."""
 DESCRIPTORS_RESERVED = 256
-"""File descriptors for everything but callers: PostgreSQL, files, the event loop."""
+"""File descriptors for everything but callers' connections: PostgreSQL, files, the event loop."""
 STOP_S = 4.0
-"""How long requests in flight may take once draining is over; then they are answered 503 (`draining`)."""
+"""How long requests in flight may take after draining; then they get 503 (`draining`)."""
 ABORT_S = 1.0
-"""How long these last answers may take to be sent, before the process ends all the same."""
+"""How long sending these last responses may take before the process exits regardless."""
 GARBAGE_THRESHOLDS = (20_000, 50, 1_000)
-"""Python's cycle collector goes through all remembered answers each time it looks at everything; a request leaves
-hardly a cycle, so it may look less often."""
+"""A full run of Python's cycle collector traverses the whole cache; a request creates hardly any cycles, so the
+collector may run less often."""
 
 
 class AddressTaken(MembershipError):
-    """Something else listens on the configured address already."""
+    """Another process already listens on the configured address."""
 
     code = "address_taken"
 
@@ -55,10 +55,10 @@ class AddressTaken(MembershipError):
 
 
 async def serve(settings: Settings) -> None:
-    """Listen on the configured address until a signal.
+    """Listen on the configured address until a signal arrives.
 
-    SIGTERM drains first: for `drain_s` readiness fails and each response closes its connection. Then, or at once on
-    SIGINT or a second signal, the process stops listening and finishes what is in flight.
+    SIGTERM drains first: for `drain_s`, readiness fails and each response closes its connection. Then, or immediately
+    on SIGINT or a second signal, the process stops listening and finishes the requests in flight.
     Raises `AddressTaken`.
     """
     _require_free(settings.http_host, settings.http_port)
@@ -71,8 +71,8 @@ async def serve(settings: Settings) -> None:
         backlog=BACKLOG,
         backpressure=_connections_max(),
         websockets=False,
-        log_level=LogLevels.error,  # its only warning here says that embedding is young
-        http=HTTPModes.http1,  # the header timeout does not apply to connections that open with HTTP/2's preface
+        log_level=LogLevels.error,  # its only warning is that embedding is experimental
+        http=HTTPModes.http1,  # granian applies the header timeout to HTTP/1 connections only
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=HEAD_BYTES_MAX),
     )
     shutdown = Shutdown(app, settings.drain_s)
@@ -84,13 +84,13 @@ async def serve(settings: Settings) -> None:
 
 
 class Shutdown:
-    """Ends a server so that no caller loses a request, within a bounded time."""
+    """Stops a server within a bounded time, without losing a caller's request."""
 
     def __init__(self, app: ResponseMiddleware, drain_s: float) -> None:
         self._app = app
         self._drain_s = drain_s
         self._requested = asyncio.Event()
-        self._at_once = asyncio.Event()
+        self._immediate = asyncio.Event()
 
     async def supervise(self, server: Server) -> None:
         """Run the server until it fails or a signal ends it."""
@@ -110,26 +110,26 @@ class Shutdown:
 
     def _on_sigterm(self) -> None:
         if self._requested.is_set():
-            self._at_once.set()
+            self._immediate.set()
         self._requested.set()
 
     def _on_sigint(self) -> None:
-        self._at_once.set()
+        self._immediate.set()
         self._requested.set()
 
     async def _drain(self) -> None:
-        """Keep answering, but fail the readiness check and close connections, so that callers go elsewhere.
+        """Keep answering, but fail the readiness check and close connections, so that callers use other processes.
 
-        Also while no connection is open: a load balancer may open one for each request, until it has noticed.
+        Waits even if no connection is open: a load balancer may open one per request until it sees the failed check.
         """
         self._app.start_draining()
         log.info("draining", seconds=self._drain_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._drain_s):
-                await self._at_once.wait()
+                await self._immediate.wait()
 
     async def _finish(self, serving: asyncio.Task[None]) -> None:
-        """Wait for requests in flight; answer 503 to those that take too long, and end in any case."""
+        """Wait for requests in flight; answer 503 to those that take too long, then stop in any case."""
         if not (await asyncio.wait((serving,), timeout=STOP_S))[0]:
             log.warning("requests_aborted", after_s=STOP_S)
             self._app.abort()
@@ -139,7 +139,7 @@ class Shutdown:
 
 
 def _connections_max() -> int:
-    """Raise this process's limit of file descriptors as far as needed; return how many connections fit."""
+    """Raise this process's file descriptor limit as far as needed; return the number of connections that fit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = CONNECTIONS_MAX + DESCRIPTORS_RESERVED
     allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
@@ -147,13 +147,13 @@ def _connections_max() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed == needed:
         return CONNECTIONS_MAX
-    fitting = max(allowed - DESCRIPTORS_RESERVED, 1)
-    log.warning("connections_limited", connections_max=fitting, wanted=CONNECTIONS_MAX, descriptors_max=hard)
-    return fitting
+    connections_max = max(allowed - DESCRIPTORS_RESERVED, 1)
+    log.warning("connections_limited", connections_max=connections_max, wanted=CONNECTIONS_MAX, descriptors_max=hard)
+    return connections_max
 
 
 def _require_free(host: str, port: int) -> None:
-    """See that nobody listens there: granian shares its port, and would halve the requests with a forgotten process."""
+    """Raise `AddressTaken` if the port is in use: granian shares ports, so a leftover process would get requests."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

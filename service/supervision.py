@@ -1,4 +1,4 @@
-"""Keeps background tasks running: what ends one is logged with its traceback, and it is started again after a pause."""
+"""Keeps background tasks running: logs the exception that ended one, and restarts it after a pause."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 RESTART_PAUSE_S: Final = 0.5
-"""Long enough that a task that fails at once neither fills the log nor occupies the event loop."""
+"""Long enough that a task that fails immediately neither floods the log nor occupies the event loop."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

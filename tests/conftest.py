@@ -1,4 +1,4 @@
-"""The real parts every test stands on: one PostgreSQL a session, a fresh database a test, nats-server where asked."""
+"""Shared fixtures: one PostgreSQL per session, a fresh database per test, nats-server on demand."""
 
 import itertools
 from collections.abc import AsyncIterator, Iterator
@@ -18,15 +18,15 @@ from tests.support.processes import System
 
 _numbers = itertools.count(1)
 
-# Durability across a power cut is not what these tests ask about; kill -9 loses nothing either way.
+# No test is about durability across a power cut, and kill -9 loses nothing with these settings.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server of this session's own.
+    """A PostgreSQL server for this session.
 
-    Not under pytest's folder: a second pytest closes that one to other accounts, and PostgreSQL never runs as root.
+    Not under pytest's folder: a second pytest closes that to other accounts, and PostgreSQL never runs as root.
     """
     with TemporaryDirectory(prefix="membership-tests-") as folder:
         server = PostgresServer(Path(folder) / "data", settings=FAST)
@@ -37,9 +37,9 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 async def template(postgres: PostgresServer) -> str:
-    """The name of a migrated database that others are copied from."""
+    """The name of a migrated database that test databases are copied from."""
     await _execute(postgres.url, "CREATE DATABASE membership_template")
-    connection = await databases.connect(_named(postgres.url, "membership_template"), "template")
+    connection = await databases.connect(_with_database(postgres.url, "membership_template"), "template")
     await migrate(connection)
     await connection.close()
     return "membership_template"
@@ -47,16 +47,16 @@ async def template(postgres: PostgresServer) -> str:
 
 @pytest.fixture
 async def database_url(postgres: PostgresServer, template: str) -> AsyncIterator[str]:
-    """A migrated database of this test's own, as a URL."""
+    """The URL of a migrated database for this test."""
     name = f"test_{next(_numbers)}"
     await _execute(postgres.url, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield _named(postgres.url, name)
+    yield _with_database(postgres.url, name)
     await _execute(postgres.url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
 async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to this test's database."""
+    """A connection to the test's database."""
     connection = await databases.connect(database_url, "test")
     yield connection
     await connection.close()
@@ -64,7 +64,7 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 def nats(tmp_path: Path) -> Iterator[NatsServer]:
-    """A nats-server of this test's own."""
+    """A nats-server for this test."""
     server = NatsServer(tmp_path / "nats")
     server.start()
     yield server
@@ -75,14 +75,14 @@ def nats(tmp_path: Path) -> Iterator[NatsServer]:
 async def system(
     postgres: PostgresServer, template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[System]:
-    """Projector and API as processes, on a database and a nats-server of this module's own."""
+    """Projector and API as processes, with a database and a nats-server per module."""
     async with _running_system(postgres, template, tmp_path_factory.mktemp("system")) as system:
         yield system
 
 
 @pytest.fixture
 async def own_system(postgres: PostgresServer, template: str, tmp_path: Path) -> AsyncIterator[System]:
-    """The same for one test alone, which may break it."""
+    """The same for a single test, which may break it."""
     async with _running_system(postgres, template, tmp_path) as system:
         yield system
 
@@ -93,7 +93,7 @@ async def _running_system(postgres: PostgresServer, template: str, folder: Path)
     await _execute(postgres.url, f"CREATE DATABASE {name} TEMPLATE {template}")
     broker = NatsServer(folder / "nats")
     broker.start()
-    system = System(_named(postgres.url, name), broker, folder)
+    system = System(_with_database(postgres.url, name), broker, folder)
     try:
         await system.start()
         yield system
@@ -111,5 +111,5 @@ async def _execute(url: str, statement: str) -> None:
         await connection.close()
 
 
-def _named(url: str, name: str) -> str:
+def _with_database(url: str, name: str) -> str:
     return urlsplit(url)._replace(path=f"/{name}").geturl()

@@ -1,4 +1,4 @@
-"""Documentation is held against the code: what exists is written down, and what is written down exists."""
+"""Documentation is checked against the code: everything that exists is documented, and everything documented exists."""
 
 import re
 from pathlib import Path
@@ -29,27 +29,27 @@ def test_every_event_type_is_documented() -> None:
             assert f"`{name}`" in text
 
 
-def test_every_parking_reason_has_its_meaning_and_what_to_do() -> None:
+def test_every_parking_reason_has_its_meaning_and_a_remedy() -> None:
     section = page("docs/events.md").partition("## What cannot be applied is parked")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|$", section, re.MULTILINE)
     assert {reason for reason, _, _ in rows} == set(get_args(Reason))
     assert len(rows) == len(get_args(Reason))
-    for reason, means, to_do in rows:
-        assert min(len(means), len(to_do)) > len("do this"), reason
+    for reason, meaning, remedy in rows:
+        assert min(len(meaning), len(remedy)) > len("do this"), reason
 
 
 VERSION_MAX_US = 10**17
-"""Microseconds until the year 5138: more is a time in nanoseconds, which no ordinary producer could exceed again."""
+"""The year 5138 in microseconds: a larger version is in nanoseconds, and no microsecond version could exceed it."""
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_example_gives_nanoseconds_as_a_version(path: Path) -> None:
+def test_no_example_uses_nanoseconds_as_a_version(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert "%s%N" not in text
     assert all(int(version) < VERSION_MAX_US for version in re.findall(r'"version": ?(\d+)', text))
 
 
-def test_every_setting_is_documented_with_its_default_and_no_other() -> None:
+def test_exactly_the_existing_settings_are_documented() -> None:
     text = page("docs/configuration.md")
     for variable in TABLE:
         assert f"| `{variable.name}`" in text
@@ -59,8 +59,8 @@ def test_every_setting_is_documented_with_its_default_and_no_other() -> None:
     assert named - set(VARIABLES) == {*NOT_YET, *RESERVED_PREFIXES}
 
 
-def test_the_deployment_files_set_only_variables_that_are_settings() -> None:
-    deploy = [each for each in (ROOT / "deploy").rglob("*") if each.is_file()]
+def test_deployment_files_set_only_existing_settings() -> None:
+    deploy = [path for path in (ROOT / "deploy").rglob("*") if path.is_file()]
     files = [ROOT / "compose.yaml", ROOT / "Dockerfile", *deploy]
     named = {name for file in files for name in re.findall(r"MEMBERSHIP_[A-Z_]+", file.read_text(encoding="utf-8"))}
     assert {"MEMBERSHIP_DATABASE_URL", "MEMBERSHIP_HTTP_HOST"} <= named <= set(VARIABLES)
@@ -82,22 +82,22 @@ def test_every_route_and_sort_field_is_documented() -> None:
 
 
 def commands(group: click.Group, prefix: str = "membership") -> set[str]:
-    found: set[str] = set()
+    lines: set[str] = set()
     for name, command in group.commands.items():
-        found |= commands(command, f"{prefix} {name}") if isinstance(command, click.Group) else {f"{prefix} {name}"}
-    return found
+        lines |= commands(command, f"{prefix} {name}") if isinstance(command, click.Group) else {f"{prefix} {name}"}
+    return lines
 
 
-def test_every_command_is_in_the_readme_and_explains_itself() -> None:
+def test_every_command_is_in_the_readme_and_has_a_help_text() -> None:
     text = page("README.md")
-    for command in commands(cli):
-        assert command in text, command
+    for line in commands(cli):
+        assert line in text, line
     for name, command in cli.commands.items():
         assert command.help, name
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_commands_and_links_that_a_page_names_exist(path: Path) -> None:
+def test_the_commands_and_links_on_a_page_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     known = commands(cli) | {"membership parked", "membership api-key", "membership dev"}
     for block in re.findall(r"```(?:console|sh|bash)\n(.*?)```", text, re.DOTALL):
@@ -107,7 +107,7 @@ def test_commands_and_links_that_a_page_names_exist(path: Path) -> None:
         assert (path.parent / target).exists(), target
 
 
-def test_make_targets_that_pages_name_exist() -> None:
+def test_the_make_targets_on_pages_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", page("Makefile"), re.MULTILINE))
     for path in PAGES:
         named = set(re.findall(r"(?:^|`|\$ )make ([a-z]+)", path.read_text(encoding="utf-8"), re.MULTILINE))

@@ -1,1 +1,1 @@
-"""What the benchmarks compare this service with: other people's ways to the same answers, at their best."""
+"""The peers this service is compared with: common stacks that give the same answers, each well tuned."""

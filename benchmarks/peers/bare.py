@@ -1,6 +1,6 @@
-"""The bound of everything that answers HTTP here: granian itself, handing out an answer that is there already.
+"""The upper bound of every HTTP server here: granian itself, returning a fixed answer.
 
-Started as `python -m benchmarks.peers.bare PORT FILE`; FILE is the body, or what PEER_BODY_FILE names.
+Started as `python -m benchmarks.peers.bare PORT FILE`; FILE, or PEER_BODY_FILE, has the body.
 """
 
 import argparse
@@ -23,7 +23,7 @@ LINK: Final = b", ".join(
 
 
 def answering(body: bytes) -> Any:  # noqa: ANN401 - an ASGI application
-    """Return the application: the same answer to every GET, with the headers that this service sends, all fixed."""
+    """Return an application that sends the same answer to every GET, with fixed values for this service's headers."""
     headers = [
         (b"etag", b'"9ca064fbf01ca574a37867cfdfc78910"'),
         (b"membership-position", b"1000000"),
@@ -44,15 +44,15 @@ def answering(body: bytes) -> Any:  # noqa: ANN401 - an ASGI application
     async def answer(scope: dict[str, Any], _receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's
         if scope["type"] != "http":
             return
-        wanted = scope["method"] == "GET"
-        await send(start if wanted else refusal)
-        await send(whole if wanted else nothing)
+        is_get = scope["method"] == "GET"
+        await send(start if is_get else refusal)
+        await send(whole if is_get else nothing)
 
     return answer
 
 
 async def serve(port: int, body: bytes) -> None:
-    """Answer until told to stop."""
+    """Serve until SIGTERM or SIGINT."""
     server = Server(
         answering(body),
         address="127.0.0.1",
@@ -68,14 +68,14 @@ async def serve(port: int, body: bytes) -> None:
 
 
 def main() -> None:
-    """Serve, from the command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.bare", description=__doc__)
     parser.add_argument("port", type=int)
     parser.add_argument("file", nargs="?", default=os.environ.get("PEER_BODY_FILE"), help="or PEER_BODY_FILE")
-    given = parser.parse_args()
-    if not given.file:
+    arguments = parser.parse_args()
+    if not arguments.file:
         parser.error("a file is needed")
-    uvloop.run(serve(given.port, Path(given.file).read_bytes()))
+    uvloop.run(serve(arguments.port, Path(arguments.file).read_bytes()))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The durable consumers of the FastStream peer, known without FastStream: whoever measures it asks what is left.
+"""The durable consumers of the FastStream peer, read without FastStream to measure its progress.
 
-Started as `python -m benchmarks.peers.durables --nats-url URL [--forget]`: prints how many events are left.
+Started as `python -m benchmarks.peers.durables --nats-url URL [--forget]`: prints how many events remain.
 """
 
 import argparse
@@ -25,28 +25,28 @@ ACK_PENDING_MAX: Final = 5_000
 _EVERY_S: Final = 0.05
 
 
-async def left(nats_url: str) -> int | None:
-    """Return how many events are not applied yet, under way or waiting; None before all consumers were made."""
+async def remaining(nats_url: str) -> int | None:
+    """Return how many events are not applied yet, delivered or not; None before all consumers exist."""
     client = await nats.connect(nats_url)
     try:
-        found = [await client.jetstream().consumer_info(STREAM, durable) for durable, _ in DURABLES.values()]
+        consumers = [await client.jetstream().consumer_info(STREAM, durable) for durable, _ in DURABLES.values()]
     except NotFoundError:
         return None
     finally:
         await client.close()
-    return sum((each.num_pending or 0) + (each.num_ack_pending or 0) for each in found)
+    return sum((consumer.num_pending or 0) + (consumer.num_ack_pending or 0) for consumer in consumers)
 
 
 async def wait_until_applied(nats_url: str, deadline_s: float) -> None:
-    """Return once nothing is left; raises TimeoutError."""
+    """Return once no event remains; raises TimeoutError."""
     async with asyncio.timeout(deadline_s):
-        while await left(nats_url) != 0:  # noqa: ASYNC110 - the broker tells nobody
+        while await remaining(nats_url) != 0:  # noqa: ASYNC110 - the broker sends no notification
             await asyncio.sleep(_EVERY_S)
 
 
 async def begin_after(nats_url: str, position: int) -> None:
-    """Make the consumers anew, so that the next start of the peer reads what comes after a position."""
-    await forget(nats_url)
+    """Recreate the consumers, so that the next start of the peer reads from after a position."""
+    await delete(nats_url)
     client = await nats.connect(nats_url)
     for durable, subject in DURABLES.values():
         config = ConsumerConfig(
@@ -61,8 +61,8 @@ async def begin_after(nats_url: str, position: int) -> None:
     await client.close()
 
 
-async def forget(nats_url: str) -> None:
-    """Take the consumers away, so that the next start of the peer reads from the beginning."""
+async def delete(nats_url: str) -> None:
+    """Delete the consumers, so that the next start of the peer reads from the beginning."""
     client = await nats.connect(nats_url)
     for durable, _ in DURABLES.values():
         try:
@@ -73,17 +73,17 @@ async def forget(nats_url: str) -> None:
 
 
 def main() -> None:
-    """Tell or forget, from the command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.durables", description=__doc__)
     parser.add_argument("--nats-url", default=os.environ.get("PEER_NATS_URL"), help="or PEER_NATS_URL")
-    parser.add_argument("--forget", action="store_true", help="take the consumers away")
-    given = parser.parse_args()
-    if not given.nats_url:
-        parser.error("--nats-url is needed")
-    if given.forget:
-        asyncio.run(forget(given.nats_url))
+    parser.add_argument("--forget", action="store_true", help="delete the consumers")
+    arguments = parser.parse_args()
+    if not arguments.nats_url:
+        parser.error("--nats-url is required")
+    if arguments.forget:
+        asyncio.run(delete(arguments.nats_url))
         return
-    sys.stdout.write(f"{asyncio.run(left(given.nats_url))}\n")
+    sys.stdout.write(f"{asyncio.run(remaining(arguments.nats_url))}\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The read side as most teams would build it, at its best: FastAPI, SQLAlchemy 2 and pydantic 2 on normalised tables.
+"""The read side as most teams would build it, well tuned: FastAPI, SQLAlchemy 2 and pydantic 2, normalised tables.
 
 Started as `python -m benchmarks.peers.fastapi_app --port N --database-url URL --jwt-secret S [--workers N]`.
-A request is one statement, built once for its shape and then prepared in its connection; rows become the response
-model, and that becomes JSON, in pydantic's core.
+A request is one statement, built once per shape and then prepared per connection; pydantic's core turns rows into the
+response model and JSON.
 """
 
 import argparse
@@ -57,7 +57,7 @@ SortField = Literal[
 ]
 
 
-# --- What is answered ------------------------------------------------------------------------------------------------
+# --- Response models -------------------------------------------------------------------------------------------------
 
 
 class CampaignListItemOut(BaseModel):
@@ -97,7 +97,7 @@ class SortOut(BaseModel):
 
 
 class MetaOut(BaseModel):
-    """Where the page stands."""
+    """Total and position of the page."""
 
     total: int
     limit: int
@@ -106,14 +106,14 @@ class MetaOut(BaseModel):
 
 
 class FiltersOut(BaseModel):
-    """Which memberships were wanted."""
+    """The deletion flags of the request."""
 
     include_deleted: bool
     only_deleted: bool
 
 
 class QueryOut(BaseModel):
-    """What was asked."""
+    """The request's parameters."""
 
     q: str | None = None
     filters: FiltersOut
@@ -123,14 +123,14 @@ class QueryOut(BaseModel):
 
 
 class AggregationsOut(BaseModel):
-    """The counts that were asked for."""
+    """The requested counts."""
 
     quick_filters: dict[str, int]
     extra: dict[str, int]
 
 
 class CampaignPage(BaseModel):
-    """The answer."""
+    """The response body."""
 
     data: list[CampaignListItemOut]
     meta: MetaOut
@@ -138,7 +138,7 @@ class CampaignPage(BaseModel):
     aggregations: AggregationsOut | None = None
 
 
-# --- What is asked ---------------------------------------------------------------------------------------------------
+# --- Request parameters ----------------------------------------------------------------------------------------------
 
 
 def _first_instant(text: str) -> datetime | str:
@@ -150,7 +150,7 @@ def _last_instant(text: str) -> datetime | str:
 
 
 def _instant(text: str, of_day: time) -> datetime | str:
-    """Read a bare date; whatever else there is, pydantic reads."""
+    """Parse a date without time; leave everything else to pydantic."""
     try:
         return datetime.combine(date.fromisoformat(text), of_day, UTC)
     except ValueError:
@@ -183,11 +183,11 @@ class ListQuery(BaseModel):
 _bearer: Final = HTTPBearer()
 
 
-async def admin(request: Request, given: Annotated[HTTPAuthorizationCredentials, Depends(_bearer)]) -> None:
-    """Let admins in, and nobody else."""
+async def admin(request: Request, credentials: Annotated[HTTPAuthorizationCredentials, Depends(_bearer)]) -> None:
+    """Accept admins only."""
     try:
         claims = jwt.decode(
-            given.credentials,
+            credentials.credentials,
             request.app.state.jwt_secret,
             algorithms=["HS256"],
             options={"require": ["exp", "sub"], "verify_iat": False},
@@ -202,10 +202,10 @@ async def admin(request: Request, given: Annotated[HTTPAuthorizationCredentials,
 
 
 class Shape(NamedTuple):
-    """What decides the text of a statement; values are bound."""
+    """Everything that determines the text of a statement; values are bound."""
 
     deletion: bool | None
-    """The deleted, the others, or (None) both."""
+    """True: only deleted, False: only others, None: both."""
     q: bool
     date_from: bool
     date_to: bool
@@ -228,7 +228,7 @@ class Shape(NamedTuple):
 
 
 _ZERO: Final = literal_column("0")
-"""Part of the text, so that what travels with a request is what the request says."""
+"""A literal, so that only the request's values are sent as parameters."""
 _DELETED: Final[ColumnElement[bool]] = or_(not_(campaign_target.c.present), campaign.c.deleted)
 _TARGETS: Final = campaign_target.join(campaign, campaign.c.campaign_id == campaign_target.c.campaign_id)
 _SORT_KEYS: Final[dict[str, ColumnElement[Any]]] = {
@@ -266,23 +266,23 @@ _ITEM_FIELDS: Final = tuple(column.key for column in _ITEM)
 
 
 def _matching(shape: Shape) -> Sequence[ColumnElement[bool]]:
-    """Return the conditions but for deletion."""
-    found: list[ColumnElement[bool]] = [
+    """Return the conditions except for deletion."""
+    conditions: list[ColumnElement[bool]] = [
         campaign_target.c.customer_id == bindparam("customer_id"),
         campaign_target.c.enrolled_at.is_not(None),
         campaign.c.definition_version > _ZERO,
     ]
     if shape.q:
         keys = (campaign.c.name_key, campaign.c.goal_key, campaign.c.agent_name_key)
-        found.append(or_(*(func.strpos(key, bindparam("q")) > _ZERO for key in keys)))
+        conditions.append(or_(*(func.strpos(key, bindparam("q")) > _ZERO for key in keys)))
     if shape.date_from:
-        found.append(campaign_target.c.enrolled_at >= bindparam("date_from"))
+        conditions.append(campaign_target.c.enrolled_at >= bindparam("date_from"))
     if shape.date_to:
-        found.append(campaign_target.c.enrolled_at <= bindparam("date_to"))
-    return found
+        conditions.append(campaign_target.c.enrolled_at <= bindparam("date_to"))
+    return conditions
 
 
-def _wanted(shape: Shape) -> Sequence[ColumnElement[bool]]:
+def _deletion(shape: Shape) -> Sequence[ColumnElement[bool]]:
     if shape.deletion is None:
         return ()
     return (_DELETED,) if shape.deletion else (campaign_target.c.present, not_(campaign.c.deleted))
@@ -290,9 +290,9 @@ def _wanted(shape: Shape) -> Sequence[ColumnElement[bool]]:
 
 @cache
 def page_statement(shape: Shape) -> Select[Any]:
-    """Return all that an answer needs: the customer, counts and items side by side; no row without customer.
+    """Return the statement for a whole answer: customer, counts and items in one row each; no row without a customer.
 
-    A customer whose page is empty is one row without an item.
+    An empty page of an existing customer is one row without an item.
     """
     counts = _counts(shape).subquery("counts")
     page = _page(shape).subquery("page")
@@ -310,25 +310,25 @@ def page_statement(shape: Shape) -> Select[Any]:
 def _counts(shape: Shape) -> Select[Any]:
     counts = select().select_from(_TARGETS)
     if not shape.aggregations:
-        return counts.add_columns(func.count().label("total")).where(*_matching(shape), *_wanted(shape))
-    wanted = and_(true(), *_wanted(shape))
+        return counts.add_columns(func.count().label("total")).where(*_matching(shape), *_deletion(shape))
+    matching_deletion = and_(true(), *_deletion(shape))
     of_status = {name: campaign.c.status == literal_column(f"{rank}") for rank, name in _RANKED}
     return counts.add_columns(
-        func.count().filter(wanted).label("total"),
-        *(func.count().filter(and_(wanted, of_status[name])).label(name) for name in STATUS_ORDER),
+        func.count().filter(matching_deletion).label("total"),
+        *(func.count().filter(and_(matching_deletion, of_status[name])).label(name) for name in STATUS_ORDER),
         func.count().filter(_DELETED).label("all_deleted"),
     ).where(*_matching(shape))
 
 
 def _page(shape: Shape) -> Select[Any]:
-    """Return which campaigns are on the page: however far it is, what is skipped is read from indexes alone."""
+    """Return the campaigns on the page; however deep it is, skipped rows are read from indexes only."""
     key = _SORT_KEYS[shape.sort_field]
     by_counters = shape.sort_field == "progress" or shape.sort_field in COUNTERS
     joined = _TARGETS.outerjoin(counters, counters.c.campaign_id == campaign.c.campaign_id) if by_counters else _TARGETS
     return (
         select(campaign_target.c.campaign_id, key.label("sort_key"))
         .select_from(joined)
-        .where(*_matching(shape), *_wanted(shape))
+        .where(*_matching(shape), *_deletion(shape))
         .order_by(*_order(shape, key, campaign_target.c.campaign_id))
         .limit(bindparam("page_limit", type_=BigInteger))
         .offset(bindparam("page_offset", type_=BigInteger))
@@ -337,7 +337,7 @@ def _page(shape: Shape) -> Select[Any]:
 
 def _order(shape: Shape, key: ColumnElement[Any], campaign_id: ColumnElement[UUID]) -> Sequence[ColumnElement[Any]]:
     ordered = key.desc() if shape.direction == "desc" else key.asc()
-    # Nulls are spoken of only where there are any: an index in the plain order serves the rest.
+    # NULLS LAST only for the column that has nulls, so that plain indexes serve the other orders.
     return ordered.nulls_last() if shape.sort_field == "created_at" else ordered, campaign_id
 
 
@@ -347,23 +347,23 @@ def _order(shape: Shape, key: ColumnElement[Any], campaign_id: ColumnElement[UUI
 async def list_customer_campaigns(
     request: Request, customer_id: Annotated[UUID, Path()], query: Annotated[ListQuery, Query()]
 ) -> Any:  # noqa: ANN401 - rows, which the response model reads
-    """List the campaigns that a customer is in; the rows go as they are to the response model."""
+    """List the campaigns of a customer; the response model reads the rows directly."""
     shape = Shape.of(query)
-    asked = {"customer_id": customer_id, "page_limit": query.limit, "page_offset": query.offset}
-    narrowed = {"q": query.q and search_key(query.q), "date_from": query.date_from, "date_to": query.date_to}
-    bound = asked | {name: value for name, value in narrowed.items() if value is not None}
+    page = {"customer_id": customer_id, "page_limit": query.limit, "page_offset": query.offset}
+    filters = {"q": query.q and search_key(query.q), "date_from": query.date_from, "date_to": query.date_to}
+    bound = page | {name: value for name, value in filters.items() if value is not None}
     async with request.app.state.engine.connect() as connection:
         rows = (await connection.execute(page_statement(shape), bound)).all()
     if not rows or (rows[0].customer_deleted and shape.deletion is False):
         raise HTTPException(404)
-    known = rows[0]
+    first = rows[0]
     items = (
-        () if known.id is None else [dict(zip(_ITEM_FIELDS, row[-len(_ITEM_FIELDS) :], strict=True)) for row in rows]
+        () if first.id is None else [dict(zip(_ITEM_FIELDS, row[-len(_ITEM_FIELDS) :], strict=True)) for row in rows]
     )
     sort = {"field": query.sort_field, "direction": query.sort_dir}
     answer: dict[str, Any] = {
         "data": items,
-        "meta": {"total": known.total, "limit": query.limit, "offset": query.offset, "sort": sort},
+        "meta": {"total": first.total, "limit": query.limit, "offset": query.offset, "sort": sort},
         "query": {
             "q": query.q,
             "filters": {"include_deleted": query.include_deleted, "only_deleted": query.only_deleted},
@@ -373,10 +373,10 @@ async def list_customer_campaigns(
         },
     }
     if query.include_aggregations:
-        by_status = {name: getattr(known, name) for name in STATUS_ORDER}
+        by_status = {name: getattr(first, name) for name in STATUS_ORDER}
         answer["aggregations"] = {
-            "quick_filters": {"all": known.total} | by_status,
-            "extra": {"deleted": known.all_deleted},
+            "quick_filters": {"all": first.total} | by_status,
+            "extra": {"deleted": first.all_deleted},
         }
     return answer
 
@@ -386,7 +386,7 @@ async def _engine(app: FastAPI) -> AsyncIterator[None]:
     app.state.engine = engine(
         os.environ["PEER_DATABASE_URL"],
         CONNECTIONS,
-        # A customer with ten memberships and one with thousands want different plans; planning costs less.
+        # Customers with ten and with thousands of memberships need different plans; planning each time costs less.
         plan_cache_mode="force_custom_plan",
     )
     yield
@@ -394,7 +394,7 @@ async def _engine(app: FastAPI) -> AsyncIterator[None]:
 
 
 def create_app() -> FastAPI:
-    """Make the application; PEER_DATABASE_URL and PEER_JWT_SECRET tell it the rest."""
+    """Create the application, configured by PEER_DATABASE_URL and PEER_JWT_SECRET."""
     app = FastAPI(title="Peer", lifespan=_engine)
     app.state.jwt_secret = os.environ["PEER_JWT_SECRET"]
     app.add_api_route(
@@ -409,23 +409,23 @@ def create_app() -> FastAPI:
 
 
 def main() -> None:
-    """Serve, from the command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.fastapi_app", description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--database-url", default=os.environ.get("PEER_DATABASE_URL"), help="or PEER_DATABASE_URL")
     parser.add_argument("--jwt-secret", default=os.environ.get("PEER_JWT_SECRET"), help="or PEER_JWT_SECRET")
     parser.add_argument("--workers", type=int, default=1)
-    given = parser.parse_args()
-    if not given.database_url or not given.jwt_secret:
-        parser.error("--database-url and --jwt-secret are needed")
-    # Workers are processes of their own: the environment is how they learn.
-    os.environ |= {"PEER_DATABASE_URL": given.database_url, "PEER_JWT_SECRET": given.jwt_secret}
+    arguments = parser.parse_args()
+    if not arguments.database_url or not arguments.jwt_secret:
+        parser.error("--database-url and --jwt-secret are required")
+    # Workers are separate processes, configured through the environment.
+    os.environ |= {"PEER_DATABASE_URL": arguments.database_url, "PEER_JWT_SECRET": arguments.jwt_secret}
     uvicorn.run(
         "benchmarks.peers.fastapi_app:create_app",
         factory=True,
         host="127.0.0.1",
-        port=given.port,
-        workers=given.workers,
+        port=arguments.port,
+        workers=arguments.workers,
         loop="uvloop",
         http="httptools",
         access_log=False,

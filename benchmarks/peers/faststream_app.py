@@ -1,8 +1,8 @@
-"""The write side as most teams would build it, at its best: FastStream on JetStream, SQLAlchemy 2, pydantic 2.
+"""The write side as most teams would build it, well tuned: FastStream on JetStream, SQLAlchemy 2, pydantic 2.
 
 Started as `python -m benchmarks.peers.faststream_app --nats-url URL --database-url URL [--workers N]`.
-Every event is one statement and so one transaction, acknowledged once it is committed. Versions decide, not order, so
-events are handled side by side. A body that is no event is rejected for good; whatever else fails is delivered again.
+Every event is one statement and one transaction, acknowledged after the commit. Versions decide, not order, so events
+are handled concurrently. An invalid body is rejected permanently; any other failure is redelivered.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from benchmarks.peers.tables import COUNTERS, STATUS_ORDER, campaign, campaign_t
 from projections.model.search_key import search_key
 
 WORKERS: Final = 16
-"""How many events of a family are under way at once; more only wait for the same two cores."""
+"""Concurrent events per family; more would only wait for the same two cores."""
 CONNECTIONS: Final = 20
 PULL_EVENTS: Final = 500
 PULL_WAIT_S: Final = 1.0
@@ -43,13 +43,13 @@ Count = Annotated[int, Field(ge=0, le=INT64_MAX)]
 
 
 class Strict(BaseModel):
-    """What JSON says, and nothing that is merely like it."""
+    """Accepts JSON types exactly, without coercion."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
 
 def _with_types(goal_spec: Any) -> Any:  # noqa: ANN401 - decoded JSON
-    """Give an objective without a type the one that docs/events.md says it has."""
+    """Add the type that docs/events.md defines to objectives without one."""
     if not isinstance(goal_spec, dict) or not isinstance(goal_spec.get("objectives"), list):
         return goal_spec
     return goal_spec | {"objectives": [_with_type(objective) for objective in goal_spec["objectives"]]}
@@ -97,7 +97,7 @@ class CampaignUpserted(Strict):
 
 
 class CampaignStatusChanged(Strict):
-    """A campaign moved on in its life."""
+    """A campaign has a new status."""
 
     campaign_id: Id
     version: Version
@@ -210,16 +210,16 @@ CampaignEvent = Annotated[
 TargetEvent = Annotated[TargetEnrolledEvent | TargetPresenceEvent, Field(discriminator="type")]
 
 
-# --- Statements: an insert, or an update where the offered version is higher than the held one ----------------------
+# --- Statements: insert, or update if the event's version is higher than the stored one ------------------------------
 
 
 def _upsert(table: Table, version: str, written: tuple[str, ...]) -> Insert:
     """Return the upsert of one register."""
     statement = insert(table)
-    offered = {name: statement.excluded[name] for name in (version, *written)}
+    values = {name: statement.excluded[name] for name in (version, *written)}
     return statement.on_conflict_do_update(
         index_elements=list(table.primary_key),
-        set_=offered,
+        set_=values,
         where=table.c[version] < statement.excluded[version],
     )
 
@@ -227,14 +227,14 @@ def _upsert(table: Table, version: str, written: tuple[str, ...]) -> Insert:
 def _upsert_two(table: Table, registers: dict[str, tuple[str, ...]]) -> Insert:
     """Return the upsert of two registers, each by its own version."""
     statement = insert(table)
-    offered: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for version, written in registers.items():
         higher = table.c[version] < statement.excluded[version]
-        offered[version] = func.greatest(table.c[version], statement.excluded[version])
-        offered |= {name: case((higher, statement.excluded[name]), else_=table.c[name]) for name in written}
+        values[version] = func.greatest(table.c[version], statement.excluded[version])
+        values |= {name: case((higher, statement.excluded[name]), else_=table.c[name]) for name in written}
     return statement.on_conflict_do_update(
         index_elements=list(table.primary_key),
-        set_=offered,
+        set_=values,
         where=or_(*(table.c[version] < statement.excluded[version] for version in registers)),
     )
 
@@ -269,7 +269,7 @@ WRITE_ENROLMENT: Final = _upsert_two(
         "enrolment_version": ("target_id", "enrolled_at", "source"),
         "presence_version": ("present", "presence_reason"),
     },
-    # A customer exists from the first enrolment on; in the same statement, so in the same transaction.
+    # The first enrolment creates the customer, in the same statement and so in the same transaction.
 ).add_cte(
     insert(customer)
     .values(customer_id=bindparam("enrolled_customer", type_=customer.c.customer_id.type))
@@ -283,7 +283,7 @@ WRITE_PRESENCE: Final = _upsert(campaign_target, "presence_version", ("present",
 
 
 class Writer:
-    """Writes one event each."""
+    """Writes one event per call."""
 
     def __init__(self, tables: AsyncEngine) -> None:
         self._tables = tables
@@ -359,7 +359,7 @@ def _definition(data: CampaignUpserted) -> dict[str, Any]:
 
 
 def _decoder(event: Any) -> Callable[[NatsMessage], Any]:  # noqa: ANN401 - a type, or a union of some
-    """Return the decoder of a family: JSON and model in one pass of pydantic's core."""
+    """Return the decoder of a family: pydantic's core parses and validates in one pass."""
     adapter: TypeAdapter[Any] = TypeAdapter(event)
 
     async def decode(message: NatsMessage) -> Any:  # noqa: ANN401 - the event
@@ -373,7 +373,7 @@ def _decoder(event: Any) -> Callable[[NatsMessage], Any]:  # noqa: ANN401 - a ty
 
 def application(nats_url: str, tables: AsyncEngine, workers: int) -> FastStream:
     """Return the application: a durable pull consumer for each family of subjects."""
-    # The decoders check every type already; a log line an event would be the slowest part of it.
+    # The decoders already check all types, and one log line per event would cost more than anything else.
     broker = NatsBroker(nats_url, apply_types=False, logger=None)
     writer = Writer(tables)
     families: dict[str, tuple[Any, Any]] = {
@@ -384,7 +384,7 @@ def application(nats_url: str, tables: AsyncEngine, workers: int) -> FastStream:
     }
     for family, (event, handler) in families.items():
         durable, subject = DURABLES[family]
-        subscribed = broker.subscriber(
+        subscriber = broker.subscriber(
             subject,
             stream=JStream(STREAM, declare=False),
             durable=durable,
@@ -395,26 +395,26 @@ def application(nats_url: str, tables: AsyncEngine, workers: int) -> FastStream:
             ack_policy=AckPolicy.NACK_ON_ERROR,
             no_reply=True,
         )
-        subscribed(handler)
+        subscriber(handler)
     return FastStream(broker, logger=None, after_shutdown=[tables.dispose])
 
 
 async def consume(nats_url: str, database_url: str, workers: int) -> None:
-    """Apply events until told to stop."""
+    """Apply events until stopped by a signal."""
     await application(nats_url, engine(database_url, CONNECTIONS), workers).run()
 
 
 def main() -> None:
-    """Consume, from the command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.faststream_app", description=__doc__)
     parser.add_argument("--nats-url", default=os.environ.get("PEER_NATS_URL"), help="or PEER_NATS_URL")
     parser.add_argument("--database-url", default=os.environ.get("PEER_DATABASE_URL"), help="or PEER_DATABASE_URL")
-    parser.add_argument("--workers", type=int, default=WORKERS, help="events of a family that are under way at once")
-    given = parser.parse_args()
-    if not given.nats_url or not given.database_url:
-        parser.error("--nats-url and --database-url are needed")
+    parser.add_argument("--workers", type=int, default=WORKERS, help="concurrent events per family")
+    arguments = parser.parse_args()
+    if not arguments.nats_url or not arguments.database_url:
+        parser.error("--nats-url and --database-url are required")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(consume(given.nats_url, given.database_url, given.workers))
+        runner.run(consume(arguments.nats_url, arguments.database_url, arguments.workers))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Gives the peers the very data that this service answers from: tables made anew, filled from the live generation.
+"""Gives the peers the data this service answers from: recreated tables, filled from the live generation.
 
-Started as `python -m benchmarks.peers.load --database-url URL [--empty]`; needs no more than asyncpg.
+Started as `python -m benchmarks.peers.load --database-url URL [--empty]`; asyncpg is the only package it needs.
 """
 
 import argparse
@@ -15,7 +15,7 @@ FILLED = ("fill_customer", "fill_campaign", "fill_counters", "fill_campaign_targ
 
 
 async def load(database_url: str, *, empty: bool = False) -> int:
-    """Make schema `peer` anew in this service's database and return how many rows it holds; `empty`: none."""
+    """Recreate schema `peer` in this service's database and return its number of rows; none with `empty`."""
     statements = blocks("benchmarks.peers", "schema.sql")
     connection = await asyncpg.connect(database_url, server_settings={"timezone": "UTC"})
     rows = 0
@@ -36,14 +36,16 @@ async def load(database_url: str, *, empty: bool = False) -> int:
 
 
 def main() -> None:
-    """Load, from the command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.load", description=__doc__)
     parser.add_argument("--database-url", default=os.environ.get("PEER_DATABASE_URL"), help="or PEER_DATABASE_URL")
-    parser.add_argument("--empty", action="store_true", help="the tables without rows, for faststream_app to fill")
-    given = parser.parse_args()
-    if not given.database_url:
-        parser.error("--database-url is needed")
-    asyncio.run(load(given.database_url, empty=given.empty))
+    parser.add_argument(
+        "--empty", action="store_true", help="create the tables without rows, for faststream_app to fill"
+    )
+    arguments = parser.parse_args()
+    if not arguments.database_url:
+        parser.error("--database-url is required")
+    asyncio.run(load(arguments.database_url, empty=arguments.empty))
 
 
 if __name__ == "__main__":

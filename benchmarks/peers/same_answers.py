@@ -1,4 +1,4 @@
-"""Makes sure that a peer is asked for nothing less: its answers equal this service's, whatever was asked.
+"""Checks that a peer does the same work: its answers must equal this service's for a wide range of requests.
 
 Started as `python -m benchmarks.peers.same_answers --ours URL --peer URL --token T CUSTOMER…`.
 """
@@ -27,7 +27,7 @@ SORT_FIELDS: Final = (
     "contacts_failed",
     "contacts_succeeded",
 )
-OTHERS: Final[tuple[dict[str, str], ...]] = (
+FLAGS: Final[tuple[dict[str, str], ...]] = (
     {},
     {"include_aggregations": "true"},
     {"include_deleted": "true"},
@@ -52,31 +52,31 @@ TIMEOUT_S: Final = 60.0
 
 
 class Different(Exception):
-    """Two services do not agree on an answer; its text names the request."""
+    """Two services differ in an answer; the message names the request."""
 
 
 def same_answers(ours: str, peer: str, token: str, customers: Sequence[str], requests: int = 200) -> int:
-    """Ask both the same and return how many answers were equal; raises `Different` at the first that is not.
+    """Send both the same requests and return how many answers were equal; raises `Different` at the first difference.
 
-    `customers` are asked in turn, the first of them most. `meta.next_cursor` is this service's own and not compared.
+    Half of the requests are for the first customer. `meta.next_cursor` exists only here and is not compared.
     """
     with_token = {"Authorization": f"Bearer {token}"}
-    us, them = _connect(ours), _connect(peer)
+    our_connection, peer_connection = _connect(ours), _connect(peer)
     answered = 0
     try:
         for path in itertools.islice(paths(customers), requests):
-            found, expected = _ask(them, path, with_token), _ask(us, path, with_token)
+            found, expected = _get(peer_connection, path, with_token), _get(our_connection, path, with_token)
             if found != expected:
                 raise Different(f"GET {path}: {_difference(expected, found)}")
             answered += 1
     finally:
-        us.close()
-        them.close()
+        our_connection.close()
+        peer_connection.close()
     return answered
 
 
 def paths(customers: Sequence[str]) -> Iterator[str]:
-    """Yield requests without end, the same ones every time: each order with other filters, pages and customers."""
+    """Yield requests, endless and reproducible: every sort order with varying filters, pages and customers."""
     draw = random.Random(SEED)  # noqa: S311 - the same order every time
     for customer in customers:
         yield f"/customers/{customer}/campaigns"
@@ -84,16 +84,16 @@ def paths(customers: Sequence[str]) -> Iterator[str]:
     for number, (field, direction) in enumerate(orders):
         customer = customers[0] if number % 2 else draw.choice(customers)
         limit, offset = draw.choice(PAGES)
-        asked = {"limit": limit, "offset": offset, "sort_field": field, "sort_dir": direction}
-        yield f"/customers/{customer}/campaigns?{urlencode(asked | draw.choice(OTHERS) | draw.choice(FILTERS))}"
+        parameters = {"limit": limit, "offset": offset, "sort_field": field, "sort_dir": direction}
+        yield f"/customers/{customer}/campaigns?{urlencode(parameters | draw.choice(FLAGS) | draw.choice(FILTERS))}"
 
 
 def _connect(url: str) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_S)
 
 
-def _ask(connection: http.client.HTTPConnection, path: str, headers: dict[str, str]) -> dict[str, Any]:
-    """Return the parsed answer; of a refusal the status alone, for its words are not the contract's."""
+def _get(connection: http.client.HTTPConnection, path: str, headers: dict[str, str]) -> dict[str, Any]:
+    """Return the parsed answer; for an error only the status, because its text is not part of the contract."""
     connection.request("GET", path, headers=headers)
     response = connection.getresponse()
     body = response.read()
@@ -105,32 +105,32 @@ def _ask(connection: http.client.HTTPConnection, path: str, headers: dict[str, s
 
 
 def _difference(expected: object, found: object, where: str = "answer") -> str:
-    """Say where two values differ first."""
+    """Return the first difference of two values as text."""
     if isinstance(expected, dict) and isinstance(found, dict):
         for name in sorted(expected.keys() | found.keys()):
             if name not in expected or name not in found:
-                return f"{where}.{name} is {'missing' if name in expected else 'too many'}"
+                return f"{where}.{name} is {'missing' if name in expected else 'unexpected'}"
             if expected[name] != found[name]:
                 return _difference(expected[name], found[name], f"{where}.{name}")
     if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
-        for place, (one, other) in enumerate(zip(expected, found, strict=True)):
+        for index, (one, other) in enumerate(zip(expected, found, strict=True)):
             if one != other:
-                return _difference(one, other, f"{where}[{place}]")
+                return _difference(one, other, f"{where}[{index}]")
     return f"{where} should be {expected!r:.300} and is {found!r:.300}"
 
 
 def main() -> None:
-    """Compare, from the command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.same_answers", description=__doc__)
     parser.add_argument("--ours", required=True, help="the URL of this service")
     parser.add_argument("--peer", required=True, help="the URL of the peer")
     parser.add_argument("--token", default=os.environ.get("PEER_TOKEN"), help="an admin's; or PEER_TOKEN")
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("customers", nargs="+", metavar="CUSTOMER")
-    given = parser.parse_args()
-    if not given.token:
-        parser.error("--token is needed")
-    answered = same_answers(given.ours, given.peer, given.token, given.customers, given.requests)
+    arguments = parser.parse_args()
+    if not arguments.token:
+        parser.error("--token is required")
+    answered = same_answers(arguments.ours, arguments.peer, arguments.token, arguments.customers, arguments.requests)
     sys.stdout.write(f"{answered} answers are equal\n")
 
 

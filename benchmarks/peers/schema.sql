@@ -1,6 +1,6 @@
--- The peers' tables: the same facts, normalised, each kept once where a platform of this kind would keep it.
+-- The peers' tables: the same facts, normalised as a platform of this kind would store them.
 --
--- No foreign keys: events may come before what they refer to. A version of 0 means that no event wrote it yet.
+-- No foreign keys: an event may arrive before the row it refers to. A version of 0 means that no event wrote it yet.
 
 
 -- name: tables
@@ -34,7 +34,7 @@ CREATE TABLE peer.campaign (
     call_attempt_delays bigint [],
     call_working_hours jsonb,
     stages jsonb,
-    -- What is searched and sorted by: without accents, casefolded, in code point order.
+    -- Search and sort keys: without accents, casefolded, in code point order.
     name_key text COLLATE "C",
     goal_key text COLLATE "C",
     agent_name_key text COLLATE "C",
@@ -45,7 +45,7 @@ CREATE TABLE peer.campaign (
 ) WITH (fillfactor = 90);
 COMMENT ON COLUMN peer.campaign.status IS 'Index into draft, running, paused, done: sorts in lifecycle order.';
 
--- Apart from the campaign, because they change so much more often.
+-- Separate from the campaign, because counters change much more often.
 CREATE TABLE peer.counters (
     campaign_id uuid PRIMARY KEY,
     version bigint NOT NULL,
@@ -73,15 +73,15 @@ CREATE TABLE peer.campaign_target (
 
 
 -- name: indexes
--- A page in the default order, bounded by dates; what is counted is all in it.
+-- A page in the default order, bounded by dates; covers counting.
 CREATE INDEX campaign_target_by_enrolled_at
 ON peer.campaign_target (customer_id, enrolled_at DESC, campaign_id) INCLUDE (present)
 WHERE enrolled_at IS NOT NULL;
 
--- What is counted and filtered by, without reading the wide rows.
+-- Covers counting and filtering, so that the wide rows need not be read.
 CREATE INDEX campaign_keys ON peer.campaign (campaign_id) INCLUDE (definition_version, status, deleted);
 
--- Who is in a campaign; a platform has this question too.
+-- The members of a campaign, which a platform needs too.
 CREATE INDEX campaign_target_by_campaign ON peer.campaign_target (campaign_id);
 
 
@@ -98,15 +98,15 @@ INSERT INTO peer.campaign (
     status_version, status, deletion_version, deleted
 )
 SELECT
-    held.campaign_id, held.definition_version, held.owner_id, held.created_at,
+    stored.campaign_id, stored.definition_version, stored.owner_id, stored.created_at,
     shown.name, shown.agent_id, shown.agent_name, shown.phone_number_id, shown.phone_number,
     shown.whatsapp_channel_id, shown.goal, shown.goal_spec, shown.first_contact_channel, shown.call_opening_message,
     shown.whatsapp_first_message, shown.whatsapp_after_attempts, shown.call_attempt_delays, shown.call_working_hours,
-    shown.stages, held.name_key, held.goal_key, held.agent_name_key,
-    held.status_version, held.status, held.deletion_version, held.deleted
-FROM {generation}.campaign AS held
+    shown.stages, stored.name_key, stored.goal_key, stored.agent_name_key,
+    stored.status_version, stored.status, stored.deletion_version, stored.deleted
+FROM {generation}.campaign AS stored
 -- A campaign known only by its status or deletion has no display yet: one row of nulls, not none.
-CROSS JOIN jsonb_to_record(coalesce(('{' || held.display_json || '}')::jsonb, '{}')) AS shown (
+CROSS JOIN jsonb_to_record(coalesce(('{' || stored.display_json || '}')::jsonb, '{}')) AS shown (
     name text, agent_id uuid, agent_name text, phone_number_id uuid, phone_number text, whatsapp_channel_id uuid,
     goal text, goal_spec jsonb, first_contact_channel text, call_opening_message text, whatsapp_first_message text,
     whatsapp_after_attempts bigint, call_attempt_delays bigint [], call_working_hours jsonb, stages jsonb

@@ -1,4 +1,4 @@
-"""The nested parts of a campaign as pydantic models, for the peers only: events bring them, answers show them."""
+"""The nested parts of a campaign in events and answers, as pydantic models; only for the peers."""
 
 from datetime import datetime, time
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ Channel = Literal["call", "whatsapp"]
 
 
 class ContactObjective(BaseModel):
-    """A goal reached by being in contact."""
+    """A goal reached by contacts."""
 
     type: Literal["contact"] = "contact"
     channels: list[Channel] | None = None
@@ -26,7 +26,7 @@ class EmailObjective(BaseModel):
 
 
 class AiObjective(BaseModel):
-    """A goal reached when the conversation was judged so."""
+    """A goal reached by an AI's judgement of the conversation."""
 
     type: Literal["ai"] = "ai"
     label_in: list[Literal["positive", "negative", "neutral"]] | None = None
@@ -37,7 +37,7 @@ Objective = Annotated[ContactObjective | EmailObjective | AiObjective, Field(dis
 
 
 class CampaignGoalSpec(BaseModel):
-    """What counts as reaching the goal."""
+    """The objectives that define the goal."""
 
     objectives: list[Objective] | None = None
 

@@ -1,4 +1,4 @@
-"""The peers' tables as SQLAlchemy Core knows them, and its engine at its fastest; schema.sql makes them."""
+"""The peers' tables (schema.sql) for SQLAlchemy Core, and an engine tuned for speed."""
 
 from typing import Any, Final
 
@@ -18,8 +18,8 @@ COUNTERS: Final = (
     "contacts_succeeded",
 )
 
-STATEMENTS: Final = 500
-"""How many stay prepared in a connection; more than there are."""
+PREPARED_STATEMENTS: Final = 500
+"""How many stay prepared per connection; more than the peers use."""
 
 _PEER: Final = MetaData(schema="peer")
 
@@ -88,9 +88,9 @@ campaign_target: Final = Table(
 
 
 def engine(database_url: str, connections: int, **session: str) -> AsyncEngine:
-    """Return an engine over asyncpg in which every statement is a transaction of its own.
+    """Return an asyncpg engine in autocommit mode.
 
-    So neither BEGIN nor ROLLBACK travels with it; statements stay prepared in their connection.
+    So no BEGIN or ROLLBACK is sent; statements stay prepared in their connection.
     """
     settings: dict[str, Any] = {"timezone": "UTC", "jit": "off"} | session
     return create_async_engine(
@@ -101,5 +101,5 @@ def engine(database_url: str, connections: int, **session: str) -> AsyncEngine:
         pool_reset_on_return=None,
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
-        connect_args={"server_settings": settings, "prepared_statement_cache_size": STATEMENTS},
+        connect_args={"server_settings": settings, "prepared_statement_cache_size": PREPARED_STATEMENTS},
     )

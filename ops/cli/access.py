@@ -21,45 +21,47 @@ def token(user_id: object, is_admin: bool, ttl_s: int) -> None:
 
 @cli.command()
 @click.option("--customer", "customer_id", required=True, type=click.UUID, help="The customer's id, a UUID.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def erase(customer_id: object, yes: bool) -> None:
     """Erase a customer: its events from the stream, its rows from every generation. This cannot be undone.
 
-    No rebuild brings it back, and its absence does not stop one. The record of it says how much and never whom.
+    A rebuild does not restore the customer, and accepts the gap in the stream. The audit records how many messages and
+    rows were removed, not which customer's.
     """
     from ops.erase import erase as run  # noqa: PLC0415
 
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("Erasing cannot be undone; add --yes to do it without being asked.")
-        click.confirm(f"Erase customer {customer_id} from the stream and every generation, for good?", abort=True)
+            raise click.UsageError("Erasing cannot be undone; add --yes to erase without a prompt.")
+        click.confirm(f"Erase customer {customer_id} from the stream and every generation, permanently?", abort=True)
     settings = operator_settings("database_url", "nats_url")
-    run_command(with_database(settings.database_url, lambda each: run(each, settings, str(customer_id))))
+    run_command(with_database(settings.database_url, lambda connection: run(connection, settings, str(customer_id))))
 
 
 @cli.group("api-key")
 def api_key() -> None:
-    """Make, list and revoke API keys for servers that call the API."""
+    """Create, list and revoke API keys for servers that call the API."""
 
 
 @api_key.command("create")
 @USER
 @ADMIN
-@click.option("--label", default="", type=Text(), help="What the key is for, so that you know it again.")
+@click.option("--label", default="", type=Text(), help="What the key is for, to recognise it later.")
 def api_key_create(user_id: object, is_admin: bool, label: str) -> None:
-    """Make a key and print it: the only time it is shown."""
+    """Create a key and print it; it cannot be shown again."""
     from ops.api_keys import create  # noqa: PLC0415
 
     run_command(
         with_database(
-            operator_settings("database_url").database_url, lambda each: create(each, str(user_id), is_admin, label)
+            operator_settings("database_url").database_url,
+            lambda connection: create(connection, str(user_id), is_admin, label),
         )
     )
 
 
 @api_key.command("list")
 def api_key_list() -> None:
-    """List all keys, without the keys themselves."""
+    """List all keys, revoked ones included, without their secrets."""
     from ops.api_keys import list_keys  # noqa: PLC0415
 
     run_command(with_database(operator_settings("database_url").database_url, list_keys))
@@ -71,4 +73,6 @@ def api_key_revoke(key_id: str) -> None:
     """Revoke the key with this KEY_ID; every API process refuses it within seconds."""
     from ops.api_keys import revoke  # noqa: PLC0415
 
-    run_command(with_database(operator_settings("database_url").database_url, lambda each: revoke(each, key_id)))
+    run_command(
+        with_database(operator_settings("database_url").database_url, lambda connection: revoke(connection, key_id))
+    )

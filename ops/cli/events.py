@@ -10,12 +10,12 @@ from ops.environment import operator_settings
 
 @cli.command()
 @click.argument("file", type=click.File("rb"))
-@click.option("--skip-bad", is_flag=True, help="Publish the good lines even if others are bad.")
+@click.option("--skip-bad", is_flag=True, help="Publish the valid lines even if others are bad.")
 @JSON
 def publish(file: IO[bytes], skip_bad: bool, as_json: bool) -> None:
-    """Publish CloudEvents from FILE, one JSON object a line; `-` reads standard input.
+    """Publish CloudEvents from FILE, one JSON object per line; `-` reads standard input.
 
-    Every line is checked first, with the very code that reads the stream. Subject and message id follow from the
+    Every line is first checked with the code that reads the stream. Subject and message id are derived from the
     event, so publishing a file twice changes nothing. If any line is bad, nothing is sent.
     """
     from ops.publish import publish as run  # noqa: PLC0415
@@ -25,15 +25,17 @@ def publish(file: IO[bytes], skip_bad: bool, as_json: bool) -> None:
 
 @cli.group()
 def parked() -> None:
-    """Look at events that could not be applied. They are kept whole; the projection goes on without them."""
+    """Manage events that could not be applied. They are kept in full; the projection continues without them."""
 
 
-REASON = click.option("--reason", type=ParkingReason(), help="Only those parked for it, such as invalid_field.")
-SUBJECT = click.option("--subject", "subject_prefix", type=Text(), help="Only those whose subject begins like this.")
+REASON = click.option(
+    "--reason", type=ParkingReason(), help="Only events parked for this reason, such as invalid_field."
+)
+SUBJECT = click.option("--subject", "subject_prefix", type=Text(), help="Only events whose subject has this prefix.")
 
 
 @parked.command("list")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="Rows at most.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="Maximum number of rows.")
 @REASON
 @SUBJECT
 def parked_list(limit: int, reason: str | None, subject_prefix: str | None) -> None:
@@ -41,27 +43,31 @@ def parked_list(limit: int, reason: str | None, subject_prefix: str | None) -> N
     from ops.parked import list_parked  # noqa: PLC0415
     from projections.maintenance.parking import Filter  # noqa: PLC0415
 
-    wanted = Filter(reason, subject_prefix)
+    selection = Filter(reason, subject_prefix)
     url = operator_settings("database_url").database_url
-    run_command(with_database(url, lambda each: list_parked(each, wanted, limit)))
+    run_command(with_database(url, lambda connection: list_parked(connection, selection, limit)))
 
 
 @parked.command("show")
 @click.argument("position", type=POSITION)
 def parked_show(position: int) -> None:
-    """Print the parked event at a stream POSITION whole: subject, headers, reason, body."""
+    """Print the parked event at a stream POSITION: subject, headers, reason, body."""
     from ops.parked import show_parked  # noqa: PLC0415
 
-    run_command(with_database(operator_settings("database_url").database_url, lambda each: show_parked(each, position)))
+    run_command(
+        with_database(
+            operator_settings("database_url").database_url, lambda connection: show_parked(connection, position)
+        )
+    )
 
 
 @parked.command("retry")
 @click.argument("positions", type=POSITION, nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All of them, or all that the filters leave.")
+@click.option("--all", "everything", is_flag=True, help="All parked events, or all that match the filters.")
 @REASON
 @SUBJECT
-@click.option("--max-rate", default=1000, show_default=True, type=Rate(), help="Events a second at most.")
-@click.option("--yes", is_flag=True, help="With --all: do not ask.")
+@click.option("--max-rate", default=1000, show_default=True, type=Rate(), help="Maximum events per second.")
+@click.option("--yes", is_flag=True, help="With --all: do not ask for confirmation.")
 def parked_retry(  # noqa: PLR0917 - click passes them by name
     positions: tuple[int, ...],
     everything: bool,
@@ -70,35 +76,35 @@ def parked_retry(  # noqa: PLR0917 - click passes them by name
     max_rate: int,
     yes: bool,
 ) -> None:
-    """Read parked events again, through the code of this release; what it can read is applied.
+    """Retry parked events with the code of this release, and apply those that it can read.
 
-    Name POSITIONS, or --all. Exits 1 if any is still parked. Every retry leaves an audit row.
+    Give POSITIONS, or --all. Exits 1 if any is still parked. Every retry is recorded in the audit.
     """
     from ops import parked as events  # noqa: PLC0415
     from projections.maintenance.parking import Filter  # noqa: PLC0415
 
     if bool(positions) == everything:
-        raise click.UsageError("Name the positions to retry, or --all.")
+        raise click.UsageError("Give the positions to retry, or --all.")
     if positions and (reason or subject_prefix):
-        raise click.UsageError("--reason and --subject go with --all; positions are exact already.")
+        raise click.UsageError("--reason and --subject require --all; they do not apply to positions.")
     url = operator_settings("database_url").database_url
     if everything:
-        wanted = Filter(reason, subject_prefix)
-        run_command(with_database(url, lambda each: events.retry_all(each, wanted, max_rate, yes=yes)))
-    run_command(with_database(url, lambda each: events.retry(each, sorted(set(positions)), max_rate)))
+        selection = Filter(reason, subject_prefix)
+        run_command(with_database(url, lambda connection: events.retry_all(connection, selection, max_rate, yes=yes)))
+    run_command(with_database(url, lambda connection: events.retry(connection, sorted(set(positions)), max_rate)))
 
 
 @parked.command("discard")
 @click.argument("positions", type=POSITION, nargs=-1, required=True)
-@click.option("--reason", required=True, type=Text(), help="Why they are never to be applied; kept in the audit.")
+@click.option("--reason", required=True, type=Text(), help="Why they must never be applied; kept in the audit.")
 def parked_discard(positions: tuple[int, ...], reason: str) -> None:
-    """Take the events at these POSITIONS off the list for good. The stream keeps them, the audit says why.
+    """Discard the parked events at these POSITIONS. The stream keeps them, the audit records the reason.
 
-    A rebuild does not park them again. A release that can read them applies them when it next rebuilds.
+    A rebuild does not park them again. A release that can read them applies them at its next rebuild.
     """
     from ops.parked import discard  # noqa: PLC0415
 
     if not reason.strip():
-        raise click.BadParameter("say why; it is all that the next operator will know.", param_hint="--reason")
+        raise click.BadParameter("give a reason; the next operator has no other record.", param_hint="--reason")
     url = operator_settings("database_url").database_url
-    run_command(with_database(url, lambda each: discard(each, sorted(set(positions)), reason.strip())))
+    run_command(with_database(url, lambda connection: discard(connection, sorted(set(positions)), reason.strip())))

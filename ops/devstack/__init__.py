@@ -1,1 +1,1 @@
-"""`membership dev`: the whole service on one machine, supervised, with a demo data set to look at."""
+"""`membership dev`: the whole service on one machine, supervised, with a demo data set."""

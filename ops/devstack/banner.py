@@ -1,4 +1,4 @@
-"""What `membership dev` tells a newcomer: where everything is, two tokens, a question that works, what to try next."""
+"""The text `membership dev` prints once it is ready: addresses, two tokens, a working request, what to try next."""
 
 import shlex
 import sys
@@ -16,7 +16,7 @@ TARGETS: Final = (TargetEnrolled, TargetRemoved, TargetRestored)
 
 
 class Endpoints(NamedTuple):
-    """Where the stack is."""
+    """Addresses and paths of the running stack."""
 
     api_url: str
     nats_url: str
@@ -26,101 +26,101 @@ class Endpoints(NamedTuple):
 
 
 class DemoUser(NamedTuple):
-    """A user of the demo: what they may use and what they may ask for."""
+    """A user of the demo data set: their token and a customer they own."""
 
     token: str
     customer_id: str
-    trial: Path | None
+    sample_event: Path | None
     """A file with an enrolment that is not published yet."""
 
 
-def banner(places: Endpoints, admin_token: str, guest: DemoUser | None) -> str:
-    """Return the text; a line that is meant to be copied stands alone."""
+def banner(endpoints: Endpoints, admin_token: str, demo_user: DemoUser | None) -> str:
+    """Return the text; everything meant to be copied is on a line of its own."""
     addresses = {
-        "API": places.api_url,
-        "Docs": f"{places.api_url}/docs",
-        "NATS": places.nats_url,
-        "PostgreSQL": places.database_url,
-        "Logs": str(places.folder / "log"),
+        "API": endpoints.api_url,
+        "Docs": f"{endpoints.api_url}/docs",
+        "NATS": endpoints.nats_url,
+        "PostgreSQL": endpoints.database_url,
+        "Logs": str(endpoints.folder / "log"),
     }
     lines = [f"{name:<12}{address}" for name, address in addresses.items()]
     lines += ["", "A token of an admin, who sees every customer (30 days):", admin_token, ""]
-    lines += _demo_user_lines(places, guest) if guest else _no_demo_lines(places)
-    return "\n".join([*lines, "", "Ctrl-C stops everything; the next start finds its data."])
+    lines += _demo_user_lines(endpoints, demo_user) if demo_user else _no_demo_lines(endpoints)
+    return "\n".join([*lines, "", "Ctrl-C stops everything; the data is kept for the next start."])
 
 
-def _demo_user_lines(places: Endpoints, guest: DemoUser) -> list[str]:
-    question = f"{places.api_url}/customers/{guest.customer_id}/campaigns"
-    publish = f"publish {shlex.quote(str(guest.trial))}"
-    trial = [
-        "- enrol that customer in one more campaign, then ask again (a second time changes nothing):",
-        f"    {_needed(places, 'NATS_URL')}{_command(publish)}",
+def _demo_user_lines(endpoints: Endpoints, demo_user: DemoUser) -> list[str]:
+    url = f"{endpoints.api_url}/customers/{demo_user.customer_id}/campaigns"
+    publish = f"publish {shlex.quote(str(demo_user.sample_event))}"
+    enrolment = [
+        "- enrol that customer in one more campaign, then ask again (publishing it twice changes nothing):",
+        f"    {_environment_prefix(endpoints, 'NATS_URL')}{_command(publish)}",
     ]
     return [
         "A token of a demo user, who sees the customers they own (30 days):",
-        guest.token,
+        demo_user.token,
         "",
         "Ask which campaigns a customer is in:",
-        f"curl -s '{question}' -H 'Authorization: Bearer {guest.token}'",
+        f"curl -s '{url}' -H 'Authorization: Bearer {demo_user.token}'",
         "",
         "What to try next:",
-        *(trial if guest.trial else []),
-        *_experiments(places),
+        *(enrolment if demo_user.sample_event else []),
+        *_experiments(endpoints),
     ]
 
 
-def _no_demo_lines(places: Endpoints) -> list[str]:
+def _no_demo_lines(endpoints: Endpoints) -> list[str]:
     return [
-        "Ask whether reads are answered:",
-        f"curl -s '{places.api_url}/health/ready'",
+        "Check that the API answers reads:",
+        f"curl -s '{endpoints.api_url}/health/ready'",
         "",
         "What to try next:",
-        "- the demo, in a directory of its own:",
+        "- start the demo in a separate directory:",
         f"    {_command('dev --port 0 --data-dir .membership-demo')}",
-        *_experiments(places),
+        *_experiments(endpoints),
     ]
 
 
-def _experiments(places: Endpoints) -> list[str]:
+def _experiments(endpoints: Endpoints) -> list[str]:
     return [
         "- read the API's documentation:",
-        f"    {places.api_url}/docs",
+        f"    {endpoints.api_url}/docs",
         "- see how far the read model is behind the stream:",
-        f"    {_needed(places, 'DATABASE_URL', 'NATS_URL')}{_command('status')}",
-        "- kill the projector; it comes back and has lost nothing:",
-        f"    kill -9 {places.projector_pid}",
+        f"    {_environment_prefix(endpoints, 'DATABASE_URL', 'NATS_URL')}{_command('status')}",
+        "- kill the projector; it is restarted and loses nothing:",
+        f"    kill -9 {endpoints.projector_pid}",
     ]
 
 
-def _needed(places: Endpoints, *names: str) -> str:
-    """Return the variables that a command at a terminal needs, unless it finds this stack by itself."""
-    if (places.folder / "dev.json").resolve() == DEV_FILE.resolve():
+def _environment_prefix(endpoints: Endpoints, *names: str) -> str:
+    """Return the variables a command in a terminal needs; none if it finds this stack by itself (`DEV_FILE`)."""
+    if (endpoints.folder / "dev.json").resolve() == DEV_FILE.resolve():
         return ""
-    values = {"NATS_URL": places.nats_url, "DATABASE_URL": places.database_url}
+    values = {"NATS_URL": endpoints.nats_url, "DATABASE_URL": endpoints.database_url}
     return "".join(f"MEMBERSHIP_{name}={shlex.quote(values[name])} " for name in names)
 
 
-def _command(words: str) -> str:
-    """Return a command line, with the command as it was called: perhaps it is not on the PATH."""
+def _command(arguments: str) -> str:
+    """Return a command line, spelled as this command was called: it may not be on the PATH."""
     called = sys.argv[0] if Path(sys.argv[0]).name == "membership" else "membership"
-    return f"{shlex.quote(called)} {words}"
+    return f"{shlex.quote(called)} {arguments}"
 
 
 def sample_enrolment(published: Iterable[tuple[str, bytes]], owner_id: str, customer_id: str) -> dict[str, Any] | None:
-    """Return an event that enrols the customer in a campaign of their owner; None if they were in each of them.
+    """Return an event that enrols the customer in a campaign of their owner; None if there is none they never joined.
 
     `published` holds subjects and bodies.
     """
     campaigns: dict[str, None] = {}
-    entered: set[str] = set()
+    joined: set[str] = set()
     for subject, body in published:
         event = decode(subject, body)
         if isinstance(event, CampaignUpserted) and event.owner_id == owner_id:
             campaigns[event.campaign_id] = None
         elif isinstance(event, TARGETS) and event.customer_id == customer_id:
-            entered.add(event.campaign_id)
-    free = (campaign for campaign in campaigns if campaign not in entered)
-    campaign = next(free, None)
+            joined.add(event.campaign_id)
+    remaining = (campaign for campaign in campaigns if campaign not in joined)
+    campaign = next(remaining, None)
     return _enrolment(customer_id, campaign) if campaign else None
 
 

@@ -1,8 +1,8 @@
-"""The demo data set: a calling platform's campaigns, customers and enrolments, as the events that make them.
+"""The demo data set: the campaigns, customers and enrolments of a calling platform, as events.
 
-Deterministic: the same events with the same ids on every call, so publishing it again changes nothing. It holds one of
-everything a reader of the API should meet: accents, removed and restored targets, deleted campaigns, a deleted
-customer, an enrolment in a campaign that never comes, a customer known only from enrolments, a very busy customer.
+Deterministic: the same events with the same ids on every call, so publishing it again changes nothing. It covers every
+case a reader of the API should see: accents, removed and restored targets, deleted campaigns, a deleted
+customer, an enrolment in an unknown campaign, a customer known only from enrolments, a customer in very many campaigns.
 """
 
 import random
@@ -19,14 +19,14 @@ from projections.model.events import SUBJECT_IDS, SUBJECT_ROOT, family_of
 
 OWNERS: Final = tuple(f"0a0e0000-0000-4000-8000-00000000000{number}" for number in (1, 2, 3))
 DEMO_OWNER: Final = OWNERS[0]
-"""Owns the first third of the campaigns and customers, and those below."""
+"""Owns every third campaign and customer, and the customers below, except the one without an owner."""
 DEMO_CUSTOMER: Final = "c0ffee00-0000-4000-8000-000000000001"
-"""In a dozen campaigns, removed from one, and some of them deleted."""
+"""Enrolled in 18 campaigns, removed from one; some of them are deleted, one is unknown."""
 BIG_CUSTOMER: Final = "b1600000-0000-4000-8000-000000000001"
-"""In some three thousand campaigns: a branch manager who is in every weekly follow-up of every branch."""
-NEWCOMER: Final = "c0ffee00-0000-4000-8000-000000000002"
-"""Known from enrolments only, so it has no owner: admins see it, nobody else."""
-LEAVER: Final = "c0ffee00-0000-4000-8000-000000000003"
+"""In 3,000 campaigns: a branch manager who is in every weekly follow-up of every branch."""
+UNOWNED_CUSTOMER: Final = "c0ffee00-0000-4000-8000-000000000002"
+"""Known from enrolments only, so it has no owner: only admins see it."""
+DELETED_CUSTOMER: Final = "c0ffee00-0000-4000-8000-000000000003"
 """A deleted customer."""
 
 CUSTOMERS: Final = 300
@@ -39,7 +39,7 @@ _NAMESPACE: Final = uuid.UUID("0a0e0000-0000-4000-8000-0000000000ff")
 
 
 def demo_events() -> Iterator[Publication]:
-    """Yield the demo's events, about fourteen thousand; every one of them is valid."""
+    """Yield the demo events, 12,638 of them, all valid."""
     return Demo().events()
 
 
@@ -52,33 +52,35 @@ def _at(minutes: float) -> str:
 
 
 class Demo:
-    """Tells the story; one use each, for it draws from its own random numbers."""
+    """Generates the events; use an instance once, because it draws from its own random numbers."""
 
     def __init__(self) -> None:
-        self._random = random.Random(SEED)  # noqa: S311 - the same story every time
-        self._told = 0
+        self._random = random.Random(SEED)  # noqa: S311 - the same data every time
+        self._events_made = 0
 
     def events(self) -> Iterator[Publication]:
         """Yield customers, campaigns and enrolments, the busy customer last."""
         customers = [DEMO_CUSTOMER, *(_id("customer", number) for number in range(CUSTOMERS))]
         for number, customer in enumerate(customers):
             yield self._event("customer.upserted.v1", customer_id=customer, version=1, owner_id=OWNERS[number % 3])
-        yield self._event("customer.upserted.v1", customer_id=LEAVER, version=1, owner_id=DEMO_OWNER)
-        yield self._event("customer.upserted.v1", customer_id=LEAVER, version=2, owner_id=DEMO_OWNER, deleted=True)
+        yield self._event("customer.upserted.v1", customer_id=DELETED_CUSTOMER, version=1, owner_id=DEMO_OWNER)
+        yield self._event(
+            "customer.upserted.v1", customer_id=DELETED_CUSTOMER, version=2, owner_id=DEMO_OWNER, deleted=True
+        )
         for number in range(CAMPAIGNS):
             yield from self._campaign(number)
-        for place, customer in enumerate(customers):
-            yield from self._enrolments(customer, place % 3)
+        for number, customer in enumerate(customers):
+            yield from self._enrolments(customer, number % 3)
         yield from self._special_cases()
         yield from self._weekly_follow_ups()
 
     def _event(self, event_type: str, **fields: Any) -> Publication:  # noqa: ANN401 - by type
-        self._told += 1
+        self._events_made += 1
         family = family_of(event_type)
         subject = ".".join([SUBJECT_ROOT, str(family), *(fields[name] for name in SUBJECT_IDS[str(family)])])
-        event_id = f"membership-demo-{self._told}"
+        event_id = f"membership-demo-{self._events_made}"
         envelope = {"specversion": "1.0", "id": event_id, "source": "membership/demo", "type": event_type}
-        body = msgspec.json.encode(envelope | {"time": _at(self._told), "data": fields})
+        body = msgspec.json.encode(envelope | {"time": _at(self._events_made), "data": fields})
         return Publication(subject, event_id, body)
 
     def _campaign(self, number: int) -> Iterator[Publication]:
@@ -113,7 +115,7 @@ class Demo:
         return definition
 
     def _details(self, campaign: str, number: int) -> dict[str, Any]:
-        """Return what not every campaign has."""
+        """Return the optional fields."""
         return {
             "phone_number_id": _id("phone", number % 12),
             "phone_number": f"+1 555 01{number % 100:02}",
@@ -121,21 +123,21 @@ class Demo:
             "call_opening_message": OPENINGS[number % len(OPENINGS)],
             "call_attempt_delays": [60, 240, 1440][: 1 + number % 3],
             "call_working_hours": {"start": "09:30:00", "end": "18:00:00", "weekdays": [0, 1, 2, 3, 4]},
-            "stages": [self._stage(campaign, place, *stage) for place, stage in enumerate(STAGES)],
+            "stages": [self._stage(campaign, position, *stage) for position, stage in enumerate(STAGES)],
         }
 
-    def _stage(self, campaign: str, place: int, name: str, meaning: str, color: str) -> dict[str, Any]:
+    def _stage(self, campaign: str, position: int, name: str, semantic_type: str, color: str) -> dict[str, Any]:
         return {
-            "id": _id(f"stage {campaign}", place),
+            "id": _id(f"stage {campaign}", position),
             "campaign_id": campaign,
             "key": name.lower().replace(" ", "_"),
             "name": name,
-            "position": place,
-            "semantic_type": meaning,
+            "position": position,
+            "semantic_type": semantic_type,
             "color": color,
-            "is_system": meaning in ("new", "won", "lost"),
+            "is_system": semantic_type in ("new", "won", "lost"),
             "created_at": _at(0),
-            "updated_at": _at(place),
+            "updated_at": _at(position),
         }
 
     def _counters(self) -> dict[str, Any]:
@@ -154,7 +156,7 @@ class Demo:
         }
 
     def _enrolments(self, customer: str, owner: int) -> Iterator[Publication]:
-        """Enrol a customer, mostly in campaigns of its own owner, which is what that owner can see."""
+        """Enrol a customer, mostly in campaigns of its own owner, because that owner sees no others."""
         own = [number for number in range(CAMPAIGNS) if number % 3 == owner]
         chosen = self._random.sample(own, 12) + self._random.sample(range(CAMPAIGNS), 3)
         for number in dict.fromkeys(chosen):
@@ -165,20 +167,20 @@ class Demo:
         when = _at(self._random.randrange(60 * 24 * 500))
         yield self._event("target.enrolled.v1", **target, version=1, enrolled_at=when, source="import")
         chance = self._random.random()
-        if chance < 0.12:  # noqa: PLR2004 - about one in eight leaves
+        if chance < 0.12:  # noqa: PLR2004 - about one in eight is removed
             yield self._event("target.removed.v1", **target, version=2, reason="asked to be left alone")
-        if chance < 0.04:  # noqa: PLR2004 - and a third of those comes back
+        if chance < 0.04:  # noqa: PLR2004 - and a third of those is restored
             yield self._event("target.restored.v1", **target, version=3, reason="changed their mind")
 
     def _special_cases(self) -> Iterator[Publication]:
-        yield from self._enrolment(LEAVER, _id("campaign", 3))
-        yield from self._enrolment(NEWCOMER, _id("campaign", 3))
+        yield from self._enrolment(DELETED_CUSTOMER, _id("campaign", 3))
+        yield from self._enrolment(UNOWNED_CUSTOMER, _id("campaign", 3))
         yield from self._enrolment(DEMO_CUSTOMER, _id("campaign", "that never comes"))
         for number in (9, 18):  # deleted campaigns of DEMO_OWNER, for only_deleted
             yield from self._enrolment(DEMO_CUSTOMER, _id("campaign", number))
 
     def _weekly_follow_ups(self) -> Iterator[Publication]:
-        """Enrol the busy customer: a membership is a pair, so three thousand of them take as many campaigns."""
+        """Enrol the busy customer in 3,000 campaigns: a membership is unique per customer and campaign."""
         yield self._event("customer.upserted.v1", customer_id=BIG_CUSTOMER, version=1, owner_id=DEMO_OWNER)
         for number in range(BRANCHES * WEEKS):
             week, branch = divmod(number, BRANCHES)

@@ -1,4 +1,4 @@
-"""The words of the demo data set: themes, cities, agents, and what a campaign wants."""
+"""Texts of the demo data set: campaign themes with goals, cities, agents, openings, objectives and stages."""
 
 from typing import Any, Final
 

@@ -1,8 +1,8 @@
-"""The dev stack's data directory: who may use it, its secret, what it remembers, and what it tells other programs.
+"""The dev stack's data directory: locks, secret, state kept between runs, and `dev.json` for other programs.
 
-Invariants: `dev.lock` is held by `membership dev` alone, `stack.lock` by all its children too, so that a new start can
-wait until the children of a run that was killed are gone. Files that hold secrets are their owner's alone; every file
-is replaced whole, so that a reader or a kill never meets half of one.
+Invariants: only `membership dev` holds `dev.lock`; all its children hold `stack.lock` too, so that a new start can wait
+until the children of a killed run are gone. Files with secrets are readable by their owner only. Every file is replaced
+atomically, so that neither a reader nor a kill leaves a partial file.
 """
 
 import fcntl
@@ -21,22 +21,22 @@ from ops.devstack.servers.child import POLL_S
 from projections.error_text import error_text
 from projections.errors import MembershipError
 
-LEFTOVERS_GONE_S: Final = 30.0
+PREVIOUS_RUN_GONE_S: Final = 30.0
 LOG_BYTES_MAX: Final = 10_000_000
 
 
 class DevRefused(MembershipError):
-    """`membership dev` cannot run here as it was asked to."""
+    """`membership dev` cannot run with these options."""
 
     code = "dev_refused"
 
 
 class State(msgspec.Struct):
-    """What one run leaves for the next."""
+    """State that one run keeps for the next."""
 
     ports: dict[str, int] = {}
     demo: Literal["undecided", "declined", "published"] = "undecided"
-    """Decided at the first start, once and for all; published means that every receipt was there."""
+    """Decided once, at the first start; `published` means that the broker acknowledged every event."""
 
 
 class DevFolder:
@@ -45,85 +45,86 @@ class DevFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.dev_json = root / "dev.json"
-        self.trial = root / "try.ndjson"
+        self.sample_event = root / "try.ndjson"
         self._state = root / "state.json"
         self._secret = root / "jwt_secret"
         self._locks: list[int] = []
 
     def lock(self) -> None:
-        """Create the directory and become its only `membership dev`; raises `DevRefused` if another runs."""
+        """Create the directory and take its `dev.lock`; raise `DevRefused` if another `membership dev` holds it."""
         try:
             (self.root / "log").mkdir(mode=0o755, parents=True, exist_ok=True)
-            mine = self._open_lock("dev.lock")
+            lock = self._open_lock("dev.lock")
         except OSError as problem:
-            why = error_text(problem)
-            raise DevRefused(f"{self.root} cannot be used: {why}. Choose another with --data-dir.") from problem
-        if not _locked(mine):
-            pid = os.pread(mine, 20, 0).decode().strip() or "unknown"
+            reason = error_text(problem)
+            raise DevRefused(f"{self.root} cannot be used: {reason}. Choose another with --data-dir.") from problem
+        if not _try_lock(lock):
+            pid = os.pread(lock, 20, 0).decode().strip() or "unknown"
             raise DevRefused(
-                f"`membership dev` is already running on {self.root}, pid {pid}; dev.json in there says where. End "
-                f"it with Ctrl-C or `kill {pid}`, or start another one beside it with --data-dir and --port."
+                f"`membership dev` is already running on {self.root}, pid {pid}; dev.json in that directory has its "
+                f"addresses. End it with Ctrl-C or `kill {pid}`, or start a second one with --data-dir and --port."
             )
-        os.ftruncate(mine, 0)
-        os.pwrite(mine, f"{os.getpid()}\n".encode(), 0)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
     def wait_until_unused(self) -> Iterator[float]:
-        """Wait, in steps, until no child of an earlier run lives; remove what that run could not."""
-        ends = time.monotonic() + LEFTOVERS_GONE_S
+        """Wait, in steps, until every child of an earlier run has ended; then remove its `dev.json`."""
+        deadline = time.monotonic() + PREVIOUS_RUN_GONE_S
         shared = self._open_lock("stack.lock")
-        while not _locked(shared):
-            if time.monotonic() > ends:
+        while not _try_lock(shared):
+            if time.monotonic() > deadline:
                 raise DevRefused(
-                    f"Processes of an earlier run still use {self.root}. End them and start again: {self._earlier_pids()}."
+                    f"Processes of an earlier run still use {self.root}. End them and start again: "
+                    f"{self._earlier_pids()}."
                 )
             yield POLL_S
         self.remove_description()
 
     @property
     def shared_lock(self) -> int:
-        """The descriptor that every child holds too."""
+        """The descriptor of `stack.lock`, which every child inherits."""
         return self._locks[-1]
 
     def unlock(self) -> None:
-        """Let go of both locks."""
+        """Release both locks."""
         while self._locks:
             os.close(self._locks.pop())
 
     def log(self, name: str) -> Path:
-        """Return a log's path; one that has grown large over earlier runs makes place for a new one."""
+        """Return the path of a log; rotate it if earlier runs made it larger than `LOG_BYTES_MAX`."""
         log = self.root / "log" / f"{name}.log"
         if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
             log.replace(log.with_suffix(".log.1"))
         return log
 
     def state(self) -> State:
-        """Return what the last run left."""
+        """Return the state that the last run saved."""
         try:
             return msgspec.json.decode(self._state.read_bytes(), type=State)
         except (FileNotFoundError, msgspec.DecodeError):
             return State()
 
     def save_state(self, state: State) -> None:
-        """Leave this for the next run."""
+        """Save the state for the next run."""
         _replace(self._state, msgspec.json.format(msgspec.json.encode(state)))
 
     def jwt_secret(self) -> str:
-        """Return this directory's own secret, made at its first use."""
+        """Return this directory's secret; create it at the first use."""
         if not self._secret.exists():
             _replace(self._secret, secrets.token_urlsafe(48).encode())
         return self._secret.read_text(encoding="ascii").strip()
 
-    def write_trial(self, event: dict[str, Any] | None) -> None:
-        """Leave an event to be published by whoever is curious."""
+    def write_sample_event(self, event: dict[str, Any] | None) -> None:
+        """Write an event that the user can publish to see what changes."""
         if event:
-            _replace(self.trial, json.dumps(event).encode() + b"\n")
+            _replace(self.sample_event, json.dumps(event).encode() + b"\n")
 
     def describe(self, stack: dict[str, Any]) -> None:
-        """Tell other programs that the stack runs, and where."""
+        """Write `dev.json`, which tells other programs that the stack runs and how to reach it."""
         _replace(self.dev_json, json.dumps(stack, indent=2).encode() + b"\n")
 
     def remove_description(self) -> None:
-        """Take that back."""
+        """Remove `dev.json`."""
         self.dev_json.unlink(missing_ok=True)
 
     def _open_lock(self, name: str) -> int:
@@ -137,7 +138,7 @@ class DevFolder:
         return "they are postgres, nats-server and `python -m ops`"
 
 
-def _locked(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

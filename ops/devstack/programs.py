@@ -1,4 +1,4 @@
-"""Our own processes as children: the projector and the API, and a command that ends by itself."""
+"""The project's own processes as children: projector, API, and commands that end by themselves."""
 
 import http.client
 import os
@@ -13,7 +13,7 @@ from projections.settings import NOT_YET, VARIABLES, load
 
 ANSWER_S: Final = 2.0
 OWN_VARIABLES: Final = ("MEMBERSHIP_DATABASE_URL", "MEMBERSHIP_NATS_URL", "MEMBERSHIP_JW", "MEMBERSHIP_HTTP_")
-"""How the variables begin that the dev stack decides; `_FILE` forms, issuer, audience and key sets are among them."""
+"""Prefixes of the variables that the dev stack sets; they cover `_FILE` forms, issuer, audience and key sets."""
 
 
 class Program(ChildProcess):
@@ -33,7 +33,7 @@ class Program(ChildProcess):
 
 
 class Projector(Program):
-    """The projector: it waits by itself for all that it needs, so it is ready at once."""
+    """The projector: ready at once, because it waits for its dependencies itself."""
 
     name: ClassVar[str] = "projector"
     role: ClassVar[str] = "project"
@@ -43,46 +43,46 @@ class Projector(Program):
 
 
 class Api(Program):
-    """The API: ready when it answers at all, whatever it says about the read model."""
+    """The API: ready when `/health/live` answers, whatever the state of the read model."""
 
     name: ClassVar[str] = "api"
     role: ClassVar[str] = "serve"
     transient_errors: ClassVar[Sequence[str]] = ("address already in use",)
 
     def _ready(self) -> bool:
-        found = http_get(int(self._environment["MEMBERSHIP_HTTP_PORT"]), "/health/live")
-        return self.running and found is not None and found[0] == http.client.OK
+        response = http_get(int(self._environment["MEMBERSHIP_HTTP_PORT"]), "/health/live")
+        return self.running and response is not None and response[0] == http.client.OK
 
 
 def run_command(role: str, log: Path, environment: Mapping[str, str], descriptors: Sequence[int]) -> Iterator[float]:
-    """Run `membership <role>` to its end, in steps; raise `EmbeddedFailed` with its words if it fails."""
+    """Run `membership <role>` to its end, in steps; raise `EmbeddedFailed` with the end of its log if it fails."""
     process = launch(_command(role), log, environment=environment, descriptors=descriptors)
     yield from until_ended(process, f"`membership {role}`", log)
 
 
 def child_environment(database_url: str, nats_url: str, jwt_secret: str, port: int) -> dict[str, str]:
-    """Return our environment with what the dev stack decides, and without what would contradict it."""
+    """Return this process's environment with the dev stack's settings in place of any the user had set."""
     return {name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES)} | {
         "MEMBERSHIP_DATABASE_URL": database_url,
         "MEMBERSHIP_NATS_URL": nats_url,
         "MEMBERSHIP_JWT_SECRET": jwt_secret,
         "MEMBERSHIP_HTTP_HOST": "127.0.0.1",
         "MEMBERSHIP_HTTP_PORT": str(port),
-        # The stack stops at once: no load balancer has to notice first.
+        # Stop at once: there is no load balancer that must notice first.
         "MEMBERSHIP_DRAIN_S": "0",
-        # A log that is read when something has just died must not lack its last lines.
+        # Unbuffered, so that the log of a process that has just died has its last lines.
         "PYTHONUNBUFFERED": "1",
     }
 
 
 def check_environment() -> None:
-    """Raise `SettingsInvalid` for what the children would refuse, before anything is started."""
+    """Raise `SettingsInvalid` for settings the children would refuse, before anything is started."""
     replaced = {name for name in (*VARIABLES, *NOT_YET) if name.startswith(OWN_VARIABLES)}
     load(set(), {name: value for name, value in os.environ.items() if name not in replaced})
 
 
 def http_get(port: int, path: str) -> tuple[int, bytes] | None:
-    """Return the status and body of a GET, or None if nobody answers. Blocks; never goes through a proxy."""
+    """Return the status and body of a GET, or None without a response. Blocks; never uses a proxy."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)
     try:
         connection.request("GET", path)

@@ -1,9 +1,9 @@
-"""`membership dev`: the whole service on one machine, supervised, with something to look at.
+"""`membership dev`: the whole service on one machine, supervised, with a demo data set.
 
 Reads and writes: the data directory only.
-Invariants: one dev stack a data directory; `dev.json` is there only while all of it runs, and true; what was started
-last is stopped first.
-Fails: `DevRefused` and `EmbeddedFailed`, each with a sentence.
+Invariants: one dev stack per data directory; `dev.json` exists only while the whole stack runs, and is up to date;
+processes stop in the reverse order of their start.
+Fails: `DevRefused` and `EmbeddedFailed`, each with a sentence for the user.
 """
 
 import asyncio
@@ -35,36 +35,36 @@ TOKEN_TTL_S: Final = 30 * 24 * 3600
 READY_POLL_S: Final = 0.1
 SLOW_S: Final = 60.0
 MISSING: Final = 2
-"""The exit code without the wheels: what is wrong is the installation, as with settings."""
+"""The exit code without the wheels: a wrong installation, as for wrong settings."""
 KILLED: Final = 130
-"""The exit code after a second Ctrl-C, as shells have it for SIGINT."""
+"""The exit code after a second Ctrl-C, as shells use it for SIGINT."""
 
 
 async def run_dev(port: int, data_dir: Path, demo: bool) -> int:
     """Run the stack in the foreground until Ctrl-C, SIGTERM or SIGHUP; return the exit code.
 
-    `port` is the API's, 0 for any free one. On the directory's first start the demo is published, if `demo`.
+    `port` is the API's, 0 for any free one. With `demo`, the first start on a directory publishes the demo data set.
     """
     folder = DevFolder(data_dir)
     try:
         folder.lock()
         await in_steps(folder.wait_until_unused())
         stack = Stack(folder, _api_port(port, folder.state().ports.get("api")))
-        return await _until_asked_to_stop(stack, demo)
+        return await _run_until_signal(stack, demo)
     except EmbeddedMissing as problem:
         return fail(str(problem), MISSING)
     finally:
         folder.unlock()
 
 
-async def _until_asked_to_stop(stack: "Stack", demo: bool) -> int:
+async def _run_until_signal(stack: "Stack", demo: bool) -> int:
     running = asyncio.ensure_future(stack.run(demo))
     code = 0
 
     def stop() -> None:
         nonlocal code
         if not running.cancelling() and not running.done():
-            report("Stopping; once more to kill.")
+            report("Stopping; press Ctrl-C again to kill.")
             running.cancel()
         else:
             code = KILLED
@@ -95,11 +95,14 @@ class Stack:
         self.port = port
         self.supervisor = Supervisor(self._restarted)
         self._state = folder.state()
-        self._held = (folder.shared_lock,)
+        self._inherited = (folder.shared_lock,)
         self._postgres = PostgresServer(
-            folder.root / "postgres", self._last_port("postgres"), log=folder.log("postgres"), descriptors=self._held
+            folder.root / "postgres",
+            self._last_port("postgres"),
+            log=folder.log("postgres"),
+            descriptors=self._inherited,
         )
-        self._nats = NatsServer(folder.root / "nats", self._last_port("nats"), folder.log("nats"), self._held)
+        self._nats = NatsServer(folder.root / "nats", self._last_port("nats"), folder.log("nats"), self._inherited)
         self._secret = folder.jwt_secret()
         self._admin_token = sign(self._secret, ADMIN, admin=True, ttl_s=TOKEN_TTL_S)
         self._api: Api | None = None
@@ -107,11 +110,11 @@ class Stack:
 
     @property
     def api_url(self) -> str:
-        """Where the API answers."""
+        """The API's base URL."""
         return f"http://127.0.0.1:{self.port}"
 
     async def run(self, demo: bool) -> None:
-        """Start everything, publish the demo if it is due, say where everything is, and stay."""
+        """Start everything, publish the demo if it is due, print the banner, and supervise until cancelled."""
         console = Console(soft_wrap=True, highlight=False, markup=False)
         began = time.monotonic()
         with console.status("Starting PostgreSQL and nats-server"):
@@ -124,31 +127,31 @@ class Stack:
         self._describe()
         console.print(f"Ready after {time.monotonic() - began:.1f} s.\n")
         console.print(banner(self._endpoints(), self._admin_token, self._demo_user()))
-        await self.supervisor.forever()
+        await self.supervisor.wait_until_cancelled()
 
     async def _start_programs(self) -> None:
         database_url = self._postgres.url
-        told = child_environment(database_url, self._nats.url, self._secret, self.port)
-        await in_steps(run_command("migrate", self.folder.log("migrate"), told, self._held))
-        self._projector = Projector(self.folder.log("projector"), told, self._held)
-        self._api = Api(self.folder.log("api"), told, self._held)
+        environment = child_environment(database_url, self._nats.url, self._secret, self.port)
+        await in_steps(run_command("migrate", self.folder.log("migrate"), environment, self._inherited))
+        self._projector = Projector(self.folder.log("projector"), environment, self._inherited)
+        self._api = Api(self.folder.log("api"), environment, self._inherited)
         await self.supervisor.start(self._projector)
         await self.supervisor.start(self._api)
-        # Kept now, for the next start has the same addresses even if this one ends before it is ready.
+        # Saved now, so that the next start has the same addresses even if this one ends before it is ready.
         self._state.ports = {"postgres": self._postgres.port, "nats": self._nats.port, "api": self.port}
         self.folder.save_state(self._state)
 
     async def _wait_until_applied(self, position: int = 0) -> None:
-        """Wait until the API answers from `position` or later. No deadline: a long stream takes its time."""
-        told_at = time.monotonic() + SLOW_S
+        """Wait until the API answers from `position` or later. No deadline: a long stream takes long to apply."""
+        next_report_at = time.monotonic() + SLOW_S
         while True:
-            # In a thread, so that Ctrl-C works while an answer is awaited.
-            found = await asyncio.to_thread(http_get, self.port, "/health/ready")
-            if found and found[0] == http.client.OK and json.loads(found[1])["position"] >= position:
+            # In a thread, so that Ctrl-C works during the request.
+            response = await asyncio.to_thread(http_get, self.port, "/health/ready")
+            if response and response[0] == http.client.OK and json.loads(response[1])["position"] >= position:
                 return
-            if time.monotonic() > told_at:
+            if time.monotonic() > next_report_at:
                 report(f"The read model is still being filled; see {self.folder.log('projector')}.")
-                told_at += SLOW_S
+                next_report_at += SLOW_S
             await asyncio.sleep(READY_POLL_S)
 
     async def _publish_demo_once(self, demo: bool, console: Console) -> None:
@@ -159,21 +162,21 @@ class Stack:
             self.folder.save_state(self._state)
 
     async def _publish_demo(self, console: Console) -> None:
-        from ops.devstack.demo import DEMO_CUSTOMER, DEMO_OWNER, demo_events  # noqa: PLC0415 - only a first start needs what is below
+        from ops.devstack.demo import DEMO_CUSTOMER, DEMO_OWNER, demo_events  # noqa: PLC0415 - only a first start needs these
         from ops.publisher import publish_events  # noqa: PLC0415
 
         publications = list(demo_events())
-        reached = 0
+        last_position = 0
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            bar = progress.add_task("Publishing the demo's events", total=len(publications))
+            bar = progress.add_task("Publishing the demo events", total=len(publications))
             async for receipt in publish_events(self._nats.url, publications):
-                reached = max(reached, receipt.position)
+                last_position = max(last_position, receipt.position)
                 progress.advance(bar)
-        with console.status("Applying the demo's events"):
-            await self._wait_until_applied(reached)
+        with console.status("Applying the demo events"):
+            await self._wait_until_applied(last_position)
         console.print(f"Published {len(publications)} demo events; all of them are applied.")
-        published = ((each.subject, each.body) for each in publications)
-        self.folder.write_trial(sample_enrolment(published, DEMO_OWNER, DEMO_CUSTOMER))
+        published = ((publication.subject, publication.body) for publication in publications)
+        self.folder.write_sample_event(sample_enrolment(published, DEMO_OWNER, DEMO_CUSTOMER))
 
     def _restarted(self) -> None:
         if self.folder.dev_json.exists():
@@ -193,7 +196,7 @@ class Stack:
         )
 
     def _last_port(self, name: str) -> int | None:
-        """Return last time's port if it is free, so that addresses that were noted down stay true."""
+        """Return the port of the last run if it is free, so that saved addresses stay valid."""
         port = self._state.ports.get(name)
         return port if port is not None and is_free(port) else None
 
@@ -204,23 +207,23 @@ class Stack:
     def _demo_user(self) -> DemoUser | None:
         if self._state.demo != "published":
             return None
-        from ops.devstack.demo import DEMO_CUSTOMER, DEMO_OWNER  # noqa: PLC0415 - without the demo they mean nothing
+        from ops.devstack.demo import DEMO_CUSTOMER, DEMO_OWNER  # noqa: PLC0415 - meaningless without the demo
 
-        trial = self.folder.trial if self.folder.trial.exists() else None
-        return DemoUser(sign(self._secret, DEMO_OWNER, admin=False, ttl_s=TOKEN_TTL_S), DEMO_CUSTOMER, trial)
+        sample = self.folder.sample_event if self.folder.sample_event.exists() else None
+        return DemoUser(sign(self._secret, DEMO_OWNER, admin=False, ttl_s=TOKEN_TTL_S), DEMO_CUSTOMER, sample)
 
 
-def _api_port(asked: int, last: int | None) -> int:
+def _api_port(requested: int, last: int | None) -> int:
     """Return the API's port; raise `DevRefused` if it is taken."""
-    if asked == 0:
+    if requested == 0:
         return last if last is not None and is_free(last) else free_port()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", asked))
+            probe.bind(("127.0.0.1", requested))
         except OSError as problem:
             raise DevRefused(
-                f"Port {asked} cannot be used: {problem.strerror}. "
+                f"Port {requested} cannot be used: {problem.strerror}. "
                 "Choose another with --port; --port 0 takes any free one."
             ) from problem
-    return asked
+    return requested

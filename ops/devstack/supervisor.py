@@ -1,6 +1,7 @@
-"""Keeps child processes running: starts them in order, starts again what ends, stops them in the opposite order.
+"""Keeps child processes running: starts them in order, restarts those that end, stops them in reverse order.
 
-Invariants: children are started from the event loop's thread, for Linux ends a child with the thread that started it.
+Invariants: children are started from the event loop's thread, because Linux ends a child when the thread that started
+it ends.
 """
 
 import asyncio
@@ -14,32 +15,32 @@ from typing import Final
 from ops.devstack.servers.child import ChildProcess, EmbeddedFailed, tail
 
 WATCH_S: Final = 0.05
-STEADY_S: Final = 10.0
-"""A child that lived this long is started again at once; one that did not, after an ever longer pause."""
+STABLE_S: Final = 10.0
+"""A child that ran this long is restarted at once, a younger one after a growing pause."""
 BACKOFF_FIRST_S: Final = 0.25
 BACKOFF_MAX_S: Final = 0.5
-"""So that pause and start together stay below READY_AGAIN_S, whatever was killed and how often before."""
+"""Keeps pause and start together below READY_AGAIN_S, however often a child is killed."""
 START_ALLOWED_S: Final = 4.0
-"""What a start may take of READY_AGAIN_S. The slowest is PostgreSQL, which first syncs its files after a kill: 1 to 3 s
-on two busy cores; the projector takes 0.3 s."""
+"""The share of READY_AGAIN_S that a start may take. PostgreSQL is the slowest: after a kill it syncs its files first,
+1 to 3 s on two busy cores; the projector takes 0.3 s."""
 READY_AGAIN_S: Final = 5.0
-"""The promise of `membership dev`: a child that was killed works again after this long at most."""
+"""What `membership dev` promises: a killed child works again after this long at most."""
 LAST_LINES: Final = 5
 HEALTH_EVERY_S: Final = 1.0
 UNHEALTHY_MAX_S: Final = 5.0
-"""How long a child may report a problem before it is restarted: nats-server stores nothing after its disk was full,
-even when there is room again, until it is restarted."""
+"""How long a child may report a problem before it is restarted: once its disk was full, nats-server stores nothing
+until it is restarted, even when there is space again."""
 
 
 async def in_steps(steps: Iterator[float]) -> None:
-    """Take a child's steps without holding up the event loop."""
-    with closing(steps):  # type: ignore[type-var] # what yields is a generator
+    """Run a child's steps without blocking the event loop."""
+    with closing(steps):  # type: ignore[type-var] # the iterator is a generator
         for pause_s in steps:
             await asyncio.sleep(pause_s)
 
 
 def report(sentence: str) -> None:
-    """Tell whoever watches; when the terminal is gone there is nobody to tell."""
+    """Print to standard error; ignore a terminal that is gone."""
     with suppress(OSError):
         print(sentence, file=sys.stderr, flush=True)
 
@@ -49,22 +50,22 @@ class Supervisor:
 
     def __init__(self, restarted: Callable[[], None]) -> None:
         self._restarted = restarted
-        """Called whenever a child was started again and is ready."""
+        """Called when a restarted child is ready."""
         self._children: list[ChildProcess] = []
         self._watches: list[asyncio.Task[None]] = []
 
     async def start(self, child: ChildProcess) -> None:
-        """Start a child and keep it running; raise `EmbeddedFailed` if it does not even start."""
+        """Start a child and keep it running; raise `EmbeddedFailed` if the first start fails."""
         self._children.append(child)
         await in_steps(child.starting())
         self._watches.append(asyncio.create_task(self._watch(child), name=child.name))
 
-    async def forever(self) -> None:
-        """Wait until cancelled."""
+    async def wait_until_cancelled(self) -> None:
+        """Watch the children until cancelled."""
         await asyncio.gather(*self._watches)
 
     async def stop(self) -> None:
-        """Stop all children, the last started first; each is gone before the next is asked to go."""
+        """Stop all children one by one, the last started first."""
         for watch in self._watches:
             watch.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
@@ -80,15 +81,15 @@ class Supervisor:
         pause_s = 0.0
         while True:
             began = time.monotonic()
-            what = await _until_failed(child)
-            if time.monotonic() - began > STEADY_S:
+            outcome = await _until_failed(child)
+            if time.monotonic() - began > STABLE_S:
                 pause_s = 0.0
-            report(f"{child.name} {what}; starting it again. {_log_tail(child)}")
-            pause_s = await self._start_again(child, pause_s)
+            report(f"{child.name} {outcome}; starting it again. {_log_tail(child)}")
+            pause_s = await self._restart(child, pause_s)
             self._restarted()
 
-    async def _start_again(self, child: ChildProcess, pause_s: float) -> float:
-        """Start a child until it is ready; return the pause before the next try, should it end soon."""
+    async def _restart(self, child: ChildProcess, pause_s: float) -> float:
+        """Start a child until it is ready; return the pause to use if it ends soon."""
         while True:
             await asyncio.sleep(pause_s)
             pause_s = next_pause_s(pause_s)
@@ -101,28 +102,28 @@ class Supervisor:
 
 
 async def _until_failed(child: ChildProcess) -> str:
-    """Wait until a child has ended, or has been stopped because it stayed unhealthy; return which."""
-    asked_at = healthy_at = time.monotonic()
+    """Wait until a child has ended, or was stopped because it stayed unhealthy; return which, as text."""
+    checked_at = healthy_at = time.monotonic()
     while child.running:
         await asyncio.sleep(WATCH_S)
-        if not child.reports_health or time.monotonic() - asked_at < HEALTH_EVERY_S:
+        if not child.reports_health or time.monotonic() - checked_at < HEALTH_EVERY_S:
             continue
         problem = await asyncio.to_thread(child.health_problem)
-        asked_at = time.monotonic()
+        checked_at = time.monotonic()
         if not problem:
-            healthy_at = asked_at
-        elif asked_at - healthy_at > UNHEALTHY_MAX_S:
+            healthy_at = checked_at
+        elif checked_at - healthy_at > UNHEALTHY_MAX_S:
             await in_steps(child.stopping())
             return f"was stopped, because it stayed unhealthy: {problem}"
-    return f"ended with {_ending(child.exit_code)}"
+    return f"ended with {_exit_text(child.exit_code)}"
 
 
 def next_pause_s(pause_s: float) -> float:
-    """Return how long to wait before the next start of a child that ended soon after the last one."""
+    """Return the pause before the next start of a child that ended soon after the previous start."""
     return min(max(2 * pause_s, BACKOFF_FIRST_S), BACKOFF_MAX_S)
 
 
-def _ending(code: int | None) -> str:
+def _exit_text(code: int | None) -> str:
     if code is not None and code < 0:
         return f"code {code} ({signal.Signals(-code).name})"
     return f"code {code}"

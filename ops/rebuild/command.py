@@ -1,4 +1,4 @@
-"""`membership rebuild`, `verify` and `rollback`, as an operator meets them: what they ask, show and end with."""
+"""The commands `membership rebuild`, `verify` and `rollback`: their prompts, output and exit codes."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ from projections.store import generations
 
 REPAIRS_ADVISED_MAX = 10
 SHOWN = 20
-"""Differing rows that are printed; `--json` prints all that were read."""
+"""Differing rows printed; `--json` prints all rows that were read."""
 
 
 def pace_for(settings: Settings, max_rate: int | None, *, throttled: bool) -> Pace:
@@ -29,7 +29,7 @@ def pace_for(settings: Settings, max_rate: int | None, *, throttled: bool) -> Pa
 
 
 async def rebuild(settings: Settings, pace: Pace, *, yes: bool, as_json: bool) -> int:
-    """Make a new generation, compare it with the live one, and switch to it; return the exit code."""
+    """Fill a new generation, compare it with the live one, and switch to it; return the exit code."""
 
     async def approve(findings: Findings) -> bool:
         if not as_json:
@@ -41,7 +41,7 @@ async def rebuild(settings: Settings, pace: Pace, *, yes: bool, as_json: bool) -
         differ = "1 row differs" if findings.count == 1 else f"{findings.count:,} rows differ"
         if findings.not_compared:
             differ = "The new generation was not compared with the live one"
-        return await confirm(f"{differ}. Switch to the new generation all the same?")
+        return await confirm(f"{differ}. Switch to the new generation anyway?")
 
     result = await _run(settings, "rebuild", pace, approve, as_json=as_json)
     if as_json:
@@ -54,18 +54,18 @@ async def rebuild(settings: Settings, pace: Pace, *, yes: bool, as_json: bool) -
 def _switched(result: Result, hours: float) -> str:
     findings = result.findings
     compared = findings is not NOT_COMPARED and not findings.not_compared
-    same = ", row for row as before" if compared and not findings.count else ""
-    back = f"{result.was} follows for {hours:g} hours: `membership rollback`."
-    if not result.way_back:
-        back = (
-            f"{result.was} is broken and follows no longer, so no rollback returns to it; it is dropped after "
+    unchanged = ", row for row as before" if compared and not findings.count else ""
+    rollback_hint = f"{result.was} follows for {hours:g} hours: `membership rollback`."
+    if not result.can_roll_back:
+        rollback_hint = (
+            f"{result.was} is broken and no longer follows, so a rollback cannot return to it; it is dropped after "
             f"{hours:g} hours."
         )
-    return f"{result.switched_to} is live{same}. {back}"
+    return f"{result.switched_to} is live{unchanged}. {rollback_hint}"
 
 
 async def verify(settings: Settings, pace: Pace, *, as_json: bool) -> int:
-    """Fold the stream afresh and compare the live rows with it; return 1 when any row differs."""
+    """Fold the whole stream again and compare the live rows with the result; return 1 when any row differs."""
 
     async def never(_findings: Findings) -> bool:
         return False
@@ -85,24 +85,26 @@ async def verify(settings: Settings, pace: Pace, *, as_json: bool) -> int:
 
 
 async def rollback(connection: asyncpg.Connection) -> int:
-    """Point readers back at the previous generation."""
+    """Switch readers back to the previous generation."""
     async with connection.transaction():
-        await generations.lock_checkpoints(connection)  # two at once would each go back from the same one
+        await generations.lock_checkpoints(
+            connection
+        )  # two concurrent rollbacks must not both start from the same generation
         was = await checkpoints.live_generation(connection)
         to = await generations.previous(connection)
         await generations.switch(connection, to, old_follows_s=None)
         await generations.clear_expiry(connection, was)
         await audit.record(connection, actor(), "rollback", f"switched from {was} back to {to}")
-    print(f"{to} is live again. {was} goes on following: another `membership rollback` returns to it.")
+    print(f"{to} is live again. {was} still follows: another `membership rollback` returns to it.")
     return 0
 
 
 def print_findings(findings: Findings) -> None:
-    """Print the rows that differ, column by column; nothing where there was no comparison."""
+    """Print the differing rows, column by column; nothing if there was no comparison."""
     if findings.not_compared:
         return
-    for each in findings.differences[:SHOWN]:
-        print(describe_difference(each))
+    for difference in findings.differences[:SHOWN]:
+        print(describe_difference(difference))
     if findings.count > SHOWN:
         print(f"… and {findings.count - SHOWN:,} more rows; --json has up to {ROWS_READ_MAX:,}.")
     differ = "1 row differs" if findings.count == 1 else f"{findings.count:,} rows differ"
@@ -110,36 +112,36 @@ def print_findings(findings: Findings) -> None:
 
 
 def print_advice(findings: Findings) -> None:
-    """Print the commands that mend what differs: few customers one by one, many by a rebuild."""
-    named = {("customer", each.key["customer_id"]) for each in findings.differences if "customer_id" in each.key}
-    named |= {("campaign", each.key["campaign_id"]) for each in findings.differences if each.table == "campaign"}
-    if len(named) > REPAIRS_ADVISED_MAX or findings.count > len(findings.differences):
-        print("`membership rebuild` makes all of it anew.")
-    for kind, entity_id in sorted(named if len(named) <= REPAIRS_ADVISED_MAX else ()):
+    """Print the commands that correct the differences: a repair for each of a few entities, a rebuild for many."""
+    entities = {("customer", row.key["customer_id"]) for row in findings.differences if "customer_id" in row.key}
+    entities |= {("campaign", row.key["campaign_id"]) for row in findings.differences if row.table == "campaign"}
+    if len(entities) > REPAIRS_ADVISED_MAX or findings.count > len(findings.differences):
+        print("`membership rebuild` corrects all of them.")
+    for kind, entity_id in sorted(entities if len(entities) <= REPAIRS_ADVISED_MAX else ()):
         print(f"  membership repair --{kind} {entity_id} --dry-run")
 
 
 async def _run(settings: Settings, kind: Kind, pace: Pace, approve: Approve, *, as_json: bool) -> Result:
-    screen = JsonProgressReporter(pace) if as_json else ProgressReporter(pace)
+    reporter = JsonProgressReporter(pace) if as_json else ProgressReporter(pace)
 
     async def approved(findings: Findings) -> bool:
-        with screen.paused():
+        with reporter.paused():
             return await approve(findings)
 
     async with pace:
-        with screen:
-            return await GenerationJob(settings, kind, pace, screen).run(actor(), approved)
+        with reporter:
+            return await GenerationJob(settings, kind, pace, reporter).run(actor(), approved)
 
 
 def _print_json(result: Result) -> None:
-    found = {
+    report = {
         "generation": result.switched_to,
         "position": result.findings.position,
         "differences": None if result.findings.not_compared else result.findings.count,
         "not_compared": result.findings.not_compared or None,
         "rows": [
-            {"table": each.table, "key": each.key, "held": each.held or None, "wanted": each.expected or None}
-            for each in result.findings.differences
+            {"table": row.table, "key": row.key, "held": row.held or None, "wanted": row.expected or None}
+            for row in result.findings.differences
         ],
     }
-    print(json.dumps(found))
+    print(json.dumps(report))

@@ -1,4 +1,4 @@
-"""What all phases of a generation's job share: its connections, its two generations, and how it reports."""
+"""State shared by all phases of a generation's job: its connections, its two generations and its progress."""
 
 import time
 from typing import Final
@@ -20,14 +20,14 @@ POLL_S: Final = 0.1
 
 
 class JobContext:
-    """One stretch of a job, in one set of database sessions."""
+    """Everything a job needs during one set of database sessions."""
 
     def __init__(
         self,
         settings: Settings,
         client: TolerantClient,
         pace: Pace,
-        screen: ProgressReporter,
+        reporter: ProgressReporter,
         *,
         work: asyncpg.Connection,
         report: asyncpg.Connection,
@@ -36,13 +36,13 @@ class JobContext:
         self.settings = settings
         self.client = client
         self.pace = pace
-        self.reporter = screen
+        self.reporter = reporter
         self.connection = work
-        """Holds the jobs' lock, so what it writes and the right to write it end together."""
+        """Holds the jobs' lock, so its writes and the right to write end together."""
         self.report_connection = report
-        """Tells how far the job is, outside of the transactions of `work`."""
+        """Records progress outside the transactions of `work`."""
         self.helper_connection = helper
-        """Does what can be done beside `work`."""
+        """Runs statements in parallel with `work`."""
         self.job: Job
         self.live: Generation
         self.new: Generation
@@ -52,23 +52,23 @@ class JobContext:
         """Begin a phase."""
         await jobs.enter(self.report_connection, self.job, phase)
         self.job = replace(self.job, phase=phase)
-        meter = PhaseProgress(phase, unit, done, total)
-        self.reporter.begin(meter)
-        return meter
+        progress = PhaseProgress(phase, unit, done, total)
+        self.reporter.begin(progress)
+        return progress
 
-    async def report_progress(self, meter: PhaseProgress, done: int, total: int) -> None:
-        """Say how far a phase is; now and then also to PostgreSQL, where a cancel is heard (`JobCancelled`)."""
-        meter.advance(done, total)
+    async def report_progress(self, progress: PhaseProgress, done: int, total: int) -> None:
+        """Update a phase; once per `REPORT_EVERY_S` record it in PostgreSQL, raising `JobCancelled` after a cancel."""
+        progress.advance(done, total)
         if time.monotonic() - self._reported_at >= REPORT_EVERY_S:
             self._reported_at = time.monotonic()
-            self.reporter.update(meter)
-            await jobs.report(self.report_connection, self.job, meter.done, meter.total, meter.eta_s)
+            self.reporter.update(progress)
+            await jobs.report(self.report_connection, self.job, progress.done, progress.total, progress.eta_s)
 
     async def live_position(self) -> int:
-        """Return where the live generation is now."""
+        """Return the live generation's position."""
         return (await checkpoints.read(self.report_connection, self.live)).position
 
     async def stream_created(self) -> str:
-        """Return when the stream was created, after making sure that it is the one the live generation speaks of."""
+        """Return the stream's creation time, after verifying that the live generation was filled from this stream."""
         live = await checkpoints.read(self.report_connection, self.live)
         return (await stream.verify(self.client, live, self.settings.stream_replicas)).created

@@ -1,4 +1,4 @@
-"""The gate between a new generation and its readers: every reason against the switch, each with what to do."""
+"""The gate before the switch to a new generation: collects every reason against it, each with its remedy."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -15,59 +15,59 @@ from projections.store import generations
 LAG_MAX_S: Final = 30.0
 NEWLY_PARKED_SHOWN: Final = 10
 Approve = Callable[[Findings], Awaitable[bool]]
-"""Asks whether to switch although rows differ."""
+"""Asks the operator whether to switch although rows differ or could not be compared."""
 
 
-async def pass_gate(place: JobContext, findings: Findings, approve: Approve) -> None:
-    """Return if nothing speaks against the switch; raises `GateRefused` with all reasons, and notes them."""
-    await place.enter("gate")
-    reasons = [*await _lag(place, findings), *await _empty(place, findings), *_newly_parked(findings)]
+async def pass_gate(context: JobContext, findings: Findings, approve: Approve) -> None:
+    """Return if the switch is allowed; otherwise record all reasons and raise `GateRefused` with them."""
+    await context.enter("gate")
+    reasons = [*await _lag(context, findings), *await _empty(context, findings), *_newly_parked(findings)]
     if not reasons and findings.not_compared and not await approve(findings):
         reasons.append(
-            f"{not_compared(place.live, findings)} Nobody approved to switch without a comparison. `membership "
-            "rebuild --yes` switches all the same, `membership jobs cancel` gives the new generation up."
+            f"{not_compared(context.live, findings)} The switch without a comparison was not approved. `membership "
+            "rebuild --yes` switches anyway, `membership jobs cancel` drops the new generation."
         )
     if not reasons and findings.count and not await approve(findings):
         reasons.append(
-            f"{counted(findings.count, 'differing row')} in {place.live}, and nobody approved that. "
+            f"{counted(findings.count, 'differing row')} in {context.live}, and the switch was not approved. "
             "`membership rebuild --verify-only` lists them, `membership rebuild --yes` switches anyway, "
-            "`membership jobs cancel` gives the new generation up."
+            "`membership jobs cancel` drops the new generation."
         )
     if reasons:
-        await jobs.set_blocked_reason(place.report_connection, place.job, " ".join(reasons))
+        await jobs.set_blocked_reason(context.report_connection, context.job, " ".join(reasons))
         raise GateRefused(reasons)
 
 
 def not_compared(live: str, findings: Findings) -> str:
-    """Say that the live generation cannot be compared, and why."""
+    """Return the sentence that the live generation cannot be compared, and why."""
     return f"The live generation {live} cannot be compared: {findings.not_compared.rstrip('.')}."
 
 
-async def _lag(place: JobContext, findings: Findings) -> list[str]:
+async def _lag(context: JobContext, findings: Findings) -> list[str]:
     if findings.not_compared:
-        return []  # there is no comparison that the lag could weaken, and damaged tables may be why it lags
-    if any(each.live and each.state == "broken" for each in await generations.statuses(place.connection)):
-        return []  # it will never catch up; that is why a new one is made
-    stored_ns = await stream.next_message_time_ns(place.client, findings.position)
+        return []  # no comparison for the lag to weaken; the damaged tables may cause the lag
+    if any(status.live and status.state == "broken" for status in await generations.statuses(context.connection)):
+        return []  # it never catches up; the rebuild replaces it
+    stored_ns = await stream.next_message_time_ns(context.client, findings.position)
     lag_s = 0.0 if stored_ns is None else time.time() - stored_ns / 1e9
     if lag_s <= LAG_MAX_S:
         return []
     reason = (
         f"The live generation is {lag_s:,.0f} s behind the stream, so a comparison with it proves little. "
-        "See that a projector runs and has caught up (`membership status`), then run `membership rebuild` again."
+        "Make sure that a projector runs and has caught up (`membership status`), then run `membership rebuild` again."
     )
     return [reason]
 
 
-async def _empty(place: JobContext, findings: Findings) -> list[str]:
-    if not await rebuild.is_empty(place.connection, place.new):
+async def _empty(context: JobContext, findings: Findings) -> list[str]:
+    if not await rebuild.is_empty(context.connection, context.new):
         return []
-    if not findings.not_compared and await rebuild.is_empty(place.connection, place.live):
+    if not findings.not_compared and await rebuild.is_empty(context.connection, context.live):
         return []
-    beside = "and what {} holds cannot be read" if findings.not_compared else "although {} does"
+    contrast = "and the rows of {} cannot be read" if findings.not_compared else "although {} does"
     reason = (
-        f"The new generation holds no customer, {beside.format(place.live)}. Is this the right stream "
-        "(MEMBERSHIP_NATS_URL)? `membership jobs cancel` gives the new generation up."
+        f"The new generation holds no customer, {contrast.format(context.live)}. Is this the right stream "
+        "(MEMBERSHIP_NATS_URL)? `membership jobs cancel` drops the new generation."
     )
     return [reason]
 
@@ -79,7 +79,7 @@ def _newly_parked(findings: Findings) -> list[str]:
     more = " and more" if len(findings.newly_parked) > NEWLY_PARKED_SHOWN else ""
     reason = (
         f"This release cannot read the events at positions {shown}{more}, which the live generation has applied: they "
-        "would be parked. `membership parked show` prints them. Run `membership rebuild` of the release that reads "
+        "would be parked. `membership parked show` prints them. Run `membership rebuild` of a release that reads "
         "them, or `membership parked discard` them with a reason and run it again."
     )
     return [reason]

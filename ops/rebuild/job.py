@@ -1,12 +1,12 @@
 """The job behind `membership rebuild` and `verify`: a new generation beside the live one, compared, then switched to.
 
-The phases, in order: fill, resolve, index, catch up (filling.py), compare (comparing.py), gate (gate.py), join, switch.
-Every one can be killed at any moment: what is in PostgreSQL says where the same command goes on. Until `join` only
-this job writes the new generation; from there on the projector moves it in one transaction with the live one.
+The phases, in order: fill, resolve, index, catch up (fill.py), compare (compare.py), gate (gate.py), join, switch.
+Each can be killed at any moment: PostgreSQL holds the state from which the same command resumes. Until `join` only this
+job writes the new generation; afterwards the projector advances it in one transaction with the live one.
 
 Reads: the stream, the live generation. Writes: the new generation, control.job, control.live.
 Invariants: the switch and the job's end are one transaction.
-Fails: `JobRefused`, `GateRefused`, `JobCancelled`, `StreamRefused`; a database or broker that goes away is waited for.
+Fails: `JobRefused`, `GateRefused`, `JobCancelled`, `StreamRefused`. Waits for a database or broker that is unavailable.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ from projections.store.migrations import require_migrated
 from projections.store.queries import Generation, generation
 
 JOIN_WAIT_MAX_S: Final = 30.0
-"""How long the projector may make no headway with the new generation before the job gives up waiting for it."""
+"""How long the job waits while the projector does not advance the new generation."""
 RETRY_S: Final = 0.5
 
 Kind = Literal["rebuild", "verify"]
@@ -53,40 +53,40 @@ class Result(NamedTuple):
 
     findings: Findings
     was: str
-    """The generation that was live when it began."""
+    """The generation that was live when the job began."""
     switched_to: str | None
-    way_back: bool
-    """Whether the generation that was live still follows, so that a rollback can return to it."""
+    can_roll_back: bool
+    """Whether the previous live generation still follows, so that a rollback can return to it."""
 
 
 class GenerationJob:
-    """One run of a rebuild or a verify, from wherever the last one left off."""
+    """One run of a rebuild or a verify, resumed where an earlier run stopped."""
 
-    def __init__(self, settings: Settings, kind: Kind, pace: Pace, screen: ProgressReporter) -> None:
+    def __init__(self, settings: Settings, kind: Kind, pace: Pace, reporter: ProgressReporter) -> None:
         self._settings = settings
         self._kind: Kind = kind
         self._pace = pace
-        self._reporter = screen
+        self._reporter = reporter
         self._log_once = LogOnce()
 
     async def run(self, actor: str, approve: Approve) -> Result:
-        """Work until done; what is lost on the way is waited for, what is refused is raised."""
+        """Run to completion; wait for a lost database or broker, raise a refusal."""
         client = await connect_reconnecting(self._settings.nats_url, "membership-job")
-        known: Job | None = None
+        job: Job | None = None
         try:
             while True:
                 try:
-                    async with self._context(client) as place:
-                        with database.closed_is_unavailable(place.connection):
-                            await _open(place, self._kind, actor, known)
-                        known = place.job
-                        return await _finish(place, actor, approve)
+                    async with self._context(client) as context:
+                        with database.closed_is_unavailable(context.connection):
+                            await _open(context, self._kind, actor, job)
+                        job = context.job
+                        return await _finish(context, actor, approve)
                 except (NatsError, NatsTimeoutError) as problem:
-                    if known is None:
+                    if job is None:
                         raise BrokerSilent(problem) from None
                     self._log_once.report_by(self._reporter.print, "Waiting for the broker", problem)
                 except UNAVAILABLE as problem:
-                    if known is None:
+                    if job is None:
                         raise
                     self._log_once.report_by(self._reporter.print, "Waiting for PostgreSQL", problem)
                 await asyncio.sleep(RETRY_S)
@@ -116,10 +116,10 @@ class GenerationJob:
 
 
 async def _connect_worker(url: str) -> asyncpg.Connection:
-    """Open a connection with memory to sort in.
+    """Open a connection with memory for sorting.
 
-    A commit that a crash of the server loses takes its checkpoint with it, so waiting for the disk gains nothing. A
-    statement whose client has died is ended within a second, so that the job can be taken up again.
+    A commit lost in a server crash loses its checkpoint too, so waiting for the disk gains nothing. PostgreSQL
+    ends a statement within a second after its client has died, so that the job can be resumed.
     """
     return await database.connect(
         url,
@@ -131,126 +131,132 @@ async def _connect_worker(url: str) -> asyncpg.Connection:
     )
 
 
-async def _open(place: JobContext, kind: Kind, actor: str, known: Job | None) -> None:
-    """Take up the open job of this kind, or begin one; one of another release, or without its generation, again.
+async def _open(context: JobContext, kind: Kind, actor: str, previous: Job | None) -> None:
+    """Resume the open job of this kind, or begin one; restart a job of another fold version or without its generation.
 
-    `known` is the job this process worked on before it lost PostgreSQL: meanwhile another may have cancelled it.
+    `previous` is this process's job from before it lost PostgreSQL; another process may have cancelled it since.
     """
-    place.live = await checkpoints.live_generation(place.connection)
-    await require_complete_stream(place.connection, place.client, await checkpoints.read(place.connection, place.live))
-    if known is not None and known.job_id not in {each.job_id for each in await jobs.unfinished(place.connection)}:
-        raise JobCancelled(f"Job {known.job_id} was cancelled while PostgreSQL was away.")
-    place.job = await jobs.open_or_resume(place.connection, kind, "fill", actor)
-    there = {each.generation: each for each in await generations.statuses(place.connection)}
-    begun = there.get(str(place.job.generation))
-    if begun is not None and (begun.state != "filling" or place.job.release == FOLD_VERSION):
-        place.new = generation(begun.generation)
-        place.reporter.print(f"Going on with job {place.job.job_id}, in phase {place.job.phase}.")
+    context.live = await checkpoints.live_generation(context.connection)
+    await require_complete_stream(
+        context.connection, context.client, await checkpoints.read(context.connection, context.live)
+    )
+    if previous is not None:
+        unfinished = {job.job_id for job in await jobs.unfinished(context.connection)}
+        if previous.job_id not in unfinished:
+            raise JobCancelled(f"Job {previous.job_id} was cancelled while PostgreSQL was unavailable.")
+    context.job = await jobs.open_or_resume(context.connection, kind, "fill", actor)
+    statuses = {status.generation: status for status in await generations.statuses(context.connection)}
+    existing = statuses.get(str(context.job.generation))
+    if existing is not None and (existing.state != "filling" or context.job.release == FOLD_VERSION):
+        context.new = generation(existing.generation)
+        context.reporter.print(f"Resuming job {context.job.job_id} in phase {context.job.phase}.")
         return
-    if begun is not None:
-        place.reporter.print(
-            f"Job {place.job.job_id} was begun by another release, which folds otherwise: from the start."
+    if existing is not None:
+        context.reporter.print(
+            f"Job {context.job.job_id} was begun by a release with another fold version: starting over."
         )
-        await _drop(place.connection, generation(begun.generation))
-    async with place.connection.transaction():
-        # Indexed from the start, or filled bare and indexed in strokes that readers would feel.
-        create = rebuild.create_indexed if place.pace.small_batches else rebuild.create
-        place.new = await create(place.connection)
-        await jobs.assign_generation(place.connection, place.job, place.new)
-    place.job = replace(place.job, generation=place.new, phase="fill")
+        await _drop(context.connection, generation(existing.generation))
+    async with context.connection.transaction():
+        # Indexed from the start when yielding to readers: building an index on a full table would slow them down.
+        create = rebuild.create_indexed if context.pace.small_batches else rebuild.create
+        context.new = await create(context.connection)
+        await jobs.assign_generation(context.connection, context.job, context.new)
+    context.job = replace(context.job, generation=context.new, phase="fill")
 
 
-async def _finish(place: JobContext, actor: str, approve: Approve) -> Result:
-    """Take the job through its remaining phases."""
+async def _finish(context: JobContext, actor: str, approve: Approve) -> Result:
+    """Run the remaining phases of the job."""
     try:
-        with database.closed_is_unavailable(place.connection):
-            return await _phases(place, actor, approve)
+        with database.closed_is_unavailable(context.connection):
+            return await _phases(context, actor, approve)
     except JobCancelled as cancelled:
-        await abandon(place.connection, place.job, actor)
-        raise JobCancelled(f"{cancelled} Generation {place.new} was dropped; {place.live} stays live.") from None
+        await abandon(context.connection, context.job, actor)
+        raise JobCancelled(f"{cancelled} Generation {context.new} was dropped; {context.live} stays live.") from None
 
 
-async def _phases(place: JobContext, actor: str, approve: Approve) -> Result:
+async def _phases(context: JobContext, actor: str, approve: Approve) -> Result:
     findings = NOT_COMPARED
-    if await _is_filling(place):
-        held = await checkpoints.take_over(place.connection, place.new)
-        held = await fill(place, held)
-        findings = await compare(place, held)
-        if place.job.kind == "verify":
-            await _end_verification(place, findings)
-            return Result(findings, place.live, None, way_back=False)
-        await pass_gate(place, findings, approve)
-    await _join(place, findings)
-    await _switch(place, actor, findings)
-    way_back = await generations.state_of(place.connection, place.live) != "broken"
-    return Result(findings, place.live, place.new, way_back)
+    if await _is_filling(context):
+        checkpoint = await checkpoints.take_over(context.connection, context.new)
+        checkpoint = await fill(context, checkpoint)
+        findings = await compare(context, checkpoint)
+        if context.job.kind == "verify":
+            await _end_verification(context, findings)
+            return Result(findings, context.live, None, can_roll_back=False)
+        await pass_gate(context, findings, approve)
+    await _join(context, findings)
+    await _switch(context, actor, findings)
+    can_roll_back = await generations.state_of(context.connection, context.live) != "broken"
+    return Result(findings, context.live, context.new, can_roll_back)
 
 
-async def _is_filling(place: JobContext) -> bool:
-    """Say whether this job still writes the generation; after `join` the projector does."""
-    found = {each.generation: each for each in await generations.statuses(place.connection)}
-    return found[place.new].state == "filling"
+async def _is_filling(context: JobContext) -> bool:
+    """Return whether this job still writes the generation; after `join` the projector does."""
+    statuses = {status.generation: status for status in await generations.statuses(context.connection)}
+    return statuses[context.new].state == "filling"
 
 
-async def _join(place: JobContext, findings: Findings) -> None:
-    """Hand the generation to the projector, and wait until it has brought it level with the live one."""
-    meter = await place.enter("join", "events")
-    await generations.start_following(place.connection, place.new, broken=place.live if findings.not_compared else None)
-    behind, moved_at = None, time.monotonic()
+async def _join(context: JobContext, findings: Findings) -> None:
+    """Hand the generation over to the projector, and wait until it has reached the live position."""
+    progress = await context.enter("join", "events")
+    await generations.start_following(
+        context.connection, context.new, broken=context.live if findings.not_compared else None
+    )
+    last_position, moved_at = None, time.monotonic()
     while True:
-        found = {each.generation: each for each in await generations.statuses(place.connection)}
-        new, live = found[place.new], next(each for each in found.values() if each.live)
+        statuses = {status.generation: status for status in await generations.statuses(context.connection)}
+        new, live = statuses[context.new], next(status for status in statuses.values() if status.live)
         if new.position >= live.position:
             break
-        if new.position != behind:
-            behind, moved_at = new.position, time.monotonic()
+        if new.position != last_position:
+            last_position, moved_at = new.position, time.monotonic()
         if time.monotonic() - moved_at > JOIN_WAIT_MAX_S:
             raise JobRefused(
-                f"Generation {place.new} waits at position {new.position} for a projector to bring it to "
+                f"Generation {context.new} waits at position {new.position} for a projector to bring it to "
                 f"{live.position}, and none does. Start `membership project`, then run `membership rebuild` again."
             )
-        await place.report_progress(meter, new.position, live.position)
+        await context.report_progress(progress, new.position, live.position)
         await asyncio.sleep(POLL_S)
-    place.reporter.end(meter)
+    context.reporter.end(progress)
 
 
-async def _switch(place: JobContext, actor: str, findings: Findings) -> None:
-    await place.enter("switch")
-    async with place.connection.transaction():
-        await place.connection.execute("SET LOCAL synchronous_commit = on")
-        was = await checkpoints.live_generation(place.connection)
-        if was != place.live:
+async def _switch(context: JobContext, actor: str, findings: Findings) -> None:
+    await context.enter("switch")
+    async with context.connection.transaction():
+        await context.connection.execute("SET LOCAL synchronous_commit = on")
+        was = await checkpoints.live_generation(context.connection)
+        if was != context.live:
             raise JobRefused(
-                f"{was} has become the live generation while {place.new} was made. Run `membership rebuild` again to "
-                f"switch to {place.new} all the same, or `membership jobs cancel` to keep {was}."
+                f"{was} has become the live generation while {context.new} was made. Run `membership rebuild` again to "
+                f"switch to {context.new} anyway, or `membership jobs cancel` to keep {was}."
             )
-        await rebuild.forget_discarded(place.connection, place.new)  # since the comparison, too
-        await generations.switch(place.connection, place.new, old_follows_s=place.settings.rollback_window_s)
-        compared = findings is not NOT_COMPARED  # in this run, and not in one that died between the comparison and here
-        how = _how(findings) if compared else "as an earlier run was allowed to"
-        what = f"switched from {was} to {place.new} {how}"
-        await audit.record(place.connection, actor, "switch", what)
-        await jobs.finish(place.connection, place.job, "done", what)
+        await rebuild.forget_discarded(context.connection, context.new)  # also those discarded since the comparison
+        await generations.switch(context.connection, context.new, old_follows_s=context.settings.rollback_window_s)
+        compared = findings is not NOT_COMPARED  # false if an earlier run compared and was killed before the switch
+        basis = _comparison_summary(findings) if compared else "as approved in an earlier run"
+        what = f"switched from {was} to {context.new} {basis}"
+        await audit.record(context.connection, actor, "switch", what)
+        await jobs.finish(context.connection, context.job, "done", what)
 
 
-def _how(findings: Findings) -> str:
+def _comparison_summary(findings: Findings) -> str:
     if findings.not_compared:
         return f"without a comparison: {findings.not_compared}"
     return f"with {counted(findings.count, 'differing row')}"
 
 
-async def _end_verification(place: JobContext, findings: Findings) -> None:
-    await _drop(place.connection, place.new)
-    async with place.connection.transaction():
-        await place.connection.execute("SET LOCAL synchronous_commit = on")
+async def _end_verification(context: JobContext, findings: Findings) -> None:
+    await _drop(context.connection, context.new)
+    async with context.connection.transaction():
+        await context.connection.execute("SET LOCAL synchronous_commit = on")
         what = f"{counted(findings.count, 'difference')} at position {findings.position}"
         if findings.not_compared:
-            what = not_compared(place.live, findings)
-        await jobs.finish(place.connection, place.job, "failed" if findings.not_compared else "done", what)
+            what = not_compared(context.live, findings)
+        await jobs.finish(context.connection, context.job, "failed" if findings.not_compared else "done", what)
 
 
 async def abandon(connection: asyncpg.Connection, job: Job, actor: str) -> None:
-    """End an open rebuild or verify, and drop what it made; the caller holds the jobs' lock."""
+    """Cancel an open rebuild or verify and drop its generation; the caller holds the jobs' lock."""
     if job.generation is not None:
         await _drop(connection, Generation(job.generation))
     async with connection.transaction():
@@ -259,5 +265,5 @@ async def abandon(connection: asyncpg.Connection, job: Job, actor: str) -> None:
 
 
 async def _drop(connection: asyncpg.Connection, name: Generation) -> None:
-    while not await generations.drop(connection, name):  # noqa: ASYNC110 - nobody tells when a reader has left
+    while not await generations.drop(connection, name):  # noqa: ASYNC110 - nothing signals that a reader has finished
         await asyncio.sleep(POLL_S)

@@ -1,8 +1,8 @@
-"""A reader of the throttle's own, in a process of its own, so that it feels what readers feel and nothing of the job.
+"""Measures reads for the throttle in a separate process, so that the job's own event loop does not distort them.
 
-Reads: the live generation, the very statement the API asks, for customers picked at random.
-Writes: a line on standard output for each read: its milliseconds, and whether any API process has read lately.
-Ends when its standard input does, that is with the job.
+Reads: the live generation, with the same statement as the API, for random customers.
+Writes: one line on standard output per read: its milliseconds, and whether an API process has read recently.
+Ends when its standard input is closed, that is with the job.
 """
 
 import asyncio
@@ -21,23 +21,23 @@ from service.parameters import ListRequest
 from service.read_model.reads import page_statement, shape_of, values_of
 
 AT_REST_READS: Final = 100
-"""Reads in quick succession at first, while the job has not begun: what a read costs at rest."""
+"""Initial reads in quick succession, before the job begins: the cost of a read at rest."""
 AT_REST_EVERY_S: Final = 0.02
 EVERY_S: Final = 0.1
-READERS_ASKED_EVERY_S: Final = 1.0
+READERS_CHECKED_EVERY_S: Final = 1.0
 READERS_IDLE_S: Final = 5.0
-"""No read of any API process for so long: nobody is there to be slowed down."""
+"""Without any API read for this long there are no readers to slow down."""
 RETRY_S: Final = 1.0
 SAMPLE: Final = 64
 UNKNOWN_CUSTOMER: Final = "00000000-0000-0000-0000-000000000000"
 
 
 async def main(database_url: str) -> None:
-    """Read on and on, through restarts of PostgreSQL, until the job is gone."""
-    probing = asyncio.create_task(_probe_until_cancelled(database_url))
+    """Read continuously, through restarts of PostgreSQL, until the job ends."""
+    probe = asyncio.create_task(_probe_until_cancelled(database_url))
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    probing.cancel()
-    await asyncio.gather(probing, return_exceptions=True)
+    probe.cancel()
+    await asyncio.gather(probe, return_exceptions=True)
 
 
 async def _probe_until_cancelled(database_url: str) -> None:
@@ -57,16 +57,16 @@ async def _probe_until_cancelled(database_url: str) -> None:
 
 
 async def _probe(connection: asyncpg.Connection) -> AsyncIterator[tuple[float, bool]]:
-    asked_at, busy = 0.0, True
+    checked_at, busy = 0.0, True
     while True:
         name = Generation(await connection.fetchval("SELECT generation FROM control.live"))
         shape = shape_of(ListRequest(UNKNOWN_CUSTOMER), after=False)
         page = page_statement(name, shape)
         for customer in await _sample(connection, name):
-            if time.monotonic() - asked_at > READERS_ASKED_EVERY_S:
-                asked_at, busy = time.monotonic(), await _api_is_read(connection)
+            if time.monotonic() - checked_at > READERS_CHECKED_EVERY_S:
+                checked_at, busy = time.monotonic(), await _api_is_read(connection)
             began = time.perf_counter()
-            await connection.fetchrow(page, *([each] for each in values_of(ListRequest(customer), None, None, shape)))
+            await connection.fetchrow(page, *([value] for value in values_of(ListRequest(customer), None, None, shape)))
             yield (time.perf_counter() - began) * 1000, busy
 
 
@@ -81,7 +81,7 @@ async def _api_is_read(connection: asyncpg.Connection) -> bool:
 
 
 async def _sample(connection: asyncpg.Connection, name: Generation) -> list[str]:
-    """Return customers from all over the table; cheap, whatever its size."""
+    """Return up to `SAMPLE` random customers."""
     rows = await connection.fetch(
         for_generation(
             "SELECT customer_id::text FROM {generation}.customer WHERE customer_id >= gen_random_uuid() "

@@ -1,4 +1,4 @@
-"""Shows how a job gets on: a bar for people at a terminal, a line of JSON a second for machines."""
+"""Reports the progress of a job: a bar at a terminal, or one line of JSON per second for machines."""
 
 import json
 import sys
@@ -18,38 +18,38 @@ RATE_WINDOW_S: Final = 5.0
 
 
 class PhaseProgress:
-    """Counts one phase: how much is done of how much, how fast, how long still."""
+    """Measures one phase: units done, total, rate and remaining time."""
 
     def __init__(self, phase: str, unit: str, done: int, total: int) -> None:
         self.phase = phase
         self.unit = unit
         self.done = done
         self.total = total
-        self._marks = [(time.monotonic(), done)]
+        self._samples = [(time.monotonic(), done)]
 
     def advance(self, done: int, total: int) -> None:
-        """Say how far it is now."""
+        """Set how much is done."""
         self.done, self.total = done, max(done, total)
         now = time.monotonic()
-        if now - self._marks[-1][0] >= REPORT_EVERY_S / 4:
-            self._marks.append((now, done))
-            while now - self._marks[0][0] > RATE_WINDOW_S:
-                self._marks.pop(0)
+        if now - self._samples[-1][0] >= REPORT_EVERY_S / 4:
+            self._samples.append((now, done))
+            while now - self._samples[0][0] > RATE_WINDOW_S:
+                self._samples.pop(0)
 
     @property
     def rate(self) -> float:
-        """Units a second, of the last seconds."""
-        (began, before), now = self._marks[0], time.monotonic()
-        return (self.done - before) / (now - began) if now - began > REPORT_EVERY_S / 2 else 0.0
+        """Units per second over the last `RATE_WINDOW_S`."""
+        (began, done_before), now = self._samples[0], time.monotonic()
+        return (self.done - done_before) / (now - began) if now - began > REPORT_EVERY_S / 2 else 0.0
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds until the phase is done at this rate; None while nobody can tell."""
+        """Seconds until the phase is done at this rate; None while the rate is unknown."""
         return round((self.total - self.done) / self.rate, 1) if self.rate > 0 else None
 
 
 class ProgressReporter:
-    """Where a job tells what it does: a progress bar on standard error."""
+    """Shows the progress of a job as a bar on standard error."""
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
@@ -58,10 +58,10 @@ class ProgressReporter:
             "{task.description:<9}",
             "{task.fields[count]:>24}",
             "{task.fields[speed]:>18}",
-            "{task.fields[left]}",
+            "{task.fields[remaining]}",
         )
-        before, *behind = (TextColumn(text) for text in columns)
-        self._progress = Progress(before, BarColumn(bar_width=30), *behind, console=self._console)
+        phase, *numbers = (TextColumn(text) for text in columns)
+        self._progress = Progress(phase, BarColumn(bar_width=30), *numbers, console=self._console)
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
@@ -75,7 +75,7 @@ class ProgressReporter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the terminal to a question; what was shown before it is not shown again."""
+        """Free the terminal for a question; bars shown before it are not drawn again."""
         self._progress.stop()
         for task in self._progress.tasks:
             self._progress.update(task.id, visible=False)
@@ -84,39 +84,39 @@ class ProgressReporter:
         finally:
             self._progress.start()
 
-    def begin(self, meter: PhaseProgress) -> None:
-        """Open a phase."""
-        self._task = self._progress.add_task(meter.phase, total=None, count="", speed="", left="")
-        self.update(meter)
+    def begin(self, phase: PhaseProgress) -> None:
+        """Start showing a phase."""
+        self._task = self._progress.add_task(phase.phase, total=None, count="", speed="", remaining="")
+        self.update(phase)
 
-    def update(self, meter: PhaseProgress) -> None:
-        """Bring the bar up to date."""
+    def update(self, phase: PhaseProgress) -> None:
+        """Redraw the bar."""
         if self._task is None:
             return
         p99 = self._pace.reads_p99_ms
         reads = f"reads p99 {p99:.1f} ms" if p99 is not None else ""
-        left = f"{meter.eta_s:,.0f} s left  " if meter.eta_s and meter.done < meter.total else ""
+        remaining = f"{phase.eta_s:,.0f} s left  " if phase.eta_s and phase.done < phase.total else ""
         self._progress.update(
             self._task,
-            total=meter.total or 1,
-            completed=meter.done if meter.total else 1,
-            count=f"{meter.done:,} of {meter.total:,}" if meter.total else "",
-            speed=f"{meter.rate:,.0f} {meter.unit}/s" if meter.rate else "",
-            left=left + reads,
+            total=phase.total or 1,
+            completed=phase.done if phase.total else 1,
+            count=f"{phase.done:,} of {phase.total:,}" if phase.total else "",
+            speed=f"{phase.rate:,.0f} {phase.unit}/s" if phase.rate else "",
+            remaining=remaining + reads,
         )
 
-    def end(self, meter: PhaseProgress) -> None:
-        """Close a phase."""
-        meter.advance(meter.total, meter.total)
-        self.update(meter)
+    def end(self, phase: PhaseProgress) -> None:
+        """Show a phase as finished."""
+        phase.advance(phase.total, phase.total)
+        self.update(phase)
 
     def print(self, sentence: str) -> None:
-        """Tell something that is worth a line of its own."""
+        """Print a message on its own line."""
         self._console.print(sentence, markup=False)
 
 
 class JsonProgressReporter(ProgressReporter):
-    """The same for machines: JSON on standard output, one object a line."""
+    """Prints progress for machines: JSON on standard output, one object per line."""
 
     def __enter__(self) -> Self:
         return self
@@ -130,20 +130,20 @@ class JsonProgressReporter(ProgressReporter):
     def paused(self) -> Iterator[None]:
         yield
 
-    def begin(self, meter: PhaseProgress) -> None:
-        self.update(meter)
+    def begin(self, phase: PhaseProgress) -> None:
+        self.update(phase)
 
-    def update(self, meter: PhaseProgress) -> None:
+    def update(self, phase: PhaseProgress) -> None:
         p99 = self._pace.reads_p99_ms
-        told = {
-            "phase": meter.phase,
-            "done": meter.done,
-            "total": meter.total,
-            "rate": round(meter.rate, 1),
-            "eta_s": meter.eta_s,
+        report = {
+            "phase": phase.phase,
+            "done": phase.done,
+            "total": phase.total,
+            "rate": round(phase.rate, 1),
+            "eta_s": phase.eta_s,
             "reads_p99_ms": None if p99 is None else round(p99, 2),
         }
-        print(json.dumps(told), flush=True)
+        print(json.dumps(report), flush=True)
 
     def print(self, sentence: str) -> None:
         print(sentence, file=sys.stderr, flush=True)

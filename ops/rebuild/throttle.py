@@ -1,8 +1,8 @@
-"""How fast a job may work: as fast as it can, at a rate, or yielding to readers.
+"""Controls how fast a job works: at full speed, at a fixed rate, or yielding to readers.
 
-Invariants: while no API process reads, nothing is held back; while one does, the share of time that is worked falls
-with every read that is slower than at rest and rises slowly with every other, so that it settles where one read in a
-hundred is slowed down. The reads are those of probe.py.
+Invariants: while no API process reads, the job is not slowed down. While one does, the share of time spent working
+falls after every read slower than at rest and rises slightly after every other read, so it settles where one read in a
+hundred is slowed down. probe.py measures the reads.
 """
 
 import asyncio
@@ -17,25 +17,25 @@ from typing import Final, Self
 from ops.rebuild.probe import AT_REST_EVERY_S, AT_REST_READS
 
 UNIT_S: Final = 0.25
-"""A unit of work under a rate takes about so long, its rest included: progress stays smooth, and a cancel is heard."""
+"""Duration of a unit of work under a rate, pause included: short enough for smooth progress and prompt cancellation."""
 SLOWER_MAX: Final = 1.5
-"""A read is slowed down if it takes longer than this multiple of what all but a twentieth take at rest."""
+"""A read counts as slowed down if it takes longer than this multiple of the 95th percentile at rest."""
 SLOWED_SHARE: Final = 0.01
-"""How many reads may be slowed down."""
+"""The share of reads that may be slowed down."""
 FALL: Final = 0.7
 RISE: Final = FALL ** (-SLOWED_SHARE / (1 - SLOWED_SHARE))
-"""What a slowed read and any other one do to the share of time that is worked; they balance at `SLOWED_SHARE`."""
+"""Factors applied to the share of time worked after a slow and after any other read; they balance at `SLOWED_SHARE`."""
 SHARE_FIRST: Final = 0.05
 SHARE_MIN: Final = 0.005
-"""A job always goes on, however slowly; it is told to hurry if events come faster than it replays them."""
+"""A job never stops entirely; `raise_minimum_share` speeds it up if events arrive faster than it replays them."""
 SHOWN_READS: Final = 300
-"""Probes of the last half minute: what the displayed percentile is taken of."""
+"""Reads of the last half minute, from which the displayed percentile is computed."""
 NICENESS: Final = 19
-"""What this process asks of the scheduler: where it shares a machine with the API, the API goes first."""
+"""Scheduling priority of this process: on a shared machine the API takes precedence."""
 
 
 class Pace:
-    """As fast as it goes, or at most so many events a second. Use as an async context manager around the work."""
+    """Full speed, or at most `max_rate` events per second. Use as an async context manager around the work."""
 
     def __init__(self, max_rate: int | None = None) -> None:
         self._max_rate = max_rate
@@ -49,16 +49,16 @@ class Pace:
         pass
 
     async def pause_after(self, took_s: float, events: int = 0) -> None:
-        """Rest after a unit of work that took so long, of so many events."""
+        """Pause after a unit of work of `events` events that took `took_s` seconds."""
         if self._max_rate is not None and events:
             await asyncio.sleep(max(0.0, events / self._max_rate - took_s))
 
     def events_at_once(self, events: int) -> int:
-        """Return how many events a unit of work may have: no more than a fraction of a second's worth."""
+        """Return how many events a unit of work may have: at most `UNIT_S` worth of the rate."""
         return events if self._max_rate is None else max(1, min(events, int(self._max_rate * UNIT_S)))
 
     def raise_minimum_share(self) -> None:
-        """Be told that the work is not gaining on what it follows."""
+        """Allow more work per unit of time: the job is not gaining on the live generation."""
 
     @property
     def small_batches(self) -> bool:
@@ -67,7 +67,7 @@ class Pace:
 
     @property
     def reads_p99_ms(self) -> float | None:
-        """What the dearest hundredth of reads cost lately; None when nobody watches."""
+        """The 99th percentile of recent reads; None without measurements."""
         return None
 
 
@@ -96,7 +96,7 @@ class Throttle(Pace):
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the job, which ends it
         )
-        os.nice(NICENESS)  # behind the probe's start: it must not be nicer than readers are
+        os.nice(NICENESS)  # after the probe starts: it must run at the same priority as readers
         self._reader_task = asyncio.create_task(self._read_probe(self._probe), name="throttle")
         with suppress(TimeoutError):
             async with asyncio.timeout(3 * AT_REST_READS * AT_REST_EVERY_S):
@@ -115,13 +115,13 @@ class Throttle(Pace):
         await super().__aexit__(kind, error, trace)
 
     async def pause_after(self, took_s: float, events: int = 0) -> None:
-        """Rest after a unit of work, as long as readers need and the rate allows."""
-        rest_s = took_s * (1 - self._share) / self._share if self._busy else 0.0
-        await asyncio.sleep(rest_s)
-        await super().pause_after(took_s + rest_s, events)
+        """Pause after a unit of work, as long as readers and the rate require."""
+        pause_s = took_s * (1 - self._share) / self._share if self._busy else 0.0
+        await asyncio.sleep(pause_s)
+        await super().pause_after(took_s + pause_s, events)
 
     def raise_minimum_share(self) -> None:
-        """Rest less from now on, whatever readers feel: a job that never ends spares nobody."""
+        """Raise the minimum share of work, even if reads slow down, so that the job outpaces new events."""
         self._share_min = min(1.0, max(self._share_min, self._share) * 2)
         self._share = max(self._share, self._share_min)
 
@@ -134,7 +134,7 @@ class Throttle(Pace):
         return _percentile(self._read_times_ms, 0.99) if self._read_times_ms else None
 
     async def _read_probe(self, probe: asyncio.subprocess.Process) -> None:
-        assert probe.stdout is not None  # noqa: S101 - a pipe was asked for
+        assert probe.stdout is not None  # noqa: S101 - created with a pipe
         async for line in probe.stdout:
             took_ms, busy = line.split()
             self._busy = busy == b"1"

@@ -1,4 +1,4 @@
-"""The audit: what operators did to what readers see. A record is written in the transaction of the action itself.
+"""The audit: operators' changes to what readers see. Each entry is written in the transaction of its action.
 
 Writes: control.audit.
 """
@@ -9,7 +9,7 @@ import asyncpg
 async def record(
     connection: asyncpg.Connection, actor: str, action: str, detail: str, position: int | None = None
 ) -> None:
-    """Record what an operator did, in the transaction that does it."""
+    """Record an operator's action, in the transaction of the action."""
     await connection.execute(
         "INSERT INTO control.audit (actor, action, position, detail) VALUES ($1, $2, $3, $4)",
         actor,
@@ -20,7 +20,7 @@ async def record(
 
 
 async def entries(connection: asyncpg.Connection, rows_max: int) -> list[asyncpg.Record]:
-    """Return (at, actor, action, position, detail) of what operators did, the newest first."""
+    """Return (at, actor, action, position, detail) of audit entries, newest first."""
     return await connection.fetch(
         "SELECT at, actor, action, position, detail FROM control.audit ORDER BY audit_id DESC LIMIT $1", rows_max
     )

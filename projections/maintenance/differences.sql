@@ -1,10 +1,10 @@
--- What differs between rows that are held and rows as the stream would have them. {held} and {wanted} are schemas,
--- {table} a table of both, {columns} its columns that are written, {scope} a condition on both sides.
+-- Differences between held rows and the rows expected from the stream. {held} and {expected} are schemas, {table} is a
+-- table of both, {columns} its written columns, {scope} a condition on both sides.
 
 
 -- name: written_columns
--- The columns that are written: generated ones follow from them. Of a parked event only what the stream decides: when
--- it was first seen, and the words it was refused in, belong to whoever saw and refused it.
+-- The written columns; generated ones follow from them. Of a parked event, only the columns that the stream determines:
+-- the time it was first seen and the wording of the refusal depend on the release that parked it.
 SELECT attname
 FROM pg_attribute
 WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
@@ -13,10 +13,10 @@ ORDER BY attnum;
 
 
 -- name: sides
--- Included: both sides by key. A row that one side lacks is null there.
+-- Included: both sides joined by key. A row missing on one side is null there.
 FROM (SELECT {columns} FROM {held}.{table} WHERE {scope}) AS held
-FULL JOIN (SELECT {columns} FROM {wanted}.{table} WHERE {scope}) AS wanted ON {same_key}
-WHERE held IS DISTINCT FROM wanted
+FULL JOIN (SELECT {columns} FROM {expected}.{table} WHERE {scope}) AS expected ON {same_key}
+WHERE held IS DISTINCT FROM expected
 
 
 -- name: count
@@ -24,18 +24,18 @@ SELECT count(*) {sides};
 
 
 -- name: rows
--- In the order of the key, as the JSON of whole rows: what is shown is what a repair writes.
-SELECT to_jsonb(held) AS held, to_jsonb(wanted) AS wanted {sides} ORDER BY {key} LIMIT {rows_max};
+-- In key order, as JSON of whole rows: a repair writes exactly the rows that are shown.
+SELECT to_jsonb(held) AS held, to_jsonb(expected) AS expected {sides} ORDER BY {key} LIMIT {rows_max};
 
 
 -- name: remove
--- The rows of a diff that are to go or to be replaced.
+-- The differing rows that are removed or replaced.
 DELETE FROM {held}.{table} AS held
-USING jsonb_populate_recordset(null::{held}.{table}, $1::jsonb) AS wanted
+USING jsonb_populate_recordset(null::{held}.{table}, $1::jsonb) AS expected
 WHERE {same_key};
 
 
 -- name: insert
--- The rows of a diff as they were shown.
+-- The expected rows, exactly as they were shown.
 INSERT INTO {held}.{table} ({columns})
 SELECT {columns} FROM jsonb_populate_recordset(null::{held}.{table}, $1::jsonb);

@@ -1,8 +1,8 @@
 """Deletes a customer's rows from every generation, and counts the messages that erasures removed from the stream.
 
-Writes: every table that can hold something of the customer, in every generation, half-filled ones included;
-control.erasure and control.acknowledged_loss, which hold numbers of messages and never a customer.
-Invariants: no batch that was read before can bring a row back: the projector starts a new term and reads again.
+Writes: every table that can contain rows of the customer, in every generation, including partly filled ones;
+control.erasure and control.acknowledged_loss, which contain numbers of messages and never a customer.
+Invariants: a batch read earlier cannot bring a row back: the projector starts a new term and reads again.
 """
 
 from typing import Final
@@ -16,41 +16,41 @@ from projections.store import generations, notices
 from projections.store.queries import Generation, for_generation, generation
 
 OWNED: Final = ("customer_summary", "membership", "customer", "fill_target", "fill_customer")
-"""Tables with a customer_id; those of a fill are there only while a generation is being filled."""
+"""Tables with a customer_id; the `fill_` tables exist only while a generation is being filled."""
 
 
 class Tally(Struct, frozen=True):
-    """How many positions of a stream are known to be without a message, and why."""
+    """How many positions of a stream are known to have no message, and why."""
 
     erased: int = 0
-    """Messages removed by erasures that have finished."""
+    """Messages removed by finished erasures."""
     acknowledged: int = 0
-    """Messages lost for another reason, and accepted as lost by an operator."""
+    """Messages lost for another reason and accepted as lost by an operator."""
     erasing_from: int | None = None
-    """How many positions were without a message when the erasure under way began; None when there is none."""
+    """How many positions had no message when the running erasure began; None without one."""
 
     def unexplained(self, missing: int) -> int:
         """Return how many of `missing` positions are neither erased nor acknowledged.
 
-        While an erasure is under way, what is missing beyond its beginning is attributed to it.
+        Positions that lost their message since a running erasure began are attributed to it.
         """
         before = missing if self.erasing_from is None else min(missing, self.erasing_from)
         return max(0, before - self.erased - self.acknowledged)
 
     def merged(self, other: "Tally") -> "Tally":
-        """Return the larger of each count, and an erasure under way that either of the two knows."""
-        begun = [tally.erasing_from for tally in (self, other) if tally.erasing_from is not None]
+        """Return the larger of each count, and the running erasure recorded in either of the two."""
+        running = [tally.erasing_from for tally in (self, other) if tally.erasing_from is not None]
         erased, acknowledged = max(self.erased, other.erased), max(self.acknowledged, other.acknowledged)
-        return Tally(erased, acknowledged, min(begun, default=None))
+        return Tally(erased, acknowledged, min(running, default=None))
 
 
 def roots(customer_id: str) -> tuple[str, ...]:
-    """Return the subjects under which everything of a customer is published, malformed messages included.
+    """Return the root subjects of all messages of a customer, including malformed ones.
 
-    Producers that print UUIDs in capitals publish on subjects of their own; such messages are parked.
+    Messages of producers that write UUIDs in upper case have other subjects; they are parked.
     """
     spellings = dict.fromkeys((customer_id, customer_id.upper()))
-    return tuple(f"{SUBJECT_ROOT}.{family}.{spelt}" for spelt in spellings for family in ("customer", "target"))
+    return tuple(f"{SUBJECT_ROOT}.{family}.{spelling}" for spelling in spellings for family in ("customer", "target"))
 
 
 def subjects(customer_id: str) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ def subjects(customer_id: str) -> tuple[str, ...]:
 
 
 async def recorded(connection: asyncpg.Connection, stream_created: str) -> Tally:
-    """Return what this database knows of a stream; the stream's own metadata may know more."""
+    """Return the tally recorded in this database; the stream's own metadata may record more."""
     row = await connection.fetchrow(
         "SELECT coalesce(sum(messages), 0)::bigint AS erased, "
         "min(missing_before) FILTER (WHERE messages IS NULL) AS erasing_from, "
@@ -87,7 +87,7 @@ async def acknowledge(
 
 
 async def begin(connection: asyncpg.Connection, job: Job, customer_id: str, stream_created: str, missing: int) -> None:
-    """Record, before anything is purged, how many messages the stream lacks; twice is once."""
+    """Record, before the purge, how many messages the stream lacks; idempotent."""
     async with connection.transaction():
         await connection.execute(
             "UPDATE control.job SET erased_customer = $2 WHERE job_id = $1", job.job_id, customer_id
@@ -102,12 +102,12 @@ async def begin(connection: asyncpg.Connection, job: Job, customer_id: str, stre
 
 
 async def count_started(connection: asyncpg.Connection) -> int:
-    """Return how many erasures there ever were, one that is under way included."""
+    """Return the number of all erasures so far, including a running one."""
     return int(await connection.fetchval("SELECT count(*) FROM control.erasure"))
 
 
 async def conclude(connection: asyncpg.Connection, job: Job, missing: int) -> int:
-    """Record that all is purged; return how many messages that were. In the caller's transaction."""
+    """Record that the purge is complete; return the number of purged messages. In the caller's transaction."""
     return int(
         await connection.fetchval(
             "UPDATE control.erasure SET messages = $2 - missing_before, erased_at = now() WHERE job_id = $1 "
@@ -119,13 +119,13 @@ async def conclude(connection: asyncpg.Connection, job: Job, missing: int) -> in
 
 
 async def remove_rows(connection: asyncpg.Connection, customer_id: str) -> int:
-    """Delete everything of the customer, in the caller's transaction; return how many rows the live one held."""
+    """Delete all rows of the customer, in the caller's transaction; return how many the live generation had."""
     await generations.bump_epochs(connection)
     await notices.notify_flush(connection)
     removed = 0
-    for each in await generations.statuses(connection):
-        rows = await _remove_from(connection, generation(each.generation), customer_id)
-        removed += rows if each.live else 0
+    for status in await generations.statuses(connection):
+        rows = await _remove_from(connection, generation(status.generation), customer_id)
+        removed += rows if status.live else 0
     return removed
 
 
@@ -134,9 +134,9 @@ async def _remove_from(connection: asyncpg.Connection, name: Generation, custome
     for table in OWNED:
         if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{name}.{table}"):
             # Both names come from closed sets.
-            ended = await connection.execute(f"DELETE FROM {name}.{table} WHERE customer_id = $1", customer_id)  # noqa: S608
-            removed += int(ended.rpartition(" ")[2])
-    ended = await connection.execute(
+            command_tag = await connection.execute(f"DELETE FROM {name}.{table} WHERE customer_id = $1", customer_id)  # noqa: S608
+            removed += int(command_tag.rpartition(" ")[2])
+    command_tag = await connection.execute(
         for_generation(
             "DELETE FROM {generation}.parked_event WHERE subject = any($1::text[]) OR subject ^@ any($2::text[])",
             name,
@@ -144,4 +144,4 @@ async def _remove_from(connection: asyncpg.Connection, name: Generation, custome
         roots(customer_id),
         [f"{root}." for root in roots(customer_id)],
     )
-    return removed + int(ended.rpartition(" ")[2])
+    return removed + int(command_tag.rpartition(" ")[2])

@@ -1,9 +1,9 @@
-"""Jobs: an operator's long work, one at a time, a row each, resumable after any death and kept as history.
+"""Jobs: long-running operations, one at a time, one row each, resumable after any crash and kept as history.
 
 Writes: control.job, control.audit.
-Invariants: whoever works on a job holds the jobs' advisory lock in the session that writes, so PostgreSQL itself says
-whether a job runs; a job ends in the transaction that makes its last change.
-Fails: `JobRefused` when another process works on a job.
+Invariants: the process that runs a job holds the jobs' advisory lock in the session that writes, so PostgreSQL's locks
+show whether a job is running; a job ends in the transaction of its last change.
+Fails: `JobRefused` when another process is running a job.
 """
 
 from datetime import datetime
@@ -25,7 +25,7 @@ HELPERS_LOCK_ID: Final = 0x48454C50  # "HELP"
 
 
 class Job(Struct, frozen=True):
-    """One job, under way or ended."""
+    """One job, unfinished or ended."""
 
     job_id: int
     kind: Kind
@@ -46,24 +46,24 @@ class Job(Struct, frozen=True):
 
 
 async def take_lock(connection: asyncpg.Connection) -> None:
-    """Become the one process that works on a job, for as long as this session lasts; raises `JobRefused`."""
+    """Become the only process that runs a job, until this session ends; raises `JobRefused`."""
     if await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCK_CLASS, LOCK_ID):
         return
     job = next(iter(await unfinished(connection)), None)
-    what = f"Job {job.job_id}, a {job.kind}, is in phase {job.phase}" if job else "Another job is running"
+    state = f"Job {job.job_id}, a {job.kind}, is in phase {job.phase}" if job else "Another job is running"
     raise JobRefused(
-        f"{what}; one job runs at a time. `membership jobs list` shows how far it is; wait for it, "
+        f"{state}; one job runs at a time. `membership jobs list` shows its progress; wait for it, "
         "or end it with `membership jobs cancel`."
     )
 
 
 async def take_helpers_lock(connection: asyncpg.Connection) -> None:
-    """Wait until the second worker of a job that died has come to its end, and stand in its place."""
+    """Wait until the helper of a crashed job has ended, and take its lock."""
     await connection.execute("SELECT pg_advisory_lock($1, $2)", LOCK_CLASS, HELPERS_LOCK_ID)
 
 
 async def is_running(connection: asyncpg.Connection) -> bool:
-    """Say whether some process works on a job now."""
+    """Return whether a process is running a job now."""
     return bool(
         await connection.fetchval(
             "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid::bigint = $1 "
@@ -75,7 +75,7 @@ async def is_running(connection: asyncpg.Connection) -> bool:
 
 
 async def open_or_resume(connection: asyncpg.Connection, kind: Kind, phase: str, actor: str) -> Job:
-    """Return the open job of a kind, or begin one; the caller holds the lock."""
+    """Return the open job of a kind, or create one; the caller holds the lock."""
     row = await connection.fetchrow("SELECT * FROM control.job WHERE kind = $1 AND state = 'open'", kind)
     if row is None:
         row = await connection.fetchrow(
@@ -90,19 +90,19 @@ async def open_or_resume(connection: asyncpg.Connection, kind: Kind, phase: str,
 
 
 async def unfinished(connection: asyncpg.Connection) -> list[Job]:
-    """Return the jobs that are under way or wait to be resumed, the newest change first."""
+    """Return the jobs that are running or wait to be resumed, latest change first."""
     rows = await connection.fetch("SELECT * FROM control.job WHERE state = 'open' ORDER BY updated_at DESC")
     return [Job(**row) for row in rows]
 
 
 async def history(connection: asyncpg.Connection, rows_max: int) -> list[Job]:
-    """Return all jobs, the newest first."""
+    """Return the latest `rows_max` jobs, newest first."""
     rows = await connection.fetch("SELECT * FROM control.job ORDER BY job_id DESC LIMIT $1", rows_max)
     return [Job(**row) for row in rows]
 
 
 async def enter(connection: asyncpg.Connection, job: Job, phase: str) -> None:
-    """Record that a phase begins."""
+    """Record the start of a phase."""
     await connection.execute(
         "UPDATE control.job SET phase = $2, done = 0, total = 0, eta_s = NULL, updated_at = now() WHERE job_id = $1",
         job.job_id,
@@ -111,7 +111,7 @@ async def enter(connection: asyncpg.Connection, job: Job, phase: str) -> None:
 
 
 async def report(connection: asyncpg.Connection, job: Job, done: int, total: int, eta_s: float | None) -> None:
-    """Record progress; raises `JobCancelled` when an operator has asked for the end."""
+    """Record progress; raises `JobCancelled` when an operator has cancelled the job."""
     cancelled = await connection.fetchval(
         "UPDATE control.job SET done = $2, total = $3, eta_s = $4, updated_at = now() WHERE job_id = $1 "
         "RETURNING cancel_requested",
@@ -125,7 +125,7 @@ async def report(connection: asyncpg.Connection, job: Job, done: int, total: int
 
 
 async def assign_generation(connection: asyncpg.Connection, job: Job, name: Generation) -> None:
-    """Record the generation that a job fills, and by which fold, in the transaction that makes it."""
+    """Record the generation that a job fills, and the fold version, in the transaction that creates it."""
     await connection.execute(
         "UPDATE control.job SET generation = $2, release = $3, outcome = NULL WHERE job_id = $1",
         job.job_id,
@@ -147,13 +147,13 @@ async def finish(connection: asyncpg.Connection, job: Job, end: End, outcome: st
     )
 
 
-async def set_blocked_reason(connection: asyncpg.Connection, job: Job, outcome: str) -> None:
-    """Say why an open job stands still."""
+async def set_blocked_reason(connection: asyncpg.Connection, job: Job, reason: str) -> None:
+    """Record why an open job is blocked."""
     await connection.execute(
-        "UPDATE control.job SET outcome = $2, updated_at = now() WHERE job_id = $1", job.job_id, outcome
+        "UPDATE control.job SET outcome = $2, updated_at = now() WHERE job_id = $1", job.job_id, reason
     )
 
 
 async def request_cancel(connection: asyncpg.Connection, job: Job) -> None:
-    """Ask the process that works on a job to end it."""
+    """Request that the process running a job ends it."""
     await connection.execute("UPDATE control.job SET cancel_requested = true WHERE job_id = $1", job.job_id)

@@ -1,8 +1,8 @@
--- What operators do with parked events, in one generation: {generation} is the schema.
+-- Operations on the parked events of one generation: {generation} is the schema.
 
 
 -- name: reasons
--- How many are parked for which reason, among those the filters leave.
+-- The number of parked events by reason, among those that match the filter.
 SELECT reason, count(*) AS events FROM {generation}.parked_event WHERE {filtered} GROUP BY reason ORDER BY 2 DESC, 1;
 
 
@@ -21,7 +21,7 @@ SELECT position FROM {generation}.parked_event WHERE position = any($1::bigint[]
 
 
 -- name: filtered
--- Included: by reason, by the beginning of the subject; null leaves all.
+-- Included: by reason and by the beginning of the subject; null does not filter.
 ($1::text IS NULL OR reason = $1) AND ($2::text IS NULL OR starts_with(subject, $2))
 
 
@@ -29,14 +29,14 @@ SELECT position FROM {generation}.parked_event WHERE position = any($1::bigint[]
 SELECT * FROM {generation}.parked_event WHERE position = $1;
 
 
--- name: take_out
--- Under the projector's eyes: the caller holds the checkpoints still.
+-- name: remove
+-- Safe beside a running projector: the caller has locked the checkpoints.
 DELETE FROM {generation}.parked_event WHERE position = any($1::bigint[])
 RETURNING position;
 
 
 -- name: still_parked
--- The reason of today, where an event still cannot be read; since when it is parked stays as it was.
+-- Updates the reason of an event that still cannot be applied; first_seen_at does not change.
 UPDATE {generation}.parked_event
 SET reason = offered.reason, detail = offered.detail
 FROM unnest($1::bigint[], $2::text[], $3::text[]) AS offered (position, reason, detail)

@@ -1,8 +1,8 @@
-"""Fills a new generation in bulk, by the very fold that the projector uses, and finishes it step by step.
+"""Fills a new generation in bulk, with the fold that the projector uses, and finishes it step by step.
 
 Writes: a generation in state `filling`, its checkpoint. Statements: rebuild.sql, generation.sql.
-Invariants: a chunk's registers and the checkpoint are one transaction; so is a step of `steps_left` with the trace
-that says it is done. So whatever is killed, what is there says where to go on.
+Invariants: a chunk's registers and the checkpoint are written in one transaction; so are a step of `steps_left` and the
+change that shows that it is done. So after a crash, the existing tables and indexes show where to resume.
 Memory: one chunk of events, whatever the stream's length.
 """
 
@@ -23,7 +23,7 @@ from projections.store.projector import park
 from projections.store.queries import Generation, statements, writes
 
 SLICES: Final = 32
-"""Parts that the memberships are resolved in. More would make shorter statements, and COPY slower."""
+"""Parts in which the memberships are resolved. More parts would make statements shorter, but COPY slower."""
 
 
 def _statements(name: Generation) -> Mapping[str, str]:
@@ -31,7 +31,7 @@ def _statements(name: Generation) -> Mapping[str, str]:
 
 
 async def create(connection: asyncpg.Connection) -> Generation:
-    """Make the next generation, bare, with the tables that chunks are copied into; the caller owns the transaction."""
+    """Create the next generation, without keys, and the tables for its chunks; the caller owns the transaction."""
     name = await generations.next_name(connection)
     await generations.create_bare(connection, name, "filling")
     await connection.execute(_statements(name)["staging"])
@@ -41,28 +41,28 @@ async def create(connection: asyncpg.Connection) -> Generation:
 
 
 async def create_indexed(connection: asyncpg.Connection) -> Generation:
-    """Make the next generation with all its indexes, for events to go in as the projector's do; no step is left."""
+    """Create the next generation with all indexes, to be filled as the projector does; it needs no further steps."""
     name = await generations.next_name(connection)
     await generations.create(connection, name, "filling")
     return name
 
 
 async def fill(
-    connection: asyncpg.Connection, held: Checkpoint, messages: Sequence[Message], stream_created: str
+    connection: asyncpg.Connection, checkpoint: Checkpoint, messages: Sequence[Message], stream_created: str
 ) -> Checkpoint:
-    """Add a chunk of messages on top of `held`; return the new checkpoint. Owns the transaction.
+    """Add a chunk of messages after `checkpoint`; return the new checkpoint. Owns the transaction.
 
-    Raises `Fenced` without writing when the checkpoint in the database is not `held`.
+    Raises `Fenced` without writing when the checkpoint in the database is not `checkpoint`.
     """
-    chunk = BatchBuilder(held.position)
+    chunk = BatchBuilder(checkpoint.position)
     chunk.add(messages)
-    reached = Checkpoint(held.generation, chunk.position, chunk.time_ns, stream_created, held.epoch)
+    advanced = Checkpoint(checkpoint.generation, chunk.position, chunk.time_ns, stream_created, checkpoint.epoch)
     async with connection.transaction():
-        if not await checkpoints.advance(connection, held, reached):
-            raise Fenced(held.generation, held.position, held.epoch)
-        await _copy(connection, held.generation, chunk)
-        await park(connection, writes(held.generation), chunk.parked)
-    return reached
+        if not await checkpoints.advance(connection, checkpoint, advanced):
+            raise Fenced(checkpoint.generation, checkpoint.position, checkpoint.epoch)
+        await _copy(connection, checkpoint.generation, chunk)
+        await park(connection, writes(checkpoint.generation), chunk.parked)
+    return advanced
 
 
 INDEX_STAGES: Final = (
@@ -78,11 +78,11 @@ INDEX_STAGES: Final = (
     ),
     ("key_of_membership", "key_of_customer"),
 )
-"""Those of one stage may be made at once, and while the customers are resolved; a primary key locks its table."""
+"""Indexes of one stage may be built in parallel, also while customers are resolved; a primary key locks its table."""
 
 
 class Step(NamedTuple):
-    """A script to be run as one transaction. Steps of one `stage` do not wait for each other."""
+    """A script to run as one transaction. Steps of the same `stage` may run in parallel."""
 
     phase: Literal["resolve", "index"]
     stage: int
@@ -90,54 +90,54 @@ class Step(NamedTuple):
 
 
 async def steps_left(connection: asyncpg.Connection, name: Generation) -> list[Step]:
-    """Return what still turns the chunks into a generation, in order; nothing once it is whole."""
+    """Return the remaining steps that turn the chunks into a generation, in order; empty once it is complete."""
     statements, tables = _statements(name), generations.definition(name)
-    there = {row["relname"] for row in await connection.fetch(statements["relations"])}
-    slices = [number for number in range(SLICES) if f"fill_target_{number}" in there]
+    existing = {row["relname"] for row in await connection.fetch(statements["relations"])}
+    slices = [number for number in range(SLICES) if f"fill_target_{number}" in existing]
     steps: list[Step] = []
-    if "fill_campaign" in there:
+    if "fill_campaign" in existing:
         steps.append(Step("resolve", 0, statements["resolve_campaigns"]))
     resolve_slice = statements["resolve_targets"]
     steps += [Step("resolve", 1, resolve_slice.replace("{slice}", str(number))) for number in slices]
-    if "fill_customer" in there:
+    if "fill_customer" in existing:
         steps.append(Step("index", 2, statements["resolve_customers"]))
-    for stage, blocks_ in enumerate(INDEX_STAGES, start=2):
-        missing = [block for block in blocks_ if generations.INDEXES[block] not in there]
+    for stage, blocks in enumerate(INDEX_STAGES, start=2):
+        missing = [block for block in blocks if generations.INDEXES[block] not in existing]
         steps += [Step("index", stage, tables[block]) for block in missing]
     return steps
 
 
 async def take_statistics(connection: asyncpg.Connection, name: Generation) -> None:
-    """Let the planner look at the tables as they are now; nothing else would before readers come."""
+    """Collect the planner's statistics on the tables now; nothing else would before the first reads."""
     await connection.execute(generations.definition(name)["statistics"])
 
 
 async def row_estimate(connection: asyncpg.Connection, name: Generation, table: str) -> int:
-    """Return about how many rows a table has, as its statistics say."""
-    found = await connection.fetchval(
+    """Return the approximate number of rows of a table, from its statistics."""
+    rows = await connection.fetchval(
         "SELECT reltuples::bigint FROM pg_class WHERE oid = $1::regclass", f"{name}.{table}"
     )
-    return max(0, int(found))
+    return max(0, int(rows))
 
 
 async def forget_discarded(connection: asyncpg.Connection, name: Generation) -> None:
-    """Take out the parked events that an operator has discarded before."""
+    """Remove the parked events that an operator has already discarded."""
     await connection.execute(_statements(name)["forget_discarded"])
 
 
 async def newly_parked(connection: asyncpg.Connection, name: Generation, live: Generation) -> list[int]:
-    """Return the positions that a generation has parked and the live one has not, in stream order."""
+    """Return the positions parked in a generation but not in the live one, in stream order."""
     rows = await connection.fetch(_statements(name)["newly_parked"].replace("{live}", live))
     return [row["position"] for row in rows]
 
 
 async def keep_first_seen(connection: asyncpg.Connection, name: Generation, live: Generation) -> None:
-    """Let parked events keep the time at which they were first seen."""
+    """Copy from the live generation the time at which parked events were first seen."""
     await connection.execute(_statements(name)["keep_first_seen"].replace("{live}", live))
 
 
 async def is_empty(connection: asyncpg.Connection, name: Generation) -> bool:
-    """Say whether a generation holds neither a customer nor a membership."""
+    """Return whether a generation contains neither a customer nor a membership."""
     row = await connection.fetchrow(_statements(name)["size"])
     return row is None or row["customers"] + row["memberships"] == 0
 

@@ -1,13 +1,13 @@
--- The bulk way into a new generation: events are folded chunk by chunk, the chunks' registers copied into bare tables,
--- and the winner of each register found set-wise once all is there. {generation} is the schema, {slice} a number.
+-- Bulk fill of a new generation: events are folded chunk by chunk, the chunks' registers are copied into bare tables, and
+-- the winner of each register is selected at the end. {generation} is the schema, {slice} a number.
 --
--- A register's winner is the highest version; of equal versions the first of the stream, so the lowest chunk. That is
--- the rule of the fold in membership.py and of the upserts in writes.sql; tests hold the three against each other.
--- What is resolved is dropped in the same transaction, so the tables that are left say what is left to do.
+-- A register's winner has the highest version; of equal versions, the first in the stream, so the lowest chunk. This is
+-- the rule of the fold in membership.py and of the upserts in writes.sql; tests compare the three.
+-- A table is dropped in the transaction that resolves it, so the existing tables show the remaining work.
 
 
 -- name: staging
--- Logged, so that a rebuild survives a crash of the server too.
+-- Logged tables, so that a rebuild also survives a crash of the server.
 CREATE TABLE {generation}.fill_customer (
     chunk bigint NOT NULL,
     customer_id uuid NOT NULL,
@@ -107,10 +107,10 @@ DROP TABLE {generation}.fill_campaign;
 
 
 -- name: resolve_targets
--- One slice: its memberships with the keys of their campaigns, and the summaries of its customers, who are in no
--- other slice. Rows come out in the order of the primary key, so a customer's lie side by side.
--- An enrolment writes both registers with one version, so a winner of the presence that is an enrolment of the same
--- version is the winner of the enrolment too; only the others, removed or restored, are looked up: often none.
+-- One slice: its memberships with the keys of their campaigns, and the summaries of its customers; a customer is in one
+-- slice only. Rows are inserted in primary key order, so a customer's rows are stored together.
+-- An enrolment writes both registers with one version, so when it wins the presence it also wins the enrolment register;
+-- only the others, removed or restored, are looked up: often none.
 WITH presence AS (
     SELECT DISTINCT ON (customer_id, campaign_id) *
     FROM {generation}.fill_target_{slice}
@@ -159,7 +159,7 @@ DROP TABLE {generation}.fill_target_{slice};
 
 
 -- name: resolve_customers
--- Those with an event of their own, and those known from an enrolment only.
+-- Customers with an event of their own, and those known only from an enrolment.
 INSERT INTO {generation}.customer (customer_id, version, owner_id, deleted)
 SELECT customer_id, coalesce(version, 0), owner_id, coalesce(deleted, false)
 FROM (
@@ -175,12 +175,12 @@ DROP TABLE {generation}.fill_customer, {generation}.fill_target;
 
 
 -- name: relations
--- The tables and indexes there are: what is copied but not resolved, and what is indexed.
+-- The existing tables and indexes: they show what is not resolved yet, and what is indexed.
 SELECT relname FROM pg_class WHERE relnamespace = '{generation}'::regnamespace;
 
 
 -- name: forget_discarded
--- What an operator decided not to apply is not parked again.
+-- Events that an operator has discarded are not parked again.
 DELETE FROM {generation}.parked_event
 WHERE EXISTS (SELECT FROM control.discarded_event WHERE discarded_event.position = parked_event.position);
 
@@ -193,7 +193,7 @@ ORDER BY position;
 
 
 -- name: keep_first_seen
--- An event that is parked again was first seen when it was first parked.
+-- An event that is parked again keeps the time at which it was first parked.
 UPDATE {generation}.parked_event AS again
 SET first_seen_at = before.first_seen_at
 FROM {live}.parked_event AS before

@@ -1,7 +1,7 @@
 """Re-derives the rows of one customer or one campaign from its own events, compares them, and writes what differs.
 
-The expected rows are made in temporary tables, by the fold and the very statements that write a generation. Most events
-are read before the checkpoints are locked, so that the projector waits for the last ones only.
+The expected rows are made in temporary tables, with the fold and the statements that write a generation. Most events
+are read before the checkpoints are locked, so the projector waits only while the last ones are read.
 
 Writes: the live generation, only the rows that are returned; control.audit. Owns its transaction.
 Fails: `ErasedMeanwhile`, `NothingToRepair`; TimeoutError when the last events do not arrive in `TAIL_MAX_S`.
@@ -26,22 +26,21 @@ from projections.store.projector import write_registers
 from projections.store.queries import Generation, statements, writes
 
 EXPECTED: Final = Generation("pg_temp")
-"""PostgreSQL's name of a session's own schema of temporary tables."""
-
+"""PostgreSQL's name for a session's own schema of temporary tables."""
 
 TAIL_MAX_S: Final = 3.0
-"""Limit on reading the last events, while the projector waits; less than it waits for a lock."""
+"""Limit on reading the last events while the projector waits; shorter than its lock timeout."""
 
 
 class Entity(NamedTuple):
-    """What is repaired: a customer or a campaign, with everything that hangs on it."""
+    """The subject of a repair: a customer or a campaign, with its memberships and summaries."""
 
     kind: Literal["customer", "campaign"]
     id: str
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """The subjects of all events that its rows follow from."""
+        """The subjects of all events from which its rows are derived."""
         if self.kind == "customer":
             return f"{SUBJECT_ROOT}.customer.{self.id}", f"{SUBJECT_ROOT}.target.{self.id}.*"
         return (
@@ -56,7 +55,7 @@ MessageSource = Callable[[str, Position, Position], AsyncGenerator[list[Message]
 
 
 class ErasedMeanwhile(JobRefused):
-    """An erasure and a repair would undo each other."""
+    """A customer is being erased, or was erased during a repair: the repair could restore the erased rows."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -110,7 +109,7 @@ async def _find(connection: asyncpg.Connection, entity: Entity, source: MessageS
     await connection.execute(_statements(live)["expected_tables"])
     await _fold(connection, entity, source, Position(0), before.position)
     await generations.lock_checkpoints(connection)
-    if await erasure.count_started(connection) != erasures:  # the events read so far may be of the erased customer
+    if await erasure.count_started(connection) != erasures:  # the events read so far may belong to the erased customer
         raise ErasedMeanwhile
     now = await checkpoints.read(connection, live)
     async with asyncio.timeout(TAIL_MAX_S):
@@ -123,7 +122,7 @@ async def _find(connection: asyncpg.Connection, entity: Entity, source: MessageS
 async def _fold(
     connection: asyncpg.Connection, entity: Entity, source: MessageSource, after: Position, through: Position
 ) -> None:
-    """Fold the entity's events into the expected rows. Messages that cannot be decoded are parked already.
+    """Fold the entity's events into the expected rows. Messages that cannot be decoded are already parked.
 
     Subject by subject: no register takes events from two subjects, so their order between subjects does not matter.
     """
@@ -134,7 +133,7 @@ async def _fold(
 
 
 async def _differences(connection: asyncpg.Connection, live: Generation, entity: Entity) -> list[Difference]:
-    """Complete the expected rows, and the live fan-outs, and return the rows that differ."""
+    """Complete the live fan-outs and the expected rows, and return the rows that differ."""
     await fan_out.propagate_recorded(connection, live, None)
     complete = _complete_customer if entity.kind == "customer" else _complete_campaign
     scopes = await complete(connection, live, entity)
@@ -155,26 +154,26 @@ async def _write(
 
 
 async def has_rows(connection: asyncpg.Connection, name: Generation, entity: Entity) -> bool:
-    """Say whether a generation, or the expected rows, hold anything of the entity."""
+    """Return whether a generation, or the expected rows, contain rows of the entity."""
     for table in (entity.kind, "membership"):
         # Both names come from closed sets.
-        found = f"SELECT EXISTS (SELECT FROM {name}.{table} WHERE {entity.kind}_id = $1)"  # noqa: S608
-        if await connection.fetchval(found, entity.id):
+        query = f"SELECT EXISTS (SELECT FROM {name}.{table} WHERE {entity.kind}_id = $1)"  # noqa: S608
+        if await connection.fetchval(query, entity.id):
             return True
     return False
 
 
 async def _complete_customer(
-    connection: asyncpg.Connection, held: Generation, _entity: Entity
+    connection: asyncpg.Connection, live: Generation, _entity: Entity
 ) -> list[tuple[str, str]]:
-    borrowed = await connection.fetch(_statements(held)["borrow_campaigns"])
-    await fan_out.propagate(connection, writes(EXPECTED), (FanOut(row["campaign_id"]) for row in borrowed), None)
+    copied = await connection.fetch(_statements(live)["copy_campaigns"])
+    await fan_out.propagate(connection, writes(EXPECTED), (FanOut(row["campaign_id"]) for row in copied), None)
     return [(table, "customer_id = $1::uuid") for table in ("customer", "membership", "customer_summary")]
 
 
-async def _complete_campaign(connection: asyncpg.Connection, held: Generation, entity: Entity) -> list[tuple[str, str]]:
-    statements = {name: text.replace("{campaign}", f"'{entity.id}'::uuid") for name, text in _statements(held).items()}
-    await connection.execute(statements["count_members"])
+async def _complete_campaign(connection: asyncpg.Connection, live: Generation, entity: Entity) -> list[tuple[str, str]]:
+    statements = {name: text.replace("{campaign}", f"'{entity.id}'::uuid") for name, text in _statements(live).items()}
+    await connection.execute(statements["count_memberships"])
     return [
         ("campaign", "campaign_id = $1::uuid"),
         ("membership", "campaign_id = $1::uuid"),
@@ -182,5 +181,5 @@ async def _complete_campaign(connection: asyncpg.Connection, held: Generation, e
     ]
 
 
-def _statements(held: Generation) -> Mapping[str, str]:
-    return statements("projections.maintenance", "repair.sql", held=held)
+def _statements(live: Generation) -> Mapping[str, str]:
+    return statements("projections.maintenance", "repair.sql", live=live)

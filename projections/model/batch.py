@@ -11,47 +11,47 @@ from projections.model.rows import Columns, Row, definition_row, register_column
 
 
 class Parked(Struct, frozen=True):
-    """A message that could not be read, or that the tables refuse, and why."""
+    """A message that could not be decoded or that the tables refused, and the reason."""
 
     message: Message
     why: Unreadable
 
 
 class Batch(Struct, frozen=True):
-    """Messages in stream order, decoded and folded: what one transaction will write."""
+    """Messages in stream order, decoded and folded: the content of one transaction."""
 
     messages: Sequence[Message]
     registers: Registers
     columns: Columns
-    """The registers as statements take them, made before the transaction opens: PostgreSQL ends a silent leader."""
+    """The registers as statement parameters, made before the transaction: PostgreSQL ends an idle leader's session."""
     parked: tuple[Parked, ...]
     position: Position
     time_ns: int
 
 
 class BatchBuilder:
-    """A batch that grows: messages in stream order, decoded, folded and unfolded as they come. No I/O."""
+    """Builds a batch incrementally: decodes and folds messages, and makes their columns, as they arrive. No I/O."""
 
     def __init__(self, after: Position) -> None:
         self.after = after
-        """The position that the first message follows upon."""
+        """The position before the first message."""
         self.position = after
         self.time_ns = 0
         self.bytes = 0
-        """Of all bodies, and of the texts made of them: a search key may be many times as long as its text."""
+        """Size of all bodies and of the texts derived from them: a search key may be many times as long as its text."""
         self.messages: list[Message] = []
         self.registers = Registers()
         self.definitions: dict[CampaignId, Row] = {}
-        """The columns of the definitions in `registers`."""
+        """The columns of the definitions in `registers`, by campaign."""
         self.parked: list[Parked] = []
 
     @property
     def events(self) -> int:
-        """How many messages were added."""
+        """The number of messages added."""
         return len(self.messages)
 
     def add(self, messages: Sequence[Message]) -> None:
-        """Decode and fold the next messages; at least one."""
+        """Decode and fold the next messages, at least one."""
         events: list[Event] = []
         for message in messages:
             event = decode(message.subject, message.body)
@@ -67,21 +67,21 @@ class BatchBuilder:
         self.time_ns = messages[-1].time_ns
 
     def _make_definitions(self, events: Iterable[Event]) -> None:
-        """Make the columns of those definitions among `events` that won their register."""
+        """Make the columns of the definitions in `events` that won their register."""
         for event in events:
             if isinstance(event, CampaignUpserted) and self.registers.definitions[event.campaign_id] is event:
-                made = definition_row(event)
-                self.bytes += row_bytes(made) - row_bytes(self.definitions.get(event.campaign_id, ()))
-                self.definitions[event.campaign_id] = made
+                row = definition_row(event)
+                self.bytes += row_bytes(row) - row_bytes(self.definitions.get(event.campaign_id, ()))
+                self.definitions[event.campaign_id] = row
 
     def batch(self) -> Batch:
-        """Return what was added so far, at least one message, as the batch it is."""
-        columns_ = register_columns(self.registers, self.definitions)
-        return Batch(self.messages, self.registers, columns_, tuple(self.parked), self.position, self.time_ns)
+        """Return the messages added so far, at least one, as a batch."""
+        columns = register_columns(self.registers, self.definitions)
+        return Batch(self.messages, self.registers, columns, tuple(self.parked), self.position, self.time_ns)
 
 
 def read_batch(messages: Sequence[Message]) -> Batch:
-    """Decode and fold messages in stream order; at least one. Pure."""
-    gathered = BatchBuilder(Position(0))
-    gathered.add(messages)
-    return gathered.batch()
+    """Decode and fold messages, at least one, in stream order. Pure."""
+    builder = BatchBuilder(Position(0))
+    builder.add(messages)
+    return builder.batch()

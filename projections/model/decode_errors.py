@@ -1,4 +1,4 @@
-"""Completes msgspec's messages: the values that a field allows, and what the pattern of an id means."""
+"""Completes msgspec's messages with the values that a field allows and the meaning of the id pattern."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,11 +9,11 @@ from msgspec import inspect
 
 
 def describe_decode_error(problem: str, kind: Any) -> str:  # noqa: ANN401 - a type
-    """Add to a decoder's message what it leaves out: the values a field allows, and what the pattern of an id means."""
+    """Add to a decoder's message the values that the field allows, and name the id format instead of its pattern."""
     problem = _ID_PATTERN_TEXT.sub("a lower-case hyphenated UUID", problem)
     if not problem.startswith("Invalid enum value"):
         return problem
-    path = problem.rpartition(" - at ")[2].strip("`")  # for an unknown type, the caller names those of the subject
+    path = problem.rpartition(" - at ")[2].strip("`")  # for an unknown type, the caller lists the types of the subject
     allowed = allowed_values(kind).get(_INDEX.sub("[]", path))
     return f"{problem}; allowed: {allowed}" if allowed and path != "$.type" else problem
 
@@ -25,7 +25,7 @@ _INDEX: Final = re.compile(r"\[[0-9]+\]")
 
 @cache
 def allowed_values(kind: Any) -> Mapping[str, str]:  # noqa: ANN401 - a type
-    """Return, by path, the values of every field of a type that allows only some; found once, when first needed."""
+    """Return, by path, the allowed values of every enumerated field of a type; computed on first use."""
     return dict(_walk("$", inspect.type_info(kind)))
 
 
@@ -39,5 +39,5 @@ def _walk(path: str, node: inspect.Type) -> Iterator[tuple[str, str]]:
         case inspect.ListType(item_type=item):
             yield from _walk(f"{path}[]", item)
         case inspect.UnionType(types=types):
-            for each in types:
-                yield from _walk(path, each)
+            for member in types:
+                yield from _walk(path, member)

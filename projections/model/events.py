@@ -1,7 +1,7 @@
 """The wire contract: the types of events, their fields and their subjects.
 
-Source: docs/events.md says the same for producers; a change here is a change of the contract.
-Types are versioned (`….v1`) and closed: a new meaning is a new type, never a new reading of an existing one.
+Source: docs/events.md documents the same contract for producers; a change here changes the contract.
+Types are versioned (`….v1`) and closed: a new meaning is a new type, never a change to an existing one.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ Id = Annotated[str, Meta(pattern=_ID_PATTERN)]
 Version = Annotated[int, Meta(ge=1, le=INT64_MAX)]
 Count = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 Integer = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
-"""Every integer of an event is an int64, also one that is only shown: clients read it into a type of that size."""
+"""Every integer of an event is an int64, even one that is only displayed: clients parse it into an int64."""
 Instant = Annotated[datetime, Meta(tz=True)]
 Status = Literal["draft", "running", "paused", "done"]
 Channel = Literal["call", "whatsapp"]
@@ -42,16 +42,16 @@ Reason = Literal[
     "id_mismatch",
     "refused_by_tables",
 ]
-"""Why a message is parked; docs/events.md says for each what an operator can do."""
+"""Why a message is parked; docs/events.md documents what an operator can do about each."""
 REFUSED_BY_TABLES: Final[Reason] = "refused_by_tables"
-"""The one reason that decoding does not find: PostgreSQL refused a valid event's values."""
+"""The only reason not found by decoding: PostgreSQL refused the values of a valid event."""
 
 
 class Message(Struct, frozen=True, gc=False):
-    """A message of the stream, as any broker's edge hands it over.
+    """A message of the stream, independent of the broker's client library.
 
-    Like the events of plain values below it says `gc=False`: it can be in no cycle, and a million of them that the
-    garbage collector walks through again and again would cost more than reading them.
+    `gc=False`, as for the events of plain values below: it cannot be part of a reference cycle, and repeated garbage
+    collector passes over a million of them would cost more than reading them.
     """
 
     position: Position
@@ -63,14 +63,14 @@ class Message(Struct, frozen=True, gc=False):
 
 
 class Unreadable(Struct, frozen=True):
-    """A message that is no event of this contract, with a reason an operator can act on."""
+    """A message that is not an event of this contract, with a reason that an operator can act on."""
 
     reason: Reason
     detail: str
 
 
 def _fill(part: Struct, **defaults: Any) -> None:  # noqa: ANN401 - by field
-    """Give absent fields the default that the HTTP contract's schema states for them."""
+    """Set absent fields to the defaults in the schema of the HTTP contract."""
     for field, default in defaults.items():
         if getattr(part, field) is None:
             force_setattr(part, field, default)
@@ -84,7 +84,7 @@ def _in_utc(part: Struct, *fields: str) -> None:
 
 
 class ContactObjective(Struct, frozen=True, omit_defaults=True):
-    """A goal reached by being in contact."""
+    """A goal reached by contacting the customer."""
 
     type: Literal["contact"] | None = None
     channels: list[Channel] | None = None
@@ -105,7 +105,7 @@ class EmailObjective(Struct, frozen=True, omit_defaults=True):
 
 
 class AiObjective(Struct, frozen=True, omit_defaults=True):
-    """A goal reached when the conversation was judged so."""
+    """A goal reached when the AI judges a conversation accordingly."""
 
     type: Literal["ai"] | None = None
     label_in: list[Literal["positive", "negative", "neutral"]] | None = None
@@ -116,7 +116,7 @@ class AiObjective(Struct, frozen=True, omit_defaults=True):
 
 
 class Objective:
-    """One objective of a goal. Its `type` says which; without one, the first kind that owns a field given."""
+    """One objective of a goal. Its kind is given by `type`, or else by the first kind that has one of its fields."""
 
     __slots__ = ("kind",)
 
@@ -128,17 +128,17 @@ class Objective:
         """Read a decoded JSON object strictly; raises msgspec's ValidationError."""
         if not isinstance(wire, dict):
             raise TypeError("Expected `object`")
-        named = wire.get("type")
-        if named is None:
-            named = "ai" if wire.keys() & {"label_in", "min_score"} and "channels" not in wire else "contact"
-        if not isinstance(named, str) or named not in _OBJECTIVES:
-            raise ValueError(f"Invalid objective type {named!r}; allowed: {', '.join(_OBJECTIVES)}")
+        type_name = wire.get("type")
+        if type_name is None:
+            type_name = "ai" if wire.keys() & {"label_in", "min_score"} and "channels" not in wire else "contact"
+        if not isinstance(type_name, str) or type_name not in _OBJECTIVES:
+            raise ValueError(f"Invalid objective type {type_name!r}; allowed: {', '.join(_OBJECTIVES)}")
         try:
-            return cls(msgspec.convert(wire, _OBJECTIVES[named], strict=True))
+            return cls(msgspec.convert(wire, _OBJECTIVES[type_name], strict=True))
         except msgspec.ValidationError as problem:
-            # Passed on as it is, its path would begin at the objective instead of at the event.
+            # Unchanged, the path in the message would start at the objective instead of at the event.
             raise ValueError(
-                describe_decode_error(str(problem), _OBJECTIVES[named]).replace(" - at `$.", " in `")
+                describe_decode_error(str(problem), _OBJECTIVES[type_name]).replace(" - at `$.", " in `")
             ) from None
 
 
@@ -146,7 +146,7 @@ _OBJECTIVES: Final[dict[str, Any]] = {"contact": ContactObjective, "email": Emai
 
 
 class GoalSpec(Struct, frozen=True, omit_defaults=True):
-    """What counts as reaching the campaign's goal."""
+    """The objectives that define the campaign's goal."""
 
     objectives: list[Objective] | None = None
 
@@ -182,7 +182,7 @@ class Stage(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class CampaignDisplay(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """The part of a campaign's definition that an item of the API shows unchanged."""
+    """The part of a campaign's definition that the API returns unchanged."""
 
     name: str
     agent_id: Id
@@ -211,7 +211,7 @@ class CustomerUpserted(Struct, frozen=True, gc=False):
 
 
 class CampaignUpserted(CampaignDisplay, frozen=True, kw_only=True):
-    """A campaign's whole definition, its status included, its deletion not."""
+    """A campaign's full definition, including its status but not its deletion."""
 
     campaign_id: CampaignId
     version: Version
@@ -224,7 +224,7 @@ class CampaignUpserted(CampaignDisplay, frozen=True, kw_only=True):
 
 
 class CampaignStatusChanged(Struct, frozen=True, gc=False):
-    """A campaign moved on in its life."""
+    """A campaign's status changed."""
 
     campaign_id: CampaignId
     version: Version
@@ -246,7 +246,7 @@ class CampaignRestored(Struct, frozen=True, gc=False):
 
 
 class CountersChanged(Struct, frozen=True, gc=False):
-    """A campaign's counters, absolute; they are opaque to the read model."""
+    """A campaign's counters, as absolute values; the read model does not interpret them."""
 
     campaign_id: CampaignId
     version: Version
@@ -326,15 +326,15 @@ SUBJECT_IDS: Final[dict[str, tuple[str, ...]]] = {
     "counters": ("campaign_id",),
     "target": ("customer_id", "campaign_id"),
 }
-"""The fields of `data` that follow the family in a subject, in order."""
+"""The fields of `data` whose values follow the family in a subject, in order."""
 
 
 def subject_of(event: Event) -> str:
-    """Return the subject this event is published on."""
+    """Return the subject on which this event is published."""
     family = next(name for name, types in EVENT_TYPES.items() if type(event) in types.values())
     return ".".join([SUBJECT_ROOT, family, *(getattr(event, name) for name in SUBJECT_IDS[family])])
 
 
 def family_of(event_type: str) -> str | None:
-    """Return the subject family an event type is published in; None for a type that does not exist."""
+    """Return the subject family of an event type; None for an unknown type."""
     return next((family for family, types in EVENT_TYPES.items() if event_type in types), None)

@@ -1,11 +1,10 @@
-"""The membership projection: what events do to the read model, as a value that does no I/O.
+"""The membership projection: how events change the read model. A value; no I/O.
 
-The fold is a set of last-writer-wins registers. A register holds the event that won it: the one with the highest
-version, and of equal versions the first of the stream. So it does not matter in which order events with distinct
-versions come, how often, or how they are cut into batches; and the same rule, `held < offered`, is all that the
-upserts in writes.sql know.
+The fold is a set of last-writer-wins registers. A register holds the winning event: the one with the highest version
+and, of equal versions, the first in the stream. So the order of events with distinct versions, their duplication and
+their division into batches do not matter; the upserts in writes.sql apply the same rule, `held < offered`.
 
-Invariants: folding an event twice is folding it once; fold(b, fold(a)) = fold(a + b).
+Invariants: folding an event twice equals folding it once; fold(b, fold(a)) = fold(a + b).
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,13 +32,13 @@ from projections.model.events import (
 )
 
 STATUS_ORDER: Final[tuple[Status, ...]] = ("draft", "running", "paused", "done")
-"""The life of a campaign; a status is stored as its index here, so it sorts in this order."""
+"""The lifecycle of a campaign; a status is stored as its index here, so it sorts in this order."""
 
 STATUS_RANK: Final[Mapping[Status, int]] = {status: rank for rank, status in enumerate(STATUS_ORDER)}
 
 
 class TargetKey(NamedTuple):
-    """A customer's place in a campaign: versions of targets are counted per pair."""
+    """A customer in a campaign: versions of targets are counted per pair."""
 
     customer_id: CustomerId
     campaign_id: CampaignId
@@ -55,7 +54,7 @@ E = TypeVar("E", bound=_Versioned)
 
 
 class Registers(Struct):
-    """What some events, in stream order, leave behind: per entity and register the event that won."""
+    """The result of folding events in stream order: per entity and register, the event that won."""
 
     customers: dict[CustomerId, CustomerUpserted] = field(default_factory=dict)
     definitions: dict[CampaignId, CampaignUpserted] = field(default_factory=dict)
@@ -66,54 +65,54 @@ class Registers(Struct):
     presences: dict[TargetKey, TargetEnrolled | TargetRemoved | TargetRestored] = field(default_factory=dict)
 
     def campaign_ids(self) -> set[CampaignId]:
-        """Return the campaigns of which any register was written."""
+        """Return the campaigns with at least one written register."""
         return {*self.definitions, *self.statuses, *self.deletions, *self.counters}
 
 
 def fold(events: Iterable[Event], registers: Registers | None = None) -> Registers:
-    """Offer `events`, in stream order, to `registers` (empty ones by default), and return those, changed in place."""
-    into = Registers() if registers is None else registers
+    """Offer `events`, in stream order, to `registers` (by default empty ones) and return them, changed in place."""
+    target = Registers() if registers is None else registers
     for event in events:
-        _offer_event(into, event)
-    return into
+        _offer_event(target, event)
+    return target
 
 
 def is_present(event: TargetEnrolled | TargetRemoved | TargetRestored) -> bool:
-    """Say what a presence register holds: in the campaign, or out of it."""
+    """Return whether the winner of a presence register means that the customer is in the campaign."""
     return not isinstance(event, TargetRemoved)
 
 
 def display_json(definition: CampaignUpserted) -> str:
-    """Return the members of the item's JSON object that the definition alone decides, without braces."""
+    """Return the JSON members of an item that depend on the definition alone, without braces."""
     display = CampaignDisplay(**{name: getattr(definition, name) for name in CampaignDisplay.__struct_fields__})
     return _ENCODER.encode(display).decode()[1:-1]
 
 
 def _offer(register: dict[K, E], key: K, event: E) -> None:
-    held = register.get(key)
-    if held is None or held.version < event.version:
+    current = register.get(key)
+    if current is None or current.version < event.version:
         register[key] = event
 
 
-def _offer_event(into: Registers, event: Event) -> None:
+def _offer_event(registers: Registers, event: Event) -> None:
     match event:  # the most frequent first
         case CountersChanged():
-            _offer(into.counters, event.campaign_id, event)
+            _offer(registers.counters, event.campaign_id, event)
         case TargetEnrolled():
             key = TargetKey(event.customer_id, event.campaign_id)
-            _offer(into.enrolments, key, event)
-            _offer(into.presences, key, event)
+            _offer(registers.enrolments, key, event)
+            _offer(registers.presences, key, event)
         case TargetRemoved() | TargetRestored():
-            _offer(into.presences, TargetKey(event.customer_id, event.campaign_id), event)
+            _offer(registers.presences, TargetKey(event.customer_id, event.campaign_id), event)
         case CampaignUpserted():
-            _offer(into.definitions, event.campaign_id, event)
-            _offer(into.statuses, event.campaign_id, event)
+            _offer(registers.definitions, event.campaign_id, event)
+            _offer(registers.statuses, event.campaign_id, event)
         case CampaignStatusChanged():
-            _offer(into.statuses, event.campaign_id, event)
+            _offer(registers.statuses, event.campaign_id, event)
         case CampaignDeleted() | CampaignRestored():
-            _offer(into.deletions, event.campaign_id, event)
+            _offer(registers.deletions, event.campaign_id, event)
         case CustomerUpserted():
-            _offer(into.customers, event.customer_id, event)
+            _offer(registers.customers, event.customer_id, event)
         case _:
             assert_never(event)
 

@@ -1,4 +1,4 @@
-"""Turns folded registers and parked messages into the rows that writes.sql takes, one column array each."""
+"""Converts folded registers and parked messages into the column arrays that writes.sql takes as parameters."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -27,11 +27,11 @@ Row = tuple[Any, ...]
 """The parameters of one row, in the order of its statement's unnest()."""
 
 Definitions = Mapping[CampaignId, Row]
-"""The columns of campaign definitions whose texts were unfolded already, by campaign; see `definition_row`."""
+"""The columns of campaign definitions already converted, by campaign; see `definition_row`."""
 
 
 class Columns(Struct, frozen=True):
-    """The parameters of the statements that write registers, one array a column; empty where nothing is written."""
+    """The parameters of the statements that write registers, one array per column; empty where nothing is written."""
 
     customers: list[list[Any]]
     enrolled: list[CustomerId]
@@ -40,12 +40,12 @@ class Columns(Struct, frozen=True):
 
 
 def columns(rows: Iterable[Row]) -> list[list[Any]]:
-    """Turn rows into column arrays: one parameter a column, so a batch of any size is one statement."""
+    """Turn rows into column arrays: one parameter per column, so a batch of any size is one statement."""
     return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _columns_of(width: int, rows: Iterable[Row]) -> list[list[Any]]:
-    """Do the same for rows of which there may be none."""
+    """Do the same for rows that may be empty: return `width` empty arrays."""
     return columns(rows) or [[] for _ in range(width)]
 
 
@@ -55,7 +55,7 @@ def customer_row(event: CustomerUpserted) -> Row:
 
 
 def register_columns(registers: Registers, definitions: Definitions | None = None) -> Columns:
-    """Return the parameters of every statement for these registers; `definitions` saves unfolding texts again."""
+    """Return the parameters of all statements for these registers; `definitions` avoids converting texts again."""
     return Columns(
         customers=columns(map(customer_row, registers.customers.values())),
         enrolled=[key.customer_id for key in registers.enrolments],
@@ -65,18 +65,18 @@ def register_columns(registers: Registers, definitions: Definitions | None = Non
 
 
 def definition_row(event: CampaignUpserted) -> Row:
-    """Return the columns of a campaign's definition, which take time to make: search keys and display JSON."""
+    """Return the columns of a campaign's definition: search keys and display JSON, which are slow to make."""
     keys = (None if text is None else search_key(text) for text in (event.name, event.goal, event.agent_name))
     return event.version, event.owner_id, event.created_at, *keys, display_json(event)
 
 
 def row_bytes(row: Row) -> int:
-    """Return how much memory the texts of a row take; a search key may be many times as long as its text."""
+    """Return the memory used by the texts of a row; a search key may be many times as long as its text."""
     return sum(sys.getsizeof(value) for value in row if isinstance(value, str))
 
 
 def campaign_row(campaign_id: CampaignId, registers: Registers, definitions: Definitions) -> Row:
-    """Return a campaign as one row: all four registers, version 0 where none was written."""
+    """Return a campaign as one row with all four registers; version 0 for a register that was not written."""
     return (
         campaign_id,
         *(_definition(registers, campaign_id, definitions) if campaign_id in registers.definitions else _NO_DEFINITION),
@@ -87,7 +87,7 @@ def campaign_row(campaign_id: CampaignId, registers: Registers, definitions: Def
 
 
 def _campaign_columns(registers: Registers, definitions: Definitions) -> list[list[Any]]:
-    """Return the parameters of write_campaigns: each register's rows apart, for most campaigns write but one."""
+    """Return the parameters of write_campaigns, each register separately: most campaigns write only one."""
     return [
         *_columns_of(8, ((key, *_definition(registers, key, definitions)) for key in registers.definitions)),
         *_columns_of(3, ((key, *_status(event)) for key, event in registers.statuses.items())),
@@ -97,7 +97,7 @@ def _campaign_columns(registers: Registers, definitions: Definitions) -> list[li
 
 
 def target_row(key: TargetKey, registers: Registers) -> Row:
-    """Return a row of write_targets. Every target event writes the presence; only an enrolment the enrolment."""
+    """Return a row of write_targets. Every target event writes the presence register; only an enrolment writes both."""
     presence = registers.presences[key]
     return (
         *key,
@@ -109,7 +109,7 @@ def target_row(key: TargetKey, registers: Registers) -> Row:
 
 
 def parked_row(message: Message, why: Unreadable) -> Row:
-    """Return a row of park_events; any subject, header and body can be kept."""
+    """Return a row of park_events; any subject, headers and body can be stored."""
     headers = msgspec.json.encode(dict(message.headers)).decode() if message.headers else None
     return (
         message.position,
@@ -122,7 +122,7 @@ def parked_row(message: Message, why: Unreadable) -> Row:
 
 
 def storable(text: str) -> str:
-    """Escape what PostgreSQL's text cannot hold, NUL and lone surrogates, and leave all else as it is."""
+    """Escape what PostgreSQL's text type cannot store (NUL and lone surrogates); leave the rest unchanged."""
     return text.replace("\0", "\\0").encode(errors="backslashreplace").decode()
 
 

@@ -1,6 +1,6 @@
-"""The checkpoint: how far a generation has applied which stream, and under whose leadership.
+"""The checkpoint: the last position that a generation has applied, of which stream, and in which epoch.
 
-Invariants: it moves only by compare-and-set inside the transaction that writes the rows it speaks of.
+Invariants: it moves only by compare-and-set, in the transaction that writes the rows up to its position.
 """
 
 import asyncpg
@@ -12,7 +12,7 @@ from projections.store.queries import Generation, generation, writes
 
 
 class Checkpoint(Struct, frozen=True):
-    """Where a generation stands. `message_time_ns` and `stream_created` are None before the first event."""
+    """A generation's checkpoint. `message_time_ns` and `stream_created` are None before the first event."""
 
     generation: Generation
     position: Position
@@ -22,15 +22,15 @@ class Checkpoint(Struct, frozen=True):
 
 
 async def live_generation(connection: asyncpg.Connection) -> Generation:
-    """Return the generation that reads are answered from."""
+    """Return the generation that serves reads."""
     return generation(await connection.fetchval("SELECT generation FROM control.live"))
 
 
 async def take_over(connection: asyncpg.Connection, name: Generation) -> Checkpoint:
-    """Raise the epoch and return the checkpoint under it.
+    """Increase the epoch and return the checkpoint with it.
 
-    Waits for a transaction of the former leader that is still open on this row; from then on the former leader's
-    compare-and-set finds another epoch, so nothing it still holds can commit.
+    Waits for an open transaction of the former leader on this row. From then on the former leader's compare-and-set
+    finds another epoch, so it can commit nothing more.
     """
     row = await connection.fetchrow(
         "UPDATE control.checkpoint SET epoch = epoch + 1 WHERE generation = $1 "
@@ -42,13 +42,13 @@ async def take_over(connection: asyncpg.Connection, name: Generation) -> Checkpo
     return Checkpoint(name, Position(row["position"]), row["message_time_ns"], row["stream_created"], row["epoch"])
 
 
-async def advance(connection: asyncpg.Connection, held: Checkpoint, to: Checkpoint) -> bool:
-    """Move from `held` to `to` in the caller's transaction; False when another projector took over."""
+async def advance(connection: asyncpg.Connection, expected: Checkpoint, to: Checkpoint) -> bool:
+    """Move from `expected` to `to` in the caller's transaction; return False when another projector took over."""
     row = await connection.fetchrow(
-        writes(held.generation)["advance_checkpoint"],
-        held.generation,
-        held.position,
-        held.epoch,
+        writes(expected.generation)["advance_checkpoint"],
+        expected.generation,
+        expected.position,
+        expected.epoch,
         to.position,
         to.message_time_ns,
         to.stream_created,
@@ -56,25 +56,27 @@ async def advance(connection: asyncpg.Connection, held: Checkpoint, to: Checkpoi
     return row is not None
 
 
-async def lock(connection: asyncpg.Connection, held: Checkpoint) -> bool:
-    """Keep the checkpoint where it is to the end of the caller's transaction; False when another took over."""
+async def lock(connection: asyncpg.Connection, checkpoint: Checkpoint) -> bool:
+    """Lock the checkpoint until the caller's transaction ends; return False when another projector took over."""
     row = await connection.fetchrow(
         "SELECT FROM control.checkpoint WHERE generation = $1 AND position = $2 AND epoch = $3 FOR UPDATE",
-        held.generation,
-        held.position,
-        held.epoch,
+        checkpoint.generation,
+        checkpoint.position,
+        checkpoint.epoch,
     )
     return row is not None
 
 
-async def epoch_unchanged(connection: asyncpg.Connection, held: Checkpoint) -> bool:
-    """Say whether the term under which `held` was read goes on; a question that also shows that its holder lives."""
-    epoch = await connection.fetchval("SELECT epoch FROM control.checkpoint WHERE generation = $1", held.generation)
-    return bool(epoch == held.epoch)
+async def epoch_unchanged(connection: asyncpg.Connection, checkpoint: Checkpoint) -> bool:
+    """Return whether the epoch is still that of `checkpoint`; the query also keeps the leader's session alive."""
+    epoch = await connection.fetchval(
+        "SELECT epoch FROM control.checkpoint WHERE generation = $1", checkpoint.generation
+    )
+    return bool(epoch == checkpoint.epoch)
 
 
 async def read(connection: asyncpg.Connection, name: Generation) -> Checkpoint:
-    """Return the checkpoint as it is, without taking anything over."""
+    """Return the checkpoint without taking it over."""
     row = await connection.fetchrow(
         "SELECT position, message_time_ns, stream_created, epoch FROM control.checkpoint WHERE generation = $1", name
     )
@@ -84,7 +86,7 @@ async def read(connection: asyncpg.Connection, name: Generation) -> Checkpoint:
 
 
 async def mark_caught_up(connection: asyncpg.Connection, name: Generation) -> None:
-    """Record that the generation has reached the end of the stream once; it stays recorded."""
+    """Record when the generation first reached the end of the stream; later calls change nothing."""
     await connection.execute(
         "UPDATE control.checkpoint SET caught_up_at = now() WHERE generation = $1 AND caught_up_at IS NULL",
         name,

@@ -1,4 +1,4 @@
-"""Opens PostgreSQL, the one place that does: what a connection of each role is told, and when it gives up."""
+"""Opens connections to PostgreSQL, the only module that does: session settings and timeouts for each role."""
 
 import asyncio
 import os
@@ -16,12 +16,12 @@ CONNECT_TIMEOUT_S: Final = 5.0
 ACQUIRE_TIMEOUT_S: Final = 0.8
 """How long a read waits for a free connection; the API promises its 503 within a second."""
 ANSWER_GRACE_S: Final = 0.9
-"""How much longer than its statement a read may take, the wait for a connection included; a second is promised."""
+"""How much longer than its statement a read may take, including the wait for a connection; the API promises 1 s."""
 LEADER_SILENCE_MAX_S: Final = 5
-"""How long the leader may say nothing before PostgreSQL ends its session, and with it its lock."""
+"""How long the leader may be silent before PostgreSQL ends its session and so releases its lock."""
 
 LEADER_STATEMENT_MAX_S: Final = 120
-"""Longer than the fan-out of a campaign with millions of members; a server that says nothing so long is gone."""
+"""Longer than the fan-out of a campaign with millions of members; a server silent for so long is unreachable."""
 
 UNAVAILABLE: Final = (
     OSError,
@@ -33,34 +33,34 @@ UNAVAILABLE: Final = (
     asyncpg.InvalidCatalogNameError,
     asyncpg.TargetServerAttributeNotMatched,
 )
-"""What an unreachable, restarting, full or overloaded database raises. It parks nothing: whoever meets it waits."""
+"""Errors of an unreachable, restarting, full or overloaded database. Transient: retry, never park."""
 
 CONNECTION_BROKEN: Final = "the connection to PostgreSQL broke in the middle of an answer"
 PRIMARY: Final = SessionAttribute.primary
-"""PostgreSQL's `target_session_attrs`: the server that is no standby."""
+"""PostgreSQL's `target_session_attrs`: a server that is not a standby."""
 
 _SESSION: Final = {"timezone": "UTC", "jit": "off"}
 
 
 CUSTOM_PLANS: Final[Mapping[str, str]] = {"plan_cache_mode": "force_custom_plan"}
-"""A customer with ten memberships and one with thousands want different plans; planning costs less than a bad one."""
+"""Customers with ten and with thousands of memberships need different plans; planning costs less than a bad plan."""
 GENERIC_PLANS: Final[Mapping[str, str]] = {
     "plan_cache_mode": "force_generic_plan",
     **dict.fromkeys(
         ("enable_bitmapscan", "enable_seqscan", "enable_hashjoin", "enable_mergejoin", "enable_sort"), "off"
     ),
 }
-"""Planned once, for statements that walk an index in its order, whoever is asked for: a plan made for ten memberships
-would sort them, and take a second for a hundred thousand."""
+"""Planned once, for statements that scan an index in its order for every customer: a plan made for ten memberships
+would sort them, which takes a second for a hundred thousand."""
 
 
 async def _keep_session(_connection: Any) -> None:  # noqa: ANN401 - asyncpg's proxy type is private
-    """Spare the reset round trip on release; nothing on the pool may SET, LISTEN or lock."""
+    """Avoid the reset round trip on release; no user of the pool may SET, LISTEN or take session locks."""
 
 
 @contextmanager
 def closed_is_unavailable(connection: asyncpg.Connection | PoolConnectionProxy) -> Iterator[None]:
-    """Tell a connection that is gone from a call that is wrong: asyncpg raises InterfaceError for both."""
+    """Distinguish a lost connection from a wrong call: asyncpg raises InterfaceError for both."""
     try:
         yield
     except asyncpg.InterfaceError as problem:
@@ -68,8 +68,8 @@ def closed_is_unavailable(connection: asyncpg.Connection | PoolConnectionProxy) 
             raise asyncpg.ConnectionDoesNotExistError(str(problem)) from problem
         raise
     except asyncpg.InternalClientError as problem:
-        # Its protocol lost count when the server died in the middle of an answer: this connection is of no use.
-        # Its own words ("cannot switch to state 12") name a state of its code, so they stay in the cause.
+        # asyncpg's protocol state is invalid after the server died in the middle of an answer: discard the connection.
+        # The message ("cannot switch to state 12") names an internal state, so it stays in the cause only.
         connection.terminate()
         raise asyncpg.ConnectionDoesNotExistError(CONNECTION_BROKEN) from problem
 
@@ -78,15 +78,15 @@ _Rows = asyncio.Future[list[asyncpg.Record]]
 
 
 class DatabaseUnresponsive(ConnectionError):
-    """PostgreSQL is connected and does not answer; reads are refused until it does."""
+    """PostgreSQL is connected but does not answer; reads are refused until it does."""
 
 
 class ReadPool:
-    """The connections that reads are answered from: made as they are needed, and never waited for without a limit.
+    """The connections for reads: opened on demand, and every wait for one has a limit.
 
-    Every read is one statement, so it may be asked again: a connection that died while it lay idle (PostgreSQL was
-    restarted) costs the caller a second try and no error. A statement runs in a task of its own: a caller that gives up
-    does not wait until the connection is clean again.
+    Every read is one statement, so it can be retried: when an idle connection was lost (PostgreSQL was restarted), the
+    caller sees a second attempt, not an error. Each statement runs in its own task, so a caller that gives up does not
+    wait until the connection is usable again.
     """
 
     def __init__(self, pool: asyncpg.Pool, timeout_s: float) -> None:
@@ -98,81 +98,81 @@ class ReadPool:
         self._suspended = False
 
     async def fetchrow(self, query: str, *args: object) -> asyncpg.Record | None:
-        """Return the first row; raises `UNAVAILABLE`, or `QueryCanceledError` for one that took too long."""
+        """Return the first row; raises `UNAVAILABLE`, or `QueryCanceledError` on a statement timeout."""
         rows = await self.fetch(query, *args)
         return rows[0] if rows else None
 
     async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
-        """Return all rows; raises the same."""
+        """Return all rows; raises the same errors."""
         if self._suspended:
             raise DatabaseUnresponsive
-        found: _Rows = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._run(found, query, args), name="read")
+        result: _Rows = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._run(result, query, args), name="read")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        self._waiting.add(found)
+        self._waiting.add(result)
         try:
-            return await found
+            return await result
         finally:
-            self._waiting.discard(found)
+            self._waiting.discard(result)
 
     async def suspend(self) -> None:
-        """Fail all reads, those under way included, until `resume`; drop all connections."""
+        """Fail all reads, including running ones, until `resume`; close all connections."""
         self._suspended = True
-        for found in self._waiting:
-            if not found.done():
-                found.set_exception(DatabaseUnresponsive())
+        for result in self._waiting:
+            if not result.done():
+                result.set_exception(DatabaseUnresponsive())
         for connection in self._in_use:
             connection.terminate()
-        await self._pool.expire_connections()  # the idle ones may have been cut off as well
+        await self._pool.expire_connections()  # the idle ones may be cut off as well
 
     def resume(self) -> None:
-        """Take reads again."""
+        """Accept reads again."""
         self._suspended = False
 
     async def close(self) -> None:
-        """End all connections at once; a reader that is still waiting gets an error."""
+        """Close all connections at once; waiting readers get an error."""
         await self.suspend()
         self._pool.terminate()
 
-    async def _run(self, found: _Rows, query: str, args: tuple[object, ...]) -> None:
+    async def _run(self, result: _Rows, query: str, args: tuple[object, ...]) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                rows = await self._fetch_again(found, query, args)
-        except Exception as problem:  # noqa: BLE001 - it is raised where the answer is waited for
-            if not found.done():
-                found.set_exception(problem)
+                rows = await self._fetch_with_retry(result, query, args)
+        except Exception as problem:  # noqa: BLE001 - raised again in the waiting caller
+            if not result.done():
+                result.set_exception(problem)
         else:
-            if not found.done():
-                found.set_result(rows)
+            if not result.done():
+                result.set_result(rows)
 
-    async def _fetch_again(self, found: _Rows, query: str, args: tuple[object, ...]) -> list[asyncpg.Record]:
+    async def _fetch_with_retry(self, result: _Rows, query: str, args: tuple[object, ...]) -> list[asyncpg.Record]:
         try:
-            return await self._fetch(found, query, args)
+            return await self._fetch(result, query, args)
         except (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, ConnectionError):
             if self._suspended:
                 raise
-            return await self._fetch(found, query, args)
+            return await self._fetch(result, query, args)
 
-    async def _fetch(self, found: _Rows, query: str, args: tuple[object, ...]) -> list[asyncpg.Record]:
+    async def _fetch(self, result: _Rows, query: str, args: tuple[object, ...]) -> list[asyncpg.Record]:
         connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
         self._in_use.add(connection)
-        answered = False
+        completed = False
         try:
             rows: list[asyncpg.Record] = []
-            if not found.done():  # the caller may have given up, or was refused, while this waited for a connection
+            if not result.done():  # the caller may have given up or failed while this waited for a connection
                 with closed_is_unavailable(connection):
                     rows = await connection.fetch(query, *args)
-            answered = True
+            completed = True
         except asyncpg.PostgresError:
-            answered = True
+            completed = True
             raise
         else:
             return rows
         finally:
             self._in_use.discard(connection)
-            if not answered:
-                # asyncpg would ask the server to cancel the statement, and wait for it: it may be silent.
+            if not completed:
+                # asyncpg would ask the server to cancel the statement and wait for it, but the server may be silent.
                 connection.terminate()
             await self._pool.release(connection)
 
@@ -180,10 +180,10 @@ class ReadPool:
 async def open_pool(
     url: str, *, connections_max: int, statement_timeout_s: float, name: str, planner: Mapping[str, str]
 ) -> ReadPool:
-    """Open a pool that reads are answered from; PostgreSQL may be away. `planner` is CAREFUL or STEADY.
+    """Open a pool for reads; PostgreSQL may be unavailable. `planner` is CUSTOM_PLANS or GENERIC_PLANS.
 
-    A statement that outlasts `statement_timeout_s` is cancelled by the server and raises `QueryCanceledError`; if the
-    server does not even do that, TimeoutError is raised `ANSWER_GRACE_S` later.
+    A statement that exceeds `statement_timeout_s` is cancelled by the server and raises `QueryCanceledError`; if the
+    server does not cancel it, TimeoutError is raised `ANSWER_GRACE_S` later.
     """
     pool = await asyncpg.create_pool(
         url,
@@ -203,21 +203,21 @@ async def open_pool(
 
 
 def reads_from_primary(url: str) -> bool:
-    """Say whether connections go to the primary only, as they do unless the URL or the environment chooses otherwise.
+    """Return whether connections go to the primary only: the default, unless the URL or the environment overrides it.
 
-    A standby lags: what is read there must not be remembered as the newest.
+    A standby lags, so data read there must not be cached as the newest.
     """
-    return _chosen_attributes(url) in {None, "primary", "read-write"}
+    return _configured_attributes(url) in {None, "primary", "read-write"}
 
 
 def _session_attributes(url: str) -> SessionAttribute | None:
-    """Return what asyncpg is told of several hosts, whose own default is any of them."""
-    return None if _chosen_attributes(url) else PRIMARY
+    """Return asyncpg's host selection: the primary unless configured; asyncpg's own default is any host."""
+    return None if _configured_attributes(url) else PRIMARY
 
 
-def _chosen_attributes(url: str) -> str | None:
-    chosen = parse_qs(urlsplit(url).query).get("target_session_attrs")
-    return chosen[-1] if chosen else os.environ.get("PGTARGETSESSIONATTRS")
+def _configured_attributes(url: str) -> str | None:
+    configured = parse_qs(urlsplit(url).query).get("target_session_attrs")
+    return configured[-1] if configured else os.environ.get("PGTARGETSESSIONATTRS")
 
 
 async def connect(
@@ -239,10 +239,10 @@ async def connect(
 
 
 async def connect_leader(url: str) -> asyncpg.Connection:
-    """Open the connection of a projector: it both holds the leader's lock and writes.
+    """Open the connection of a projector: it holds the leader's lock and also writes.
 
-    A leader that is stopped or cut off says nothing; PostgreSQL then ends its session by itself, open transaction
-    and lock included, so that a standby takes over without anyone having to decide that the leader is dead.
+    When a leader is stopped or cut off, PostgreSQL ends its idle session, including its open transaction and its lock,
+    so a standby takes over without any process having to decide that the leader is dead.
     """
     limit = f"{LEADER_SILENCE_MAX_S}s"
     return await connect(

@@ -1,6 +1,6 @@
--- One generation of the read model: the tables every rebuild makes anew. {generation} is the schema's name.
+-- One generation of the read model: the tables that every rebuild creates. {generation} is the schema's name.
 --
--- The tables come bare, their keys and indexes in blocks of their own: a rebuild fills first and sorts once.
+-- Keys and indexes are in separate blocks: a rebuild fills the bare tables first and sorts once.
 
 
 -- name: tables
@@ -121,29 +121,29 @@ ALTER TABLE {generation}.membership ADD PRIMARY KEY (customer_id, campaign_id);
 
 
 -- name: membership_by_enrolled_at
--- A page in the default order, and what a cursor bounds; what is filtered by is included, so that rows are skipped
--- without looking at them.
+-- For a page in the default order, and a cursor's range. The filter columns are included, so that rows are skipped
+-- without visiting the table.
 CREATE INDEX membership_by_enrolled_at ON {generation}.membership (customer_id, enrolled_at DESC, campaign_id)
 INCLUDE (owner_id, deleted)
 WHERE enrolled_at IS NOT NULL AND owner_id IS NOT NULL;
 
 
 -- name: membership_by_campaign
--- The fan-out of a campaign's keys, which goes through the members in order.
+-- For the fan-out of a campaign's keys, which visits the members in order.
 CREATE INDEX membership_by_campaign ON {generation}.membership (campaign_id, customer_id);
 
 
 -- name: campaign_by_text
--- Searching. Every search goes through the list of pending entries too, so that is kept short.
+-- For text search. Every search also scans the list of pending entries, so it is kept short.
 CREATE INDEX campaign_by_text ON {generation}.campaign USING gin (
     (name_key || E'\n' || coalesce(goal_key, '') || E'\n' || coalesce(agent_name_key, '')) gin_trgm_ops
 ) WITH (gin_pending_list_limit = 1024);
 
 
 -- name: campaign_by_name_prefix
--- With the next two: a customer in many campaigns is read by walking the campaigns in order. A btree entry holds at
--- most 2,704 bytes and a character has up to 4, so the index holds the first 600 characters; a query orders by them, then
--- by the whole key.
+-- This index and the next two serve a customer in many campaigns, by scanning the campaigns in order. A btree entry
+-- holds at most 2,704 bytes and a character up to 4, so the index holds the first 600 characters; a query orders by
+-- them, then by the whole key.
 CREATE INDEX campaign_by_name_prefix ON {generation}.campaign (left(name_key, 600));
 
 
@@ -160,5 +160,5 @@ ALTER TABLE {generation}.customer_summary ADD PRIMARY KEY (customer_id, owner_id
 
 
 -- name: statistics
--- The planner knows nothing of tables it has never looked at.
+-- The planner has no statistics on new tables.
 ANALYZE {generation}.customer, {generation}.campaign, {generation}.membership, {generation}.customer_summary;

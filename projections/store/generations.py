@@ -1,8 +1,8 @@
-"""Generations of the read model: made beside the live one, followed, switched to, switched back from, dropped.
+"""Generations of the read model: create, follow, switch, roll back and drop them.
 
 Writes: schemas `g1`, `g2`, …; control.generation, control.live, the epoch of control.checkpoint.
-Invariants: exactly one generation is live. Every generation that follows is moved by the projector in one transaction
-with the live one, so once level they are level at every commit, and a switch between them is an update of one row.
+Invariants: exactly one generation is live. The projector moves every following generation in the same transaction as
+the live one: once at the same position, they stay so at every commit, and a switch between them updates one row.
 Fails: `NothingToRollBackTo`, `GenerationNotReady`.
 """
 
@@ -31,15 +31,15 @@ INDEXES: Final[Mapping[str, str]] = {
     "key_of_customer": "customer_pkey",
     "key_of_customer_summary": "customer_summary_pkey",
 }
-"""The blocks of generation.sql that follow the tables, in order, and the index that each of them makes."""
+"""The blocks of generation.sql that follow the tables, in order, and the index that each creates."""
 
 DROP_WAIT_S: Final = 0.05
-"""How long a drop waits for readers that still look at the generation, before it leaves it for later: the projector
-waits as long."""
+"""How long a drop waits for readers of the generation before it gives up until later; it blocks the projector
+meanwhile."""
 
 
 class GenerationStatus(Struct, frozen=True):
-    """One generation that is not dropped, and where it stands."""
+    """A generation that is not dropped, and its position."""
 
     generation: str
     state: State
@@ -54,27 +54,27 @@ def definition(name: Generation) -> Mapping[str, str]:
 
 
 async def create(connection: asyncpg.Connection, name: Generation, state: State = "following") -> None:
-    """Make a generation's empty tables with all indexes, its record and checkpoint; the caller owns the transaction."""
+    """Create a generation's empty, indexed tables, its record and checkpoint; the caller owns the transaction."""
     await create_bare(connection, name, state)
     for step in (*INDEXES, "statistics"):
         await connection.execute(definition(name)[step])
 
 
 async def create_bare(connection: asyncpg.Connection, name: Generation, state: State) -> None:
-    """Make a generation's tables without keys, its record and checkpoint; the caller owns the transaction."""
+    """Create a generation's tables without keys, its record and checkpoint; the caller owns the transaction."""
     await connection.execute(definition(name)["tables"])
     await connection.execute("INSERT INTO control.generation (generation, state) VALUES ($1, $2)", name, state)
     await connection.execute("INSERT INTO control.checkpoint (generation) VALUES ($1)", name)
 
 
 async def next_name(connection: asyncpg.Connection) -> Generation:
-    """Return a name that no generation ever had."""
+    """Return a name that no generation has ever had."""
     number = await connection.fetchval("SELECT max(substr(generation, 2)::bigint) FROM control.generation")
     return generation(f"g{number + 1}")
 
 
 async def statuses(connection: asyncpg.Connection) -> list[GenerationStatus]:
-    """Return all generations that are there, the live one first."""
+    """Return all generations that are not dropped, the live one first."""
     rows = await connection.fetch(
         "SELECT generation, state, live.generation IS NOT NULL AS live, position, follows_until "
         "FROM control.generation INNER JOIN control.checkpoint USING (generation) "
@@ -85,18 +85,17 @@ async def statuses(connection: asyncpg.Connection) -> list[GenerationStatus]:
 
 
 async def followed(connection: asyncpg.Connection) -> list[Generation]:
-    """Return the generations that the projector applies events to, in the order in which their checkpoints lock."""
-    found = [generation(each.generation) for each in await statuses(connection) if each.state == "following"]
-    return sorted(found)
+    """Return the generations to which the projector applies events, in the order of locking their checkpoints."""
+    return sorted(generation(status.generation) for status in await statuses(connection) if status.state == "following")
 
 
 async def start_following(
     connection: asyncpg.Connection, name: Generation, *, broken: Generation | None = None
 ) -> None:
-    """Let the projector follow `name` from its next batch on. Owns the transaction; twice is once.
+    """Make the projector follow `name` from its next batch on. Owns the transaction; idempotent.
 
-    Raising the epochs makes a projector that still holds the old roster start its term anew. `broken` names a
-    generation that it follows no longer: its tables cannot be read, so they must not hold up the new one.
+    Increasing the epochs makes a projector with the old list of generations start a new term. `broken` names a
+    generation that is no longer followed: its tables cannot be read, so they must not delay the new one.
     """
     async with connection.transaction():
         if broken is not None:
@@ -106,9 +105,9 @@ async def start_following(
 
 
 async def bump_epochs(connection: asyncpg.Connection) -> None:
-    """Make the projector start its term anew: what it has read and not committed, it reads again.
+    """Make the projector start a new term: it reads uncommitted messages again.
 
-    In the caller's transaction; from here to its end no projector commits.
+    In the caller's transaction; no projector commits until it ends.
     """
     await lock_checkpoints(connection)
     await connection.execute(
@@ -118,10 +117,10 @@ async def bump_epochs(connection: asyncpg.Connection) -> None:
 
 
 async def lock_checkpoints(connection: asyncpg.Connection) -> None:
-    """Keep every projector from committing until the caller's transaction has ended.
+    """Prevent every projector from committing until the caller's transaction ends.
 
-    All who lock several checkpoints lock them in this order, so none waits for another in a circle. One that is being
-    filled is left out: its job holds it for as long as a comparison takes, and nobody else moves it.
+    All code that locks several checkpoints uses this order, so there are no deadlocks. A generation being filled is
+    excluded: its job holds its checkpoint for the duration of a comparison, and only that job moves it.
     """
     await connection.execute(
         "SELECT FROM control.checkpoint INNER JOIN control.generation USING (generation) "
@@ -130,23 +129,23 @@ async def lock_checkpoints(connection: asyncpg.Connection) -> None:
 
 
 async def switch(connection: asyncpg.Connection, to: Generation, *, old_follows_s: float | None) -> None:
-    """Point readers at `to`, in the caller's transaction; the old generation follows for `old_follows_s`.
+    """Make `to` the live generation, in the caller's transaction; the old one follows for `old_follows_s`.
 
-    Raises `GenerationNotReady` unless `to` is another one, follows, and stands where the live one stands, or beyond a
-    broken one. `old_follows_s` of None leaves the old generation's time as it is.
+    Raises `GenerationNotReady` unless `to` is another generation, follows, and is at the live one's position, or beyond
+    it if the live one is broken. `old_follows_s` of None does not change the old generation's expiry.
     """
     await lock_checkpoints(connection)
-    found = {each.generation: each for each in await statuses(connection)}
-    old = next(each for each in found.values() if each.live)
-    new = found.get(to)
-    level = new is not None and (
+    by_name = {status.generation: status for status in await statuses(connection)}
+    old = next(status for status in by_name.values() if status.live)
+    new = by_name.get(to)
+    in_step = new is not None and (
         new.position == old.position or (old.state == "broken" and new.position > old.position)
     )
     if to == old.generation:
         raise GenerationNotReady(to, "it is live already")
-    if new is None or new.state != "following" or not level:
-        where = "it is gone" if new is None else f"it is {new.state} at position {new.position}"
-        raise GenerationNotReady(to, f"{where}, while {old.generation} is live at position {old.position}")
+    if new is None or new.state != "following" or not in_step:
+        reason = "it is gone" if new is None else f"it is {new.state} at position {new.position}"
+        raise GenerationNotReady(to, f"{reason}, while {old.generation} is live at position {old.position}")
     await connection.execute(
         "UPDATE control.live SET generation = $1, previous = $2, since = now()", to, old.generation
     )
@@ -160,7 +159,7 @@ async def switch(connection: asyncpg.Connection, to: Generation, *, old_follows_
             old.generation,
             old_follows_s,
         )
-        # A rollback goes one step back: what was replaced before that is only a burden on the projector now.
+        # A rollback goes one step back: generations replaced before that only slow the projector down.
         await connection.execute(
             "UPDATE control.generation SET follows_until = now() "
             "WHERE state IN ('following', 'broken') AND generation NOT IN ($1, $2)",
@@ -171,13 +170,13 @@ async def switch(connection: asyncpg.Connection, to: Generation, *, old_follows_
 
 
 async def state_of(connection: asyncpg.Connection, name: str) -> State:
-    """Return the state of a generation, which may be dropped."""
+    """Return the state of a generation, including a dropped one."""
     state: State = await connection.fetchval("SELECT state FROM control.generation WHERE generation = $1", name)
     return state
 
 
 async def previous(connection: asyncpg.Connection) -> Generation:
-    """Return the generation a rollback points back at; raises `NothingToRollBackTo`."""
+    """Return the generation to which a rollback would switch; raises `NothingToRollBackTo`."""
     row = await connection.fetchrow(
         "SELECT previous, state FROM control.live LEFT JOIN control.generation ON generation.generation = previous"
     )
@@ -193,12 +192,12 @@ async def previous(connection: asyncpg.Connection) -> Generation:
 
 
 async def clear_expiry(connection: asyncpg.Connection, name: Generation) -> None:
-    """Let a generation follow until another rebuild replaces it: an operator may want it back."""
+    """Make a generation follow until another rebuild replaces it: an operator may switch back to it."""
     await connection.execute("UPDATE control.generation SET follows_until = NULL WHERE generation = $1", name)
 
 
 async def expired(connection: asyncpg.Connection) -> list[Generation]:
-    """Return the generations whose time to follow is over."""
+    """Return the generations whose time to follow has expired."""
     rows = await connection.fetch(
         "SELECT generation FROM control.generation LEFT JOIN control.live USING (generation) "
         "WHERE state IN ('following', 'broken') AND follows_until < now() AND live.generation IS NULL"
@@ -207,12 +206,12 @@ async def expired(connection: asyncpg.Connection) -> list[Generation]:
 
 
 async def drop(connection: asyncpg.Connection, name: Generation) -> bool:
-    """Drop a generation for good, unless it is live or readers are still at it: then False. Owns the transaction."""
+    """Drop a generation; return False if it is live or still has readers. Owns the transaction."""
     try:
         async with connection.transaction():
             await connection.execute(f"SET LOCAL lock_timeout = '{int(DROP_WAIT_S * 1000)}ms'")
             await connection.execute("SET LOCAL client_min_messages = warning")
-            await lock_checkpoints(connection)  # whoever would switch to it waits, and then finds it gone
+            await lock_checkpoints(connection)  # a concurrent switch to it waits, then finds it dropped
             if await connection.fetchval("SELECT EXISTS (SELECT FROM control.live WHERE generation = $1)", name):
                 return False
             for table in ("control.fan_out", "control.checkpoint"):
@@ -227,12 +226,12 @@ async def drop(connection: asyncpg.Connection, name: Generation) -> bool:
 
 
 async def mark_broken(connection: asyncpg.Connection, name: Generation) -> None:
-    """Take a generation out of the roster, for an event could not be written to it."""
+    """Stop following a generation, because an event could not be written to it."""
     await connection.execute("UPDATE control.generation SET state = 'broken' WHERE generation = $1", name)
 
 
 async def mark_recovered(connection: asyncpg.Connection, name: Generation) -> None:
-    """Put a broken generation back into the roster, for its tables can be written again; no other state changes."""
+    """Follow a broken generation again, because its tables can be written again; leave any other state unchanged."""
     await connection.execute(
         "UPDATE control.generation SET state = 'following' WHERE generation = $1 AND state = 'broken'", name
     )

@@ -1,7 +1,7 @@
-"""What the projector tells API processes with every commit: how far the live generation is, and what a batch touched.
+"""Notifies API processes of every commit: the live generation's position, and what the batch changed.
 
-A notice leaves in the transaction that it speaks of, so notices come in the order of the commits, and none comes for a
-batch that was rolled back. PostgreSQL bounds a payload, so a large batch is told in several; the last one completes it.
+A notice is sent in the transaction that it describes, so notices arrive in commit order, and none arrives for a batch
+that was rolled back. PostgreSQL limits a payload's size, so a large batch sends several; the last one completes it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,19 +16,19 @@ from projections.store.queries import Generation
 
 CHANNEL: Final = "membership_applied"
 TAGS_PER_NOTICE_MAX: Final = 500
-"""Of 13 characters each: below PostgreSQL's 8,000 bytes."""
+"""Of 13 characters each: below PostgreSQL's limit of 8,000 bytes."""
 NOTICES_MAX: Final = 8
-"""A batch that touched more is told as a flush: hearing it out would cost readers more than forgetting does."""
+"""A batch that changed more sends a flush: processing more notices would cost readers more than an empty cache."""
 _TAG_CHARS: Final = 13
 
 
 class Notice(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One notice. A field that this release does not know may change its meaning, so it makes the whole unreadable."""
+    """One notice. An unknown field may change its meaning, so it makes the whole notice unreadable."""
 
     generation: Annotated[str, Meta(pattern="^g[1-9][0-9]*$")]
     position: Annotated[int, Meta(ge=0, le=INT64_MAX)]
     touched: str = ""
-    """The tags of what changed, one behind the other."""
+    """The tags of what changed, concatenated."""
     more: bool = False
     """Whether another notice of the same batch follows."""
     flush: bool = False
@@ -36,27 +36,27 @@ class Notice(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
 
     @property
     def tags(self) -> Iterator[str]:
-        """What changed."""
+        """The tags of what changed."""
         return (self.touched[at : at + _TAG_CHARS] for at in range(0, len(self.touched), _TAG_CHARS))
 
 
 def customer_tag(customer_id: str) -> str:
-    """Return what stands for a customer: the end of its id. Two that share one are forgotten together, no more."""
+    """Return a customer's tag: the end of its id. Customers that share a tag are only invalidated together."""
     return "c" + customer_id[-12:]
 
 
 def campaign_tag(campaign_id: str) -> str:
-    """Return what stands for a campaign."""
+    """Return a campaign's tag: the end of its id."""
     return "g" + campaign_id[-12:]
 
 
 def encode_notices(name: Generation, position: int, tags: Iterable[str] | None) -> list[str]:
-    """Return the payloads that tell of a batch; `tags` of None: it changed more than can be named."""
+    """Return the payloads for a batch; `tags` of None: it changed more than the tags can name."""
     distinct = set(tags or ())
     if tags is None or len(distinct) > NOTICES_MAX * TAGS_PER_NOTICE_MAX:
         return [_encode(Notice(name, position, flush=True))]
-    found = sorted(distinct)
-    parts = [found[at : at + TAGS_PER_NOTICE_MAX] for at in range(0, len(found), TAGS_PER_NOTICE_MAX)] or [[]]
+    ordered = sorted(distinct)
+    parts = [ordered[at : at + TAGS_PER_NOTICE_MAX] for at in range(0, len(ordered), TAGS_PER_NOTICE_MAX)] or [[]]
     return [
         _encode(Notice(name, position, "".join(part), more=number < len(parts)))
         for number, part in enumerate(parts, start=1)
@@ -64,7 +64,7 @@ def encode_notices(name: Generation, position: int, tags: Iterable[str] | None) 
 
 
 async def notify_flush(connection: asyncpg.Connection) -> None:
-    """Tell, in the caller's transaction, that rows were changed by other than a batch: mended, erased, switched."""
+    """Notify, in the caller's transaction, that rows changed outside a batch: by a repair, an erasure or a switch."""
     row = await connection.fetchrow(
         "SELECT generation, position FROM control.live JOIN control.checkpoint USING (generation)"
     )
@@ -74,7 +74,7 @@ async def notify_flush(connection: asyncpg.Connection) -> None:
 
 
 def decode_notice(payload: str) -> Notice | None:
-    """Read a payload; None for one that is not of this release: another program's, or a newer release's."""
+    """Decode a payload; None for an unknown format: another program's, or a newer release's."""
     try:
         return _DECODER.decode(payload)
     except (msgspec.DecodeError, UnicodeEncodeError):

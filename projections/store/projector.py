@@ -1,10 +1,10 @@
 """Applies a batch of messages to a generation: one transaction for the rows, the parked events and the checkpoint.
 
 Writes: every table of the generation, control.checkpoint. Statements: writes.sql.
-Invariants: a batch is in the rows if and only if the checkpoint says so; a batch applied twice changes nothing.
-Fails: `Fenced` when another projector took over, nothing written; `database.UNAVAILABLE` when PostgreSQL is away,
-nothing written either, so that the same batch may be applied again. A message whose values the tables refuse is found
-by halving the batch, and parked (decision 0018); `TablesRefuse` when the refusal is not about a message.
+Invariants: a batch is in the rows if and only if the checkpoint is at or beyond it; applying it twice changes nothing.
+Fails: `Fenced` when another projector took over and `database.UNAVAILABLE` when PostgreSQL is unavailable; both leave
+nothing written, so the same batch can be applied again. A message whose values the tables refuse is found by halving
+the batch, and parked (decision 0018); `TablesRefuse` when no single message is the cause.
 """
 
 import asyncio
@@ -34,40 +34,40 @@ from projections.store.fan_out import FanOut
 from projections.store.queries import Generation, writes
 
 REFUSED_PER_BATCH_MAX: Final = 10
-"""Messages of one batch that are parked because the tables refuse their values. More of them say that the tables are
-damaged, not the messages: a release's own tables are meant to take every valid event."""
+"""Limit of messages per batch that are parked because the tables refuse their values. More of them indicate damaged
+tables, not faulty messages: the tables of this release are designed to accept every valid event."""
 REFUSED_PARKED_MAX: Final = 100
-"""The same for all that are parked in one generation, so that damaged tables do not park a slow stream one by one."""
+"""The same limit per generation, so that damaged tables do not park a slow stream message by message."""
 
 
 class WriteFailure(Struct, frozen=True):
-    """A generation whose tables refused an event, and what PostgreSQL said."""
+    """A generation whose tables refused an event, and PostgreSQL's message."""
 
     generation: Generation
     reason: str
 
 
 class Applied(NamedTuple):
-    """What became of messages that were applied to all generations that follow."""
+    """The result of applying messages to all following generations."""
 
     checkpoints: list[Checkpoint]
     failures: list[WriteFailure]
     parked: Sequence[Parked]
     fanning_out: bool
-    """Whether a campaign's changed keys are left to be copied to some of its memberships."""
+    """Whether a campaign's changed keys still have to be copied to some of its memberships."""
 
 
 class FanOutProgress(NamedTuple):
-    """Whom changed keys of campaigns have reached through their memberships, and whom they have not yet."""
+    """The customers whose memberships received a campaign's changed keys, and the fan-outs not yet complete."""
 
     customers: list[str]
     remaining: list[FanOut]
     superseded: bool
-    """Whether a fan-out under way was overtaken: whom it had not reached sees a change, though his copy has none."""
+    """Whether a pending fan-out was superseded: members not yet updated must be invalidated, too."""
 
 
 class Written(NamedTuple):
-    """The outcome of one generation's part of a transaction."""
+    """The result of one generation's part of a transaction."""
 
     checkpoint: Checkpoint
     fanning_out: bool = False
@@ -79,7 +79,7 @@ VALUES_REFUSED: Final = (
     asyncpg.DataError,
     asyncpg.ProgramLimitExceededError,
 )
-"""Errors about a row or a value: the message that brings it can be found and parked."""
+"""Errors about a row or a value: the message that contains it can be found and parked."""
 SESSION_REFUSED: Final = (
     asyncpg.DuplicatePreparedStatementError,
     asyncpg.InvalidSQLStatementNameError,
@@ -87,119 +87,123 @@ SESSION_REFUSED: Final = (
     asyncpg.ReadOnlySQLTransactionError,
 )
 """Errors about this session: a pooler mixes up prepared statements, or the server is a standby. A new session may
-succeed; no generation is at fault."""
+succeed; no generation is the cause."""
 _TABLES_REFUSED: Final = (asyncpg.SyntaxOrAccessError, asyncpg.InvalidSchemaNameError)
-"""Errors about tables that are missing, changed by hand, or not granted. No other session or message would succeed."""
+"""Errors about tables that are missing, changed by hand, or not granted: no other session or message would succeed."""
 _CONTROL_SCHEMA: Final = "control"
-"""Named in PostgreSQL's message if what is missing belongs to all generations."""
+"""Named in PostgreSQL's message if the missing object belongs to all generations."""
 
 
 async def apply_batch(
-    connection: asyncpg.Connection, held: Checkpoint, batch: Batch, stream_created: str
+    connection: asyncpg.Connection, checkpoint: Checkpoint, batch: Batch, stream_created: str
 ) -> Checkpoint:
-    """Write `batch` on top of `held`, fan-outs to their end, and return the new checkpoint. Owns the transaction.
+    """Write `batch` after `checkpoint`, with complete fan-outs, and return the new checkpoint. Owns the transaction.
 
-    Raises `Fenced` without writing when the checkpoint in the database is not `held`.
+    Raises `Fenced` without writing when the checkpoint in the database is not `checkpoint`.
     """
     try:
         async with connection.transaction():
-            return (await _write(connection, held, batch, stream_created, None)).checkpoint
+            return (await _write(connection, checkpoint, batch, stream_created, None)).checkpoint
     except VALUES_REFUSED:
         async with connection.transaction():
-            return (await _write(connection, held, batch, stream_created, None, in_parts=True)).checkpoint
+            return (await _write(connection, checkpoint, batch, stream_created, None, in_parts=True)).checkpoint
 
 
 async def apply_to_all(
     connection: asyncpg.Connection,
-    held: Sequence[Checkpoint],
+    current: Sequence[Checkpoint],
     messages: Sequence[Message],
     stream_created: str,
     members_max: int = fan_out.MEMBERS_MAX,
 ) -> Applied:
-    """Apply messages to every generation that follows, in one transaction, with fan-outs to `members_max` members.
+    """Apply messages to every following generation, in one transaction, with fan-outs to `members_max` members.
 
-    A generation that stands further already is given only what lies behind its checkpoint, so those that stand
-    apart come level here. One of several that cannot be written to must not stop the others: its part is rolled back,
-    and it is returned as `Unwritable` in place of a checkpoint. Raises `TablesRefuse` with nothing written if no
-    generation can be written to, or if the live one cannot although its tables are not damaged.
+    A generation that is already further on receives only the messages after its checkpoint, so afterwards all are at
+    the same position. If one of several cannot be written, the others continue: its part is rolled back, and it is
+    returned as a `WriteFailure` instead of a checkpoint. Raises `TablesRefuse` with nothing written if no generation
+    can be written, or if the live one cannot although its tables are not damaged.
     """
-    behind = sorted({each.position for each in held if each.position < messages[-1].position})
-    # Read before the transaction opens, so that no lock is held while Python works.
-    batches = {after: read_batch([each for each in messages if each.position > after]) for after in behind}
-    return await _apply(connection, held, batches, stream_created, members_max)
+    positions = sorted({checkpoint.position for checkpoint in current if checkpoint.position < messages[-1].position})
+    # Decoded before the transaction, so that no lock is held meanwhile.
+    batches = {after: read_batch([message for message in messages if message.position > after]) for after in positions}
+    return await _apply(connection, current, batches, stream_created, members_max)
 
 
 async def apply_shared_batch(
     connection: asyncpg.Connection,
-    held: Sequence[Checkpoint],
+    current: Sequence[Checkpoint],
     batch: Batch,
     stream_created: str,
     members_max: int = fan_out.MEMBERS_MAX,
 ) -> Applied:
-    """Do the same with a batch that was read already, for generations that all stand where it begins."""
-    return await _apply(connection, held, {each.position: batch for each in held}, stream_created, members_max)
+    """Do the same with a batch that is already decoded, for generations that are all at its start."""
+    return await _apply(
+        connection, current, {checkpoint.position: batch for checkpoint in current}, stream_created, members_max
+    )
 
 
 async def _apply(
     connection: asyncpg.Connection,
-    held: Sequence[Checkpoint],
+    current: Sequence[Checkpoint],
     batches: Mapping[Position, Batch],
     stream_created: str,
     members_max: int,
 ) -> Applied:
-    """Write to each generation the batch that begins where it stands; one that has none stays as it is."""
+    """Write to each generation the batch that starts at its position; without one it stays unchanged."""
 
-    async def write(each: Checkpoint, *, in_parts: bool) -> Written:
-        batch = batches.get(each.position)
+    async def write(checkpoint: Checkpoint, *, in_parts: bool) -> Written:
+        batch = batches.get(checkpoint.position)
         if batch is None:
-            return Written(each)
-        return await _write(connection, each, batch, stream_created, members_max, in_parts=in_parts)
+            return Written(checkpoint)
+        return await _write(connection, checkpoint, batch, stream_created, members_max, in_parts=in_parts)
 
     try:
-        # Refused values end the whole transaction, which spares every other one the savepoints.
-        return await _for_all(connection, held, partial(write, in_parts=False), _TABLES_REFUSED)
+        # Refused values roll the whole transaction back, so that all other transactions need no savepoints.
+        return await _for_all(connection, current, partial(write, in_parts=False), _TABLES_REFUSED)
     except VALUES_REFUSED:
-        return await _for_all(connection, held, partial(write, in_parts=True), (*_TABLES_REFUSED, *VALUES_REFUSED))
+        return await _for_all(connection, current, partial(write, in_parts=True), (*_TABLES_REFUSED, *VALUES_REFUSED))
 
 
-async def fan_out_in_all(connection: asyncpg.Connection, held: Sequence[Checkpoint]) -> Applied:
-    """Go on with the fan-outs of every generation that follows, a chunk of each, in one transaction."""
+async def fan_out_in_all(connection: asyncpg.Connection, current: Sequence[Checkpoint]) -> Applied:
+    """Continue the fan-outs of every following generation, one chunk of each, in one transaction."""
 
-    async def write(each: Checkpoint) -> Written:
-        if not await checkpoints.lock(connection, each):
-            raise Fenced(each.generation, each.position, each.epoch)
-        return Written(each, await fan_out.propagate_recorded(connection, each.generation, fan_out.MEMBERS_MAX))
+    async def write(checkpoint: Checkpoint) -> Written:
+        if not await checkpoints.lock(connection, checkpoint):
+            raise Fenced(checkpoint.generation, checkpoint.position, checkpoint.epoch)
+        return Written(
+            checkpoint, await fan_out.propagate_recorded(connection, checkpoint.generation, fan_out.MEMBERS_MAX)
+        )
 
-    return await _for_all(connection, held, write, (*_TABLES_REFUSED, *VALUES_REFUSED))
+    return await _for_all(connection, current, write, (*_TABLES_REFUSED, *VALUES_REFUSED))
 
 
 async def _for_all(
     connection: asyncpg.Connection,
-    held: Sequence[Checkpoint],
+    current: Sequence[Checkpoint],
     write: Callable[[Checkpoint], Awaitable[Written]],
     refusals: tuple[type[asyncpg.PostgresError], ...],
 ) -> Applied:
-    """Write to each generation in one transaction, leaving out those that raise one of `refusals`."""
+    """Write to each generation in one transaction, skipping those that raise one of `refusals`."""
     written: list[Written] = []
     refused: list[tuple[Checkpoint, asyncpg.PostgresError]] = []
     try:
         async with connection.transaction():
-            for each in held:
+            for checkpoint in current:
                 try:
-                    # Alone, it needs no savepoint: what rolls it back rolls all back.
-                    async with connection.transaction() if len(held) > 1 else nullcontext():
-                        written.append(await write(each))
+                    # A single generation needs no savepoint: rolling it back rolls everything back.
+                    async with connection.transaction() if len(current) > 1 else nullcontext():
+                        written.append(await write(checkpoint))
                 except SESSION_REFUSED:
                     raise
                 except refusals as problem:
-                    if len(held) == 1:
+                    if len(current) == 1:
                         raise
-                    refused.append((each, problem))
+                    refused.append((checkpoint, problem))
             await _require_written(connection, written, refused)
     except SESSION_REFUSED:
         raise
     except refusals as problem:
-        raise TablesRefuse(held[0].generation, _said(problem), damaged=is_damage(problem)) from problem
+        raise TablesRefuse(current[0].generation, _message_of(problem), damaged=is_damage(problem)) from problem
     return _applied(written, refused)
 
 
@@ -208,74 +212,74 @@ async def _require_written(
     written: Sequence[Written],
     refused: Sequence[tuple[Checkpoint, asyncpg.PostgresError]],
 ) -> None:
-    """Raise `TablesRefuse` unless the refusals are the fault of those generations alone.
+    """Raise `TablesRefuse` unless the refusals are caused by those generations alone.
 
-    What every generation refuses may have one cause elsewhere, so none is blamed. A live generation that is not damaged
-    is waited for: what it lacks, a right for example, can be granted again.
+    A refusal by every generation may have a common cause elsewhere, so none is marked as broken. If the live generation
+    is not damaged, the caller retries: a missing right, for example, can be granted again.
     """
     if not refused:
         return
     first, problem = refused[0]
     if not written:
-        raise TablesRefuse(first.generation, _said(problem), damaged=False)
+        raise TablesRefuse(first.generation, _message_of(problem), damaged=False)
     live = await checkpoints.live_generation(connection)
-    for each, problem in refused:
-        if each.generation == live and not is_damage(problem):
-            raise TablesRefuse(live, _said(problem), damaged=False)
+    for checkpoint, problem in refused:
+        if checkpoint.generation == live and not is_damage(problem):
+            raise TablesRefuse(live, _message_of(problem), damaged=False)
 
 
 def is_damage(problem: asyncpg.PostgresError) -> bool:
-    """Return whether a refusal says that a generation's own tables were changed: not a right, nor anything shared."""
+    """Return whether a refusal is caused by changed tables of the generation, not by a right or a shared object."""
     if isinstance(problem, asyncpg.InsufficientPrivilegeError | asyncpg.UndefinedFunctionError):
         return False
     missing = isinstance(problem, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError)
-    return not (missing and _CONTROL_SCHEMA in _said(problem))
+    return not (missing and _CONTROL_SCHEMA in _message_of(problem))
 
 
 def _applied(written: Sequence[Written], refused: Sequence[tuple[Checkpoint, asyncpg.PostgresError]]) -> Applied:
-    parked = {parked.message.position: parked for each in written for parked in each.parked}
+    parked = {parked.message.position: parked for part in written for parked in part.parked}
     return Applied(
-        checkpoints=[each.checkpoint for each in written],
-        failures=[WriteFailure(each.generation, _said(problem)) for each, problem in refused],
+        checkpoints=[part.checkpoint for part in written],
+        failures=[WriteFailure(checkpoint.generation, _message_of(problem)) for checkpoint, problem in refused],
         parked=[parked[position] for position in sorted(parked)],
-        fanning_out=any(each.fanning_out for each in written),
+        fanning_out=any(part.fanning_out for part in written),
     )
 
 
-def _said(problem: asyncpg.PostgresError) -> str:
-    """Return PostgreSQL's message without its detail, which holds the row, and so a customer's data."""
+def _message_of(problem: asyncpg.PostgresError) -> str:
+    """Return PostgreSQL's message without its detail, which contains the row and so a customer's data."""
     return str(problem.args[0]).rstrip(".") if problem.args else type(problem).__name__
 
 
 async def _write(
     connection: asyncpg.Connection,
-    held: Checkpoint,
+    checkpoint: Checkpoint,
     batch: Batch,
     stream_created: str,
     members_max: int | None,
     *,
     in_parts: bool = False,
 ) -> Written:
-    """Write a batch and its checkpoint; `in_parts` finds and parks the messages whose values are refused."""
-    to = Checkpoint(held.generation, batch.position, batch.time_ns, stream_created, held.epoch)
-    if not await checkpoints.advance(connection, held, to):
-        raise Fenced(held.generation, held.position, held.epoch)
-    statements = writes(held.generation)
+    """Write a batch and its checkpoint; `in_parts` finds and parks messages whose values are refused."""
+    to = Checkpoint(checkpoint.generation, batch.position, batch.time_ns, stream_created, checkpoint.epoch)
+    if not await checkpoints.advance(connection, checkpoint, to):
+        raise Fenced(checkpoint.generation, checkpoint.position, checkpoint.epoch)
+    statements = writes(checkpoint.generation)
     parked: Sequence[Parked] = batch.parked
     if in_parts:
-        refused_max = await _refusals_left(connection, held.generation)
-        reached, refused = await write_in_parts(connection, statements, batch, members_max, refused_max)
+        refused_max = await _refusals_left(connection, checkpoint.generation)
+        progress, refused = await write_in_parts(connection, statements, batch, members_max, refused_max)
         parked = [*batch.parked, *refused]
     else:
-        reached = await write_columns(connection, statements, batch.columns, members_max)
-    await fan_out.record(connection, held.generation, reached.remaining)
+        progress = await write_columns(connection, statements, batch.columns, members_max)
+    await fan_out.record(connection, checkpoint.generation, progress.remaining)
     await park(connection, statements, parked)
-    # Whom a campaign's keys have not reached yet is answered otherwise from now on all the same.
-    unnamed = reached.remaining or reached.superseded
-    touched = None if unnamed else _changed_tags(batch.registers, reached.customers)
-    told = notices.encode_notices(held.generation, to.position, touched)
-    await connection.execute(statements["tell_readers"], held.generation, told)
-    return Written(to, bool(reached.remaining), parked)
+    # Answers also change for members that the fan-out has not updated yet, so only a flush covers them all.
+    flush = progress.remaining or progress.superseded
+    tags = None if flush else _changed_tags(batch.registers, progress.customers)
+    payloads = notices.encode_notices(checkpoint.generation, to.position, tags)
+    await connection.execute(statements["notify_readers"], checkpoint.generation, payloads)
+    return Written(to, bool(progress.remaining), parked)
 
 
 async def _refusals_left(connection: asyncpg.Connection, name: Generation) -> int:
@@ -290,17 +294,17 @@ async def write_in_parts(
     members_max: int | None = None,
     refused_max: int = REFUSED_PER_BATCH_MAX,
 ) -> tuple[FanOutProgress, list[Parked]]:
-    """Write what the tables accept of a batch, in the caller's transaction; return the messages they refuse.
+    """Write the messages of a batch that the tables accept, in the caller's transaction; return the refused ones.
 
-    Raises the refusal itself when there are more than `refused_max`.
+    Raises PostgreSQL's error when there are more than `refused_max`.
     """
     writer = _PartWriter(connection, statements, members_max, refused_max)
     await writer.write(batch)
-    return writer.reached(), writer.refused
+    return writer.progress(), writer.refused
 
 
 class _PartWriter:
-    """Halves a batch that is refused until the messages at fault stand alone; the rest is written on the way."""
+    """Halves a refused batch recursively until the refused messages are isolated, and writes the rest."""
 
     def __init__(
         self, connection: asyncpg.Connection, statements: Mapping[str, str], members_max: int | None, refused_max: int
@@ -309,49 +313,51 @@ class _PartWriter:
         self._statements = statements
         self._members_max = members_max
         self._refused_max = refused_max
-        self._reached: list[FanOutProgress] = []
+        self._parts: list[FanOutProgress] = []
         self.refused: list[Parked] = []
 
     async def write(self, batch: Batch) -> None:
-        """Write the batch, or its halves: any split of the same events gives the same rows."""
+        """Write the batch, or its halves: every split of the same events gives the same rows."""
         try:
             async with self._connection.transaction():
-                reached = await write_columns(self._connection, self._statements, batch.columns, self._members_max)
+                progress = await write_columns(self._connection, self._statements, batch.columns, self._members_max)
         except VALUES_REFUSED as problem:
             if len(batch.messages) == 1:
                 self._refuse(batch.messages[0], problem)
                 return
         else:
-            self._reached.append(reached)
+            self._parts.append(progress)
             return
         middle = len(batch.messages) // 2
         for half in (batch.messages[:middle], batch.messages[middle:]):
-            await asyncio.sleep(0)  # other tasks run between two halves: decoding one may take a tenth of a second
+            await asyncio.sleep(0)  # let other tasks run between halves: decoding one may take 0.1 s
             await self.write(read_batch(half))
 
-    def reached(self) -> FanOutProgress:
-        """Return what all parts reached; a campaign that several parts left goes on at the first member left."""
-        left: dict[UUID, FanOut] = {}
-        for fan_out_left in sorted(each for reached in self._reached for each in reached.remaining):
-            left.setdefault(fan_out_left.campaign_id, fan_out_left)
-        customers = [customer for reached in self._reached for customer in reached.customers]
-        return FanOutProgress(customers, list(left.values()), any(reached.superseded for reached in self._reached))
+    def progress(self) -> FanOutProgress:
+        """Return the combined progress; a campaign unfinished in several parts resumes at the lowest customer."""
+        remaining: dict[UUID, FanOut] = {}
+        for unfinished in sorted(unfinished for part in self._parts for unfinished in part.remaining):
+            remaining.setdefault(unfinished.campaign_id, unfinished)
+        customers = [customer for part in self._parts for customer in part.customers]
+        return FanOutProgress(customers, list(remaining.values()), any(part.superseded for part in self._parts))
 
     def _refuse(self, message: Message, problem: asyncpg.PostgresError) -> None:
         if len(self.refused) >= self._refused_max:
             raise problem
-        self.refused.append(Parked(message, Unreadable(REFUSED_BY_TABLES, f"{_said(problem)} ({problem.sqlstate}).")))
+        self.refused.append(
+            Parked(message, Unreadable(REFUSED_BY_TABLES, f"{_message_of(problem)} ({problem.sqlstate})."))
+        )
 
 
 def _changed_tags(registers: Registers, fanned_out: Iterable[str]) -> Iterator[str]:
-    """Name what an answer may depend on that this batch changed, customers that only share a campaign included."""
+    """Yield the tags of everything that this batch changed, including customers updated by a fan-out."""
     customers = {*registers.customers, *(key.customer_id for key in registers.presences), *fanned_out}
     yield from map(notices.customer_tag, customers)
     yield from map(notices.campaign_tag, registers.campaign_ids())
 
 
 async def write_registers(connection: asyncpg.Connection, statements: Mapping[str, str], registers: Registers) -> None:
-    """Offer folded registers to a generation's rows, fan-outs to their end, in the caller's transaction."""
+    """Offer folded registers to a generation's rows, with complete fan-outs, in the caller's transaction."""
     await write_columns(connection, statements, register_columns(registers), None)
 
 
@@ -360,27 +366,27 @@ async def write_columns(
 ) -> FanOutProgress:
     """Offer registers, as columns, to a generation's rows, in the caller's transaction.
 
-    A changed key of a campaign is copied to about `members_max` memberships (None: to all); what is left is the
-    caller's to record.
+    A campaign's changed keys are copied to about `members_max` memberships (None: to all); the caller records the
+    remainder.
     """
     if offered.customers:
         await connection.execute(statements["write_customers"], *offered.customers)
     if offered.enrolled:
         await connection.execute(statements["know_customers"], offered.enrolled)
-    moved = await connection.fetch(statements["write_campaigns"], *offered.campaigns) if offered.campaigns else []
+    changed = await connection.fetch(statements["write_campaigns"], *offered.campaigns) if offered.campaigns else []
     if offered.targets:
         emptied = await connection.fetch(statements["write_targets"], *offered.targets)
         if emptied:
             await connection.execute(statements["forget_empty_counts"], [row["customer_id"] for row in emptied])
-    wanted = [FanOut(row["campaign_id"]) for row in moved]
-    superseded = any(row["fanning_out"] for row in moved)
+    fan_outs = [FanOut(row["campaign_id"]) for row in changed]
+    superseded = any(row["fanning_out"] for row in changed)
     if members_max == 0:
-        return FanOutProgress([], wanted, superseded)
-    return FanOutProgress(*await fan_out.propagate(connection, statements, wanted, members_max), superseded)
+        return FanOutProgress([], fan_outs, superseded)
+    return FanOutProgress(*await fan_out.propagate(connection, statements, fan_outs, members_max), superseded)
 
 
 async def park(connection: asyncpg.Connection, statements: Mapping[str, str], parked: Sequence[Parked]) -> None:
-    """Keep messages that could not be applied, in the caller's transaction."""
+    """Store messages that could not be applied, in the caller's transaction."""
     if parked:
-        rows = (parked_row(each.message, each.why) for each in parked)
+        rows = (parked_row(item.message, item.why) for item in parked)
         await connection.execute(statements["park_events"], *columns(rows))

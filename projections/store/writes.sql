@@ -1,12 +1,12 @@
 -- Every statement that changes a generation of the read model.
 --
 -- A block starts with `-- name:`; {generation} is the schema, {a_block's_name} includes that block. Registers are
--- last-writer-wins: a row changes only where the offered version is higher than the held one, so a second delivery
--- changes nothing. Rows are written in key order, so that two writers could never wait for each other in a circle.
+-- last-writer-wins: a row changes only where the offered version is higher than the held one, so a redelivery changes
+-- nothing. Rows are written in key order, so that two writers cannot deadlock.
 
 
 -- name: advance_checkpoint
--- The compare-and-set that fences: no row comes back when another projector took over or went further.
+-- The compare-and-set that fences: it returns no row when another projector took over or advanced the checkpoint.
 -- First in its transaction, so that a fenced batch costs one statement.
 UPDATE control.checkpoint
 SET position = $4, message_time_ns = $5, stream_created = $6, applied_at = now()
@@ -14,8 +14,8 @@ WHERE generation = $1 AND position = $2 AND epoch = $3
 RETURNING generation;
 
 
--- name: tell_readers
--- Leaves at commit, in order. Only the live generation's progress is news to readers.
+-- name: notify_readers
+-- PostgreSQL delivers notifications at commit, in order. Readers need only those of the live generation.
 SELECT pg_notify('membership_applied', payload)
 FROM unnest($2::text[]) AS payload
 WHERE EXISTS (SELECT FROM control.live WHERE live.generation = $1);
@@ -31,7 +31,7 @@ WHERE held.version < excluded.version;
 
 
 -- name: know_customers
--- A customer exists from the first enrolment on, even before an event of its own.
+-- A customer exists from its first enrolment, even before an event of its own.
 INSERT INTO {generation}.customer (customer_id)
 SELECT DISTINCT customer_id FROM unnest($1::uuid[]) AS enrolled (customer_id)
 ORDER BY 1
@@ -39,11 +39,11 @@ ON CONFLICT (customer_id) DO NOTHING;
 
 
 -- name: write_campaigns
--- All four registers of a campaign in one row write, however many events moved them. Each comes in columns of its own,
--- for most campaigns of a batch write but their counters; one that was not written is offered with version 0, which
--- never wins. A full join cannot be planned as a nested loop, however few rows the planner expects.
--- Returns the known campaigns with members of which a key that memberships carry has changed, and whether an older
--- change of it is still on its way to them.
+-- All four registers of a campaign in one row write, however many events changed them. Each register has its own
+-- arrays, because most campaigns of a batch write only their counters; an unwritten register is offered with version 0,
+-- which never wins. A full join cannot be planned as a nested loop, however few rows the planner expects.
+-- Returns the defined campaigns with members whose keys, copied to the memberships, have changed, and whether an older
+-- fan-out of the campaign is still in progress.
 WITH written AS (
     INSERT INTO {generation}.campaign AS held (
         campaign_id,
@@ -130,8 +130,8 @@ WHERE keys_changed
 
 
 -- name: write_targets
--- Enrolment and presence of a target, with the keys of its campaign if that is known already. After
--- write_campaigns in the transaction, so that the keys are those of this batch.
+-- Enrolment and presence of a target, with the keys of its campaign if that is already defined. Runs after
+-- write_campaigns in the transaction, so that the keys include this batch.
 WITH moved AS (
     INSERT INTO {generation}.membership AS held (
         customer_id, campaign_id,
@@ -169,11 +169,11 @@ WITH moved AS (
         OR held.presence_version < excluded.presence_version
     {before_and_after}
 )
-{count_moves};
+{apply_summary_deltas};
 
 
 -- name: next_members
--- The members that a fan-out goes on with, the one it goes on at included: so many of each campaign.
+-- The next members of each fan-out, including the one at which it resumes: at most $3 per campaign.
 SELECT asked.campaign_id, member.customer_id
 FROM unnest($1::uuid[], $2::uuid[]) AS asked (campaign_id, resumes_at)
 CROSS JOIN LATERAL (
@@ -186,8 +186,8 @@ CROSS JOIN LATERAL (
 
 
 -- name: refresh_keys
--- The fan-out: give these memberships the keys their campaigns have now. Returns who was moved, too: beside the others
--- and not joined with them, for the planner takes both for a few.
+-- The fan-out: copies the current keys of campaigns to these memberships. Also returns the changed customers, as a
+-- union and not a join, because the planner underestimates both sets.
 WITH moved AS (
     UPDATE {generation}.membership AS held
     SET owner_id = campaign.owner_id, status = campaign.status, campaign_deleted = campaign.deleted
@@ -200,13 +200,13 @@ WITH moved AS (
             IS DISTINCT FROM (campaign.owner_id, campaign.status, campaign.deleted)
     {before_and_after}
 )
-{count_moves}
+{apply_summary_deltas}
 UNION ALL
 SELECT customer_id::text, false FROM moved;
 
 
 -- name: record_fan_outs
--- What is left to copy. A campaign that waits already keeps its turn, and goes on where the newer word says.
+-- The remaining fan-outs. A campaign already recorded keeps its turn, and resumes at the new customer.
 INSERT INTO control.fan_out AS held (generation, campaign_id, resumes_at)
 SELECT $1, * FROM unnest($2::uuid[], $3::uuid[]) AS left_over
 ON CONFLICT (generation, campaign_id) DO UPDATE
@@ -218,21 +218,21 @@ WHERE held.resumes_at <> excluded.resumes_at;
 SELECT campaign_id, resumes_at FROM control.fan_out WHERE generation = $1 ORDER BY turn LIMIT $2;
 
 
--- name: forget_fan_outs
+-- name: delete_fan_outs
 DELETE FROM control.fan_out WHERE generation = $1 AND campaign_id = any($2::uuid[]);
 
 
 -- name: before_and_after
--- Included by what moves memberships: the row as it was and as it is.
+-- Included by the statements that change memberships: the row before and after.
 RETURNING WITH (OLD AS o, NEW AS n)
     n.customer_id,
     o.enrolled_at AS old_enrolled_at, o.owner_id AS old_owner_id, o.status AS old_status, o.deleted AS old_deleted,
     n.enrolled_at AS new_enrolled_at, n.owner_id AS new_owner_id, n.status AS new_status, n.deleted AS new_deleted
 
 
--- name: count_moves
--- Included by what moves memberships: the summaries follow in the same statement, so they cannot disagree.
--- Returns whose counts have come down to zero.
+-- name: apply_summary_deltas
+-- Included by the statements that change memberships: the summaries change in the same statement, so they always match.
+-- Returns the customers with a count that is now zero.
 , delta AS (
     SELECT customer_id, owner_id, status, deleted, sum(change) AS change
     FROM (
@@ -258,12 +258,12 @@ SELECT customer_id::text, true AS emptied FROM counted WHERE memberships = 0
 
 
 -- name: forget_empty_counts
--- A count of zero is no row, so that a rebuild gives the same rows.
+-- Zero counts are not stored, so that a rebuild gives the same rows.
 DELETE FROM {generation}.customer_summary WHERE customer_id = any($1::uuid[]) AND memberships = 0;
 
 
 -- name: park_events
--- A position is parked once, whatever is delivered again.
+-- A position is parked only once, even when it is delivered again.
 INSERT INTO {generation}.parked_event (position, subject, headers, body, reason, detail)
 SELECT * FROM unnest($1::bigint[], $2::text[], $3::json[], $4::bytea[], $5::text[], $6::text[]) AS parked
 ON CONFLICT (position) DO NOTHING;

@@ -1,8 +1,8 @@
-"""Admits expensive reads, a bounded number at a time, and shares the places among callers.
+"""Admits a bounded number of expensive reads at a time, and shares the slots among callers.
 
-An expensive read is one that PostgreSQL plans for its own values: a search, dates, an unusual order. Too many at once
-make all of them late, so a read waits for a slot, for a bounded time, and is refused when none came free. No caller can
-occupy more than half of the slots or of the waiting places; free slots go to the waiting callers in turn.
+An expensive read is one that needs a custom plan: a search, dates, or a non-default order. Too many at once delay all
+of them, so a read waits for a slot for a bounded time, and is rejected if none becomes free. No caller can occupy more
+than half of the slots or of the waiting places; free slots go to the waiting callers in turn.
 """
 
 import asyncio
@@ -16,34 +16,34 @@ from typing import Final
 WAIT_MAX_S: Final = 0.8
 """How long a read waits for a slot; the API promises its 503 within a second."""
 WAITING_PER_SLOT_MAX: Final = 32
-"""Waiting places: as many as slots of 25 ms a read could serve within the wait; beyond, waiting would be in vain."""
+"""Waiting places per slot: at 25 ms a read, as many as a slot can serve within `WAIT_MAX_S`."""
 RESERVED_CONNECTIONS: Final = 2
-"""Connections of the pool that no expensive read takes: for API keys, the pointer and the exact form of a page."""
+"""Connections of the pool not used by expensive reads: for API keys, the pointer and the exact form of a page."""
 
 caller: ContextVar[str] = ContextVar("caller", default="")
-"""Whose request this is; set once the credentials are known."""
+"""The user id of the current request's caller; set after authentication."""
 
 
 class Overloaded(TimeoutError):
-    """No slot came free in time, or the caller has used up its share."""
+    """No slot became free in time, or the caller has used up its share."""
 
 
 class Slot:
-    """A slot that is held; releasing it twice is harmless."""
+    """An occupied slot; releasing it twice is harmless."""
 
     def __init__(self, release: Callable[[], None]) -> None:
         self._release = release
         self.released = False
 
     def release(self) -> None:
-        """Give the slot back."""
+        """Return the slot."""
         if not self.released:
             self.released = True
             self._release()
 
 
-_held: ContextVar[Slot | None] = ContextVar("held_slot", default=None)
-"""The slot that the request was admitted with, if it was before its handler ran."""
+_request_slot: ContextVar[Slot | None] = ContextVar("request_slot", default=None)
+"""The slot with which the request was admitted before its handler ran, if any."""
 
 
 class Admission:
@@ -59,25 +59,25 @@ class Admission:
 
     @asynccontextmanager
     async def slot(self, owner: str) -> AsyncIterator[None]:
-        """Hold a slot meanwhile: the one that the request was admitted with, or another; raises `Overloaded`."""
-        held = _held.get()
-        if held is None or held.released:
-            held = await self.admit(owner)
+        """Hold a slot: the one with which the request was admitted, or a new one; raises `Overloaded`."""
+        slot = _request_slot.get()
+        if slot is None or slot.released:
+            slot = await self.admit(owner)
         try:
             yield
         finally:
-            held.release()
+            slot.release()
 
     @asynccontextmanager
     async def admitted(self, owner: str) -> AsyncIterator[None]:
-        """Admit a request before it is parsed: its first expensive read uses the slot up. Raises `Overloaded`."""
-        held = await self.admit(owner)
-        token = _held.set(held)
+        """Admit a request before it is parsed: its first expensive read uses this slot. Raises `Overloaded`."""
+        slot = await self.admit(owner)
+        token = _request_slot.set(slot)
         try:
             yield
         finally:
-            _held.reset(token)
-            held.release()
+            _request_slot.reset(token)
+            slot.release()
 
     async def admit(self, owner: str) -> "Slot":
         """Wait for a slot; raises `Overloaded`."""
@@ -102,11 +102,11 @@ class Admission:
             raise
         finally:
             self._waiting -= 1
-            self._leave(owner, turn)
+            self._dequeue(owner, turn)
         if not turn.done():
             raise Overloaded
 
-    def _leave(self, owner: str, turn: asyncio.Future[None]) -> None:
+    def _dequeue(self, owner: str, turn: asyncio.Future[None]) -> None:
         queue = self._queues.get(owner)
         if queue is not None and turn in queue:
             queue.remove(turn)
@@ -128,7 +128,7 @@ class Admission:
         self._start_next()
 
     def _start_next(self) -> None:
-        """Give the free slot to the first caller in turn that may have it, and put that caller last."""
+        """Give the free slot to the first waiting caller within its share, and move that caller to the end."""
         for owner, queue in list(self._queues.items()):
             if queue and self._may_start(owner):
                 del self._queues[owner]

@@ -1,10 +1,10 @@
-"""Notices within a second that PostgreSQL has stopped answering, and suspends reads until it answers again.
+"""Detects within a second that PostgreSQL has stopped answering, and suspends reads until it answers again.
 
-A server that is stopped, overloaded or cut off keeps its connections open: without this, each read would wait for its
-own timeout. The probe has a connection of its own, so that no read has to be risked to find out.
+The connections to a server that is stopped, overloaded or unreachable stay open: without this, each read would wait for
+its own timeout. The probe uses a separate connection, so that no read is needed to detect the failure.
 
 Reads: nothing but `SELECT 1`.
-Invariants: while reads are suspended every read fails at once, and the answers kept in memory are not used.
+Invariants: while reads are suspended, every read fails at once and the cache is not used.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from projections.store import database
 from projections.store.database import ReadPool
 
 PROBE_EVERY_S: Final = 0.3
-"""With the next value: 0.85 s from the moment the server stops answering, within the second that the API promises."""
+"""With the next two values: 0.85 s until reads are suspended, within the second that the API promises."""
 ANSWER_WITHIN_S: Final = 0.5
 """A server that needs longer for `SELECT 1` cannot answer reads in time either."""
 LOOP_DELAY_S: Final = 0.05
-"""Granted in addition: if this process was busy, the answer may have arrived without having been read yet."""
+"""Added because a busy event loop may not yet have read an answer that has arrived."""
 GIVE_UP_AFTER_S: Final = 1.0
-"""Then a new connection is tried: the old one may have been cut off without notice."""
+"""Then a new connection is opened: the old one may have been cut off without notice."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -38,7 +38,7 @@ class Liveness:
         self.answering = True
 
     async def probe(self) -> None:
-        """Probe until the connection fails; the caller starts it again."""
+        """Probe until the connection fails; the caller restarts it."""
         connection: asyncpg.Connection | None = None
         try:
             connection = await self._watched(database.connect(self._database_url, "membership-api-probe"))
@@ -46,16 +46,16 @@ class Liveness:
                 await self._watched(connection.fetchval("SELECT 1"))
                 await asyncio.sleep(PROBE_EVERY_S)
         except TimeoutError:
-            return  # still silent: reads stay suspended
+            return  # no answer yet: reads stay suspended
         except (*database.UNAVAILABLE, asyncpg.PostgresError, asyncpg.InterfaceError):
-            self._resume()  # the server is gone rather than silent: a read fails at once by itself
+            self._resume()  # the server closed or refused the connection, so reads fail immediately anyway
         finally:
             if connection is not None:
                 connection.terminate()
 
-    async def _watched(self, question: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - whatever was asked
-        """Await an answer; suspend reads when it is late, raise TimeoutError when it does not come at all."""
-        task = asyncio.ensure_future(question)
+    async def _watched(self, operation: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - the operation's result
+        """Await a result; suspend reads if it is late, raise TimeoutError if it does not arrive at all."""
+        task = asyncio.ensure_future(operation)
         try:
             if not await _done(task, ANSWER_WITHIN_S) and not await _done(task, LOOP_DELAY_S):
                 await self._suspend()

@@ -1,10 +1,10 @@
-"""Asks PostgreSQL on behalf of requests: alone, or together with others that wait at the same moment.
+"""Queries PostgreSQL for requests: one at a time, or many that wait at the same moment in one batch.
 
-One round trip for many pages costs PostgreSQL and this process little more than one for a single page. A request is not
-held back to be batched: an idle worker takes what waits, and while all are busy the next batch gathers by itself.
+One round trip for many pages costs PostgreSQL and this process little more than one for a single page. No request is
+delayed to form a batch: an idle worker takes the waiting requests at once, and batches form while all workers are busy.
 
-Invariants: while a request waits, a worker is running, because a worker gives up its place in the same step in which it
-finds nothing waiting. Whatever happens to a statement, every request of its batch is answered.
+Invariants: while a request waits, a worker is running, because a worker stops in the same event-loop step in which it
+finds the queue empty. Whether a statement succeeds or fails, every request of its batch gets a result or an error.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from projections.store.database import ReadPool
 from service.read_model.admission import Admission, caller
 
 BATCH_CONNECTIONS: Final = 2
-"""Statements for many requests that are under way at once; more would be smaller ones."""
+"""Batched statements in progress at once; more connections would only make the batches smaller."""
 GENERIC_PLAN_CONNECTIONS: Final = 2 * BATCH_CONNECTIONS
-"""With those for large offsets, which take a moment and are asked alone."""
+"""Including connections for large offsets, which are slower and are fetched one at a time."""
 BATCH_REQUESTS_MAX: Final = 32
-"""Requests in one statement: some milliseconds."""
+"""Requests in one statement, which then takes some milliseconds."""
 
 Values = tuple[Any, ...]
 Waiting = tuple[Values, asyncio.Future[asyncpg.Record]]
@@ -31,19 +31,19 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class QueryBatcher:
-    """Two ways to PostgreSQL: `steady` plans a statement once, for all; `careful` plans it anew for its values."""
+    """Runs queries on two pools: one plans a statement once, for all values; the other plans it for each execution."""
 
-    def __init__(self, careful: ReadPool, steady: ReadPool, admission: Admission | None = None) -> None:
-        self._custom_plans = careful
-        self._generic_plans = steady
+    def __init__(self, custom_plans: ReadPool, generic_plans: ReadPool, admission: Admission | None = None) -> None:
+        self._custom_plans = custom_plans
+        self._generic_plans = generic_plans
         self._admission = admission or Admission(GENERIC_PLAN_CONNECTIONS)
         self._waiting: dict[str, list[Waiting]] = {}
         self._workers: set[asyncio.Task[None]] = set()
         self._working = 0
 
-    async def fetch_one(self, statement: str, values: Values, *, steady: bool = False) -> list[asyncpg.Record]:
+    async def fetch_one(self, statement: str, values: Values, *, generic_plan: bool = False) -> list[asyncpg.Record]:
         """Return the rows; raises what `ReadPool.fetch` does, and `Overloaded`."""
-        if steady:
+        if generic_plan:
             return await self._generic_plans.fetch(statement, *values)
         async with self._admission.slot(caller.get()):
             return await self._custom_plans.fetch(statement, *values)
@@ -53,9 +53,10 @@ class QueryBatcher:
         return await self._custom_plans.fetchrow(statement, *values)
 
     async def fetch_batched(self, statement: str, values: Values) -> asyncpg.Record:
-        """Return the row of these values, from a statement that takes an array of each and numbers its rows.
+        """Return the row for these values; the statement takes an array of each value and numbers its rows.
 
-        Raises what `ReadPool.fetch` does, and UndefinedTableError where there is no row: nothing is in that place.
+        Raises what `ReadPool.fetch` does, and UndefinedTableError if there is no row, because then the generation is
+        gone.
         """
         future: asyncio.Future[asyncpg.Record] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(statement, []).append((values, future))
@@ -66,11 +67,11 @@ class QueryBatcher:
         if self._working >= BATCH_CONNECTIONS:
             return
         self._working += 1
-        worker = asyncio.create_task(self._drain(), name="read together")
-        self._workers.add(worker)  # the event loop itself holds tasks weakly
-        worker.add_done_callback(self._ended)
+        worker = asyncio.create_task(self._drain(), name="query batch worker")
+        self._workers.add(worker)  # the event loop keeps only weak references to tasks
+        worker.add_done_callback(self._on_worker_end)
 
-    def _ended(self, worker: asyncio.Task[None]) -> None:
+    def _on_worker_end(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
         if not worker.cancelled() and worker.exception() is not None:
             log.error("background_task_failed", task=worker.get_name(), exc_info=worker.exception())
@@ -85,40 +86,40 @@ class QueryBatcher:
             self._working -= 1
 
     def _next_batch(self) -> tuple[str, list[Waiting]]:
-        """Take the longest-waiting statement's requests; a remainder queues again, behind other statements."""
+        """Take the requests of the statement that has waited longest; a remainder is re-queued at the end."""
         statement = next(iter(self._waiting))
         waiting = self._waiting.pop(statement)
-        taken, left = waiting[:BATCH_REQUESTS_MAX], waiting[BATCH_REQUESTS_MAX:]
-        if left:
-            self._waiting[statement] = left
-        return statement, [each for each in taken if not each[1].done()]  # the others gave up
+        batch, remaining = waiting[:BATCH_REQUESTS_MAX], waiting[BATCH_REQUESTS_MAX:]
+        if remaining:
+            self._waiting[statement] = remaining
+        return statement, [request for request in batch if not request[1].done()]  # skip cancelled requests
 
-    async def _run_batch(self, statement: str, taken: Sequence[Waiting]) -> None:
-        if not taken:
+    async def _run_batch(self, statement: str, batch: Sequence[Waiting]) -> None:
+        if not batch:
             return
-        columns = map(list, zip(*(values for values, _ in taken), strict=True))
+        columns = map(list, zip(*(values for values, _ in batch), strict=True))
         try:
             rows = {row["number"]: row for row in await self._generic_plans.fetch(statement, *columns)}
-        except TimeoutError as problem:  # the server is silent: those that wait would only find out the same, later
-            _fail([*taken, *(each for waiting in self._waiting.values() for each in waiting)], problem)
+        except TimeoutError as problem:  # the server does not answer: waiting requests would time out as well, later
+            _fail([*batch, *(request for waiting in self._waiting.values() for request in waiting)], problem)
             self._waiting.clear()
-        except Exception as problem:  # noqa: BLE001 - it is raised where the answer is waited for
-            _fail(taken, problem)
+        except Exception as problem:  # noqa: BLE001 - raised again where the result is awaited
+            _fail(batch, problem)
         else:
-            _answer(taken, rows)
+            _set_results(batch, rows)
 
 
-def _answer(taken: Sequence[Waiting], rows: dict[int, asyncpg.Record]) -> None:
-    for number, (_, future) in enumerate(taken, start=1):
+def _set_results(batch: Sequence[Waiting], rows: dict[int, asyncpg.Record]) -> None:
+    for number, (_, future) in enumerate(batch, start=1):
         if future.done():
             continue
         if number in rows:
             future.set_result(rows[number])
         else:
-            future.set_exception(asyncpg.UndefinedTableError("the generation has no checkpoint any more"))
+            future.set_exception(asyncpg.UndefinedTableError("the generation no longer has a checkpoint"))
 
 
-def _fail(taken: Sequence[Waiting], problem: Exception) -> None:
-    for _, future in taken:
+def _fail(batch: Sequence[Waiting], problem: Exception) -> None:
+    for _, future in batch:
         if not future.done():
             future.set_exception(problem)

@@ -1,7 +1,8 @@
-"""Asks PostgreSQL for a page of a customer's campaigns: one statement, one round trip, one snapshot.
+"""Queries a page of a customer's campaigns: one statement, one round trip, one snapshot.
 
-Reads: the live generation and control tables. Statements: reads.sql, put together here from closed tables.
-Fails: `database.UNAVAILABLE` and `QueryCanceledError` when PostgreSQL is away or too slow.
+Reads: the live generation and control tables. Statements: composed here from the blocks of reads.sql; every token is
+filled from the fixed tables below.
+Fails: `database.UNAVAILABLE` and `QueryCanceledError` when PostgreSQL is unavailable or too slow.
 """
 
 from collections.abc import Mapping
@@ -22,17 +23,17 @@ from service.read_model.query_batcher import QueryBatcher
 
 
 class SortKey(NamedTuple):
-    """A sort field's expression, the type a cursor's text is read back as, and whether it may be null."""
+    """A sort field's expression, the type to which a cursor's text is cast, and whether it may be null."""
 
     expression: str
     type: str
     nullable: bool = False
     indexed_prefix: str = ""
-    """The expression that the index holds where it holds a prefix of the key only; rows are ordered by it first."""
+    """The indexed expression, if the index holds only a prefix of the key; rows are ordered by it first."""
 
     @property
     def is_membership_column(self) -> bool:
-        """Whether a page in this order can be found without looking at campaigns."""
+        """Whether a page in this order can be found without reading campaigns."""
         return self.expression.startswith("membership.")
 
 
@@ -56,7 +57,7 @@ _COPIED_KEYS: Final[Mapping[str, str]] = {
     "{status}": "membership.status",
     "{deleted}": "membership.deleted",
 }
-"""A campaign's keys as its memberships carry them."""
+"""A campaign's keys as copied to its memberships."""
 
 _CAMPAIGN_KEYS: Final[Mapping[str, str]] = {
     "{known}": "campaign.definition_version > 0",
@@ -64,67 +65,67 @@ _CAMPAIGN_KEYS: Final[Mapping[str, str]] = {
     "{status}": "campaign.status",
     "{deleted}": "(NOT membership.present OR campaign.deleted)",
 }
-"""The same keys where a change of them is still on its way to the memberships: from the campaign itself."""
+"""The same keys, read from the campaign itself while a change of them is still being propagated to memberships."""
 
 _PREFIX_BLOCKS: Final[Mapping[str, str]] = {
     "{first_by_prefix}": "prefix_order",
     "{first_by_prefix_backward}": "prefix_order_backward",
     "{bound_by_prefix}": "prefix_bound",
 }
-"""The tokens for an order whose index holds a prefix of the key, and the blocks they are filled with."""
+"""The tokens for an order whose index holds a prefix of the key, and the block for each."""
 
 _BEYOND: Final[Mapping[SortDirection, str]] = {"asc": ">", "desc": "<"}
 _OPPOSITE: Final[Mapping[SortDirection, SortDirection]] = {"asc": "desc", "desc": "asc"}
 
 SHALLOW_OFFSET_MAX: Final = 1_000
-"""An offset up to here is skipped; a larger one is counted from the nearer end, for which the total must be known."""
+"""Rows up to this offset are skipped; a larger one is counted from the nearer end, which requires the total."""
 UNRESERVED_BYTES_MAX: Final = 256 * 1024
-"""Of a page's items: a larger page needs memory set aside for it (page_budget.py), and is read alone. A statement for
-32 requests returns 8 MB at most; a page of 200 usual items has 150 KB."""
+"""Size of a page's items that needs no reserved memory (page_budget.py); a larger page is also fetched by itself. A
+statement for 32 requests returns 8 MB at most; a page of 200 typical items has 150 KB."""
 OFFSET_CAP: Final = 10**15
-"""More than any customer has: a larger offset means no more than this one."""
+"""More memberships than any customer has, so a larger offset gives the same empty page."""
 
 
 class Shape(NamedTuple):
-    """What decides the text of the page statement; there are some dozens of them."""
+    """The properties that determine the text of the page statement; there are some dozens of combinations."""
 
     sort_field: SortField
     direction: SortDirection
     after: bool = False
-    """Whether the page stands after a cursor."""
+    """Whether the page follows a cursor."""
     dated: bool = False
-    """Whether dates narrow the list: totals are then counted among matching rows, not taken from the summaries."""
+    """Whether dates filter the list: totals are then counted among matching rows, not taken from the summaries."""
     searched: bool = False
-    """Whether a search does."""
+    """Whether a search filters the list."""
     deep_offset: bool = False
-    """Whether the offset is large."""
+    """Whether the offset exceeds `SHALLOW_OFFSET_MAX`."""
     exact: bool = False
-    """Whether a campaign's keys are taken from the campaign, for not all its memberships carry them yet."""
+    """Whether a campaign's keys are read from the campaign, because not all of its memberships have them yet."""
     positioned: bool = False
-    """Whether the caller named a position, which may be that of a parked event."""
+    """Whether the caller requested a position, which may be that of a parked event."""
     large: bool = False
-    """Whether the items come in a row each, for they are very many bytes."""
+    """Whether each item is returned in its own row, because the page is large."""
 
     @property
     def generic_plan(self) -> bool:
-        """Whether one plan is right for every customer: to walk the index of the default order."""
+        """Whether one plan suits every customer: an index scan in the default order."""
         return self.sort_field == "enrolled_at" and not (self.dated or self.searched or self.exact)
 
     @property
     def batchable(self) -> bool:
-        """Whether many requests can share a statement: each is a few rows' work."""
+        """Whether many requests can share a statement, because each reads only a few rows."""
         return self.generic_plan and not (self.deep_offset or self.large)
 
 
 class After(NamedTuple):
-    """The row a page stands after: its sort key as text, and its campaign."""
+    """The row after which a page starts: its sort key as text, and its campaign."""
 
     key: str | None
     campaign_id: str
 
 
 class Page(Struct, frozen=True):
-    """What one snapshot of the read model says about a request."""
+    """The result of a request in one snapshot of the read model."""
 
     number: int
     live_generation: str
@@ -136,33 +137,33 @@ class Page(Struct, frozen=True):
     parked: str | None
     """Why the event at the request's minimum position was parked; None when it was not."""
     stale: bool
-    """Whether only the exact shape can answer."""
+    """Whether this result is outdated and the exact shape must be used."""
     counts: list[int] | None
-    """Visible matching memberships: 8 * how many + 2 * status + deleted."""
+    """Numbers of visible matching memberships, each packed as 8 * number + 2 * status + deleted."""
     has_next: bool
     items_bytes: int
-    """How large the items are together."""
+    """Size of all items together."""
     items: bytes | list[bytes]
-    """The items' JSON objects, as they were encoded when they were written: separated by commas, or, of a large page,
-    one by one. Left out if they are larger than was asked for."""
+    """The items' JSON objects as the projector encoded them: separated by commas, or one by one for a large page.
+    Left out if they are larger than the requested limit."""
     last_key: str | None
     last_campaign_id: str | None
 
     def total(self, *, deleted: bool | None) -> int:
-        """Return how many memberships match the request: the deleted, the others, or (None) both."""
+        """Return the number of memberships that match the request: the deleted, the others, or (None) both."""
         return sum(self.matching(deleted=deleted).values())
 
     def matching(self, *, deleted: bool | None) -> dict[str, int]:
         """Return the counts by status, of the deleted, the others, or (None) both."""
-        found: dict[str, int] = dict.fromkeys(STATUS_ORDER, 0)
+        by_status: dict[str, int] = dict.fromkeys(STATUS_ORDER, 0)
         for packed in self.counts or ():
             if deleted is None or (packed & 1) == deleted:
-                found[STATUS_ORDER[packed >> 1 & 3]] += packed >> 3
-        return found
+                by_status[STATUS_ORDER[packed >> 1 & 3]] += packed >> 3
+        return by_status
 
 
 GENERATION_GONE: Final = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError)
-"""What a statement raises when its tables are not there: the generation was dropped, or nothing was migrated yet."""
+"""Raised when a statement's tables do not exist: the generation was dropped, or the database was never migrated."""
 
 
 class LivePosition(NamedTuple):
@@ -174,15 +175,16 @@ class LivePosition(NamedTuple):
 
 
 def shape_of(request: ListRequest, *, after: bool, exact: bool = False) -> Shape:
-    """Return the shape of the statement that answers a request."""
+    """Return the shape of the statement for a request."""
     dated = request.date_from is not None or request.date_to is not None
-    far = request.offset > SHALLOW_OFFSET_MAX
+    searched = request.q is not None
+    deep_offset = request.offset > SHALLOW_OFFSET_MAX
     positioned = request.min_position is not None
-    return Shape(request.sort_field, request.sort_dir, after, dated, request.q is not None, far, exact, positioned)
+    return Shape(request.sort_field, request.sort_dir, after, dated, searched, deep_offset, exact, positioned)
 
 
 async def read_page(
-    reader: QueryBatcher,
+    batcher: QueryBatcher,
     name: Generation,
     request: ListRequest,
     scope: str | None,
@@ -190,21 +192,20 @@ async def read_page(
     *,
     items_bytes_max: int = UNRESERVED_BYTES_MAX,
 ) -> Page:
-    """Return the page of `request` in generation `name`, seen by `scope` (an owner; None: everything).
+    """Return the page of `request` in generation `name`, as visible to `scope` (an owner; None: everything).
 
-    `live_generation` of the answer may name another one: then the pointer moved, and the caller asks again. A page of
-    more than `items_bytes_max` comes without its items: then the caller reserves memory, and asks again with a higher
-    limit.
+    If the result's `live_generation` is another one, the pointer moved and the caller reads again. A page of more than
+    `items_bytes_max` has no items: then the caller reserves memory and reads again with a higher limit.
     """
     shape = shape_of(request, after=after is not None)._replace(large=items_bytes_max > UNRESERVED_BYTES_MAX)
     values = values_of(request, scope, after, shape, items_bytes_max)
     if shape.batchable:
-        page = Page(*await reader.fetch_batched(page_statement(name, shape), values))
+        page = Page(*await batcher.fetch_batched(page_statement(name, shape), values))
     else:
-        page = await _fetch_single(reader, name, shape, values)
+        page = await _fetch_single(batcher, name, shape, values)
     if page.stale:
         shape = shape._replace(exact=True)
-        page = await _fetch_single(reader, name, shape, values_of(request, scope, after, shape, items_bytes_max))
+        page = await _fetch_single(batcher, name, shape, values_of(request, scope, after, shape, items_bytes_max))
     return page
 
 
@@ -215,8 +216,8 @@ def values_of(
     shape: Shape,
     items_bytes_max: int = UNRESERVED_BYTES_MAX,
 ) -> tuple[Any, ...]:
-    """Return the values of a shape's statement; one that many share takes an array of each."""
-    asked = (
+    """Return the values of a shape's statement; a batched statement takes an array of each."""
+    values = (
         request.customer_id,
         scope,
         request.deletion_filter,
@@ -226,18 +227,18 @@ def values_of(
         request.min_position,
         items_bytes_max,
     )
-    return asked if shape.batchable else (*asked, *_filter_values(request))
+    return values if shape.batchable else (*values, *_filter_values(request))
 
 
-async def _fetch_single(reader: QueryBatcher, name: Generation, shape: Shape, values: tuple[Any, ...]) -> Page:
-    rows = await reader.fetch_one(page_statement(name, shape), values, steady=shape.generic_plan)
+async def _fetch_single(batcher: QueryBatcher, name: Generation, shape: Shape, values: tuple[Any, ...]) -> Page:
+    rows = await batcher.fetch_one(page_statement(name, shape), values, generic_plan=shape.generic_plan)
     if not rows:
-        raise asyncpg.UndefinedTableError(f"generation {name} has no checkpoint any more")
-    return _of_rows(rows) if shape.large else Page(*rows[0])
+        raise asyncpg.UndefinedTableError(f"generation {name} no longer has a checkpoint")
+    return _page_of_rows(rows) if shape.large else Page(*rows[0])
 
 
-def _of_rows(rows: list[asyncpg.Record]) -> Page:
-    """Put a page together whose items came in a row each; a single row without a place is an empty page."""
+def _page_of_rows(rows: list[asyncpg.Record]) -> Page:
+    """Build a page whose items are in one row each; a single row without `place` is an empty page."""
     *columns, _ = rows[0]
     page = dict(zip(Page.__struct_fields__, columns, strict=True))
     if page["items_bytes"] is None:
@@ -247,32 +248,32 @@ def _of_rows(rows: list[asyncpg.Record]) -> Page:
 
 
 def _filter_values(request: ListRequest) -> tuple[str | datetime | None, ...]:
-    """Return what is searched for, as a key and as a pattern of LIKE, and the dates."""
+    """Return the search text as a key and as a LIKE pattern, and the dates."""
     if request.q is None:
         return None, None, request.date_from, request.date_to
-    wanted = search_key(request.q)
-    literal = wanted.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return wanted, f"%{literal}%", request.date_from, request.date_to
+    key = search_key(request.q)
+    escaped = key.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return key, f"%{escaped}%", request.date_from, request.date_to
 
 
-async def name_key_of(reader: QueryBatcher, name: Generation, campaign_id: str, beginning: str) -> str:
-    """Return the whole sort key that a cursor holds the beginning of; the beginning itself if it changed since."""
+async def name_key_of(batcher: QueryBatcher, name: Generation, campaign_id: str, beginning: str) -> str:
+    """Return the whole sort key whose beginning a cursor holds; the beginning itself if the key has changed since."""
     statement = for_generation(_BLOCKS["name_key_of"], name)
-    row = await reader.lookup(statement, (campaign_id, beginning))
+    row = await batcher.lookup(statement, (campaign_id, beginning))
     return beginning if row is None else str(row["name_key"])
 
 
 async def live_position(pool: ReadPool) -> LivePosition | None:
-    """Return where the read model stands; None before the first migration made a generation."""
-    row = await pool.fetchrow(_BLOCKS["where_we_are"])
+    """Return the live generation and its position; None before the first migration created a generation."""
+    row = await pool.fetchrow(_BLOCKS["live_position"])
     return None if row is None else LivePosition(generation(row["generation"]), row["position"], row["caught_up"])
 
 
-async def cursor_key(reader: QueryBatcher) -> bytes:
-    """Return the key that cursors are signed with, the same in every process."""
-    row = await reader.lookup(_BLOCKS["cursor_key"], ())
+async def cursor_key(batcher: QueryBatcher) -> bytes:
+    """Return the key for signing cursors, the same in every process."""
+    row = await batcher.lookup(_BLOCKS["cursor_key"], ())
     if row is None:
-        raise DatabaseNotMigrated(["the key that cursors are signed with"])
+        raise DatabaseNotMigrated(["the key for signing cursors"])
     return bytes(row["key"])
 
 
@@ -282,46 +283,46 @@ def page_statement(name: Generation, shape: Shape) -> str:
     sort = SORT_KEYS[shape.sort_field]
     keys = _CAMPAIGN_KEYS if shape.exact else _COPIED_KEYS
     expression = keys["{status}"] if shape.sort_field == "status" else sort.expression
-    # Where the columns of a page come from, and what has been asked of them already: the search, once it was made.
     joined = shape.exact or shape.searched or not sort.is_membership_column
     source = _BLOCKS["membership_and_campaign" if joined else "membership"]
-    asked_of_it = ("visible", *(["dated"] if shape.dated else []), *(["searched"] if shape.searched else []))
-    matching = "\n".join(_BLOCKS[each] for each in asked_of_it)
-    of_found = {"{sort_key}": expression, "{campaign_id}": "membership.campaign_id", **keys}
-    first = {
-        "{requests}": _BLOCKS["asked_together" if shape.batchable else "asked_alone"],
+    conditions = ("visible", *(["dated"] if shape.dated else []), *(["searched"] if shape.searched else []))
+    matching = "\n".join(_BLOCKS[condition] for condition in conditions)
+    columns = {"{sort_key}": expression, "{campaign_id}": "membership.campaign_id", **keys}
+    outer_blocks = {
+        "{requests}": _BLOCKS["request_batch" if shape.batchable else "request_single"],
         "{parked}": _BLOCKS["parked_reason"] if shape.positioned else "NULL::text",
         "{staleness}": "false" if shape.exact else _BLOCKS["stale"],
         "{with}": "",
         "{counting}": _BLOCKS["counts_matching" if shape.dated or shape.exact else "counts_precomputed"],
-        "{paging}": _BLOCKS["rows_apart" if shape.large else "rows"],
+        "{paging}": _BLOCKS["rows_separate" if shape.large else "rows"],
         "{join}": "LEFT JOIN" if shape.large else "CROSS JOIN",
         "{on}": "ON true" if shape.large else "",
-        "{keys}": _BLOCKS["keys_far" if shape.deep_offset else "keys_near"],
-        "{after}": _BLOCKS["behind_nullable" if sort.nullable else "behind"] if shape.after else "",
-        **_by_prefix(sort, searched=shape.searched),
+        "{keys}": _BLOCKS["keys_deep" if shape.deep_offset else "keys_shallow"],
+        "{after}": _BLOCKS["after_cursor_nullable" if sort.nullable else "after_cursor"] if shape.after else "",
+        **_prefix_blocks(sort, searched=shape.searched),
     }
     if shape.searched:
-        first |= {
-            "{with}": _filled(_BLOCKS["matched"], {"{source}": source, "{matching}": matching, **of_found}),
+        # The search has filtered the rows already: read the page from its result.
+        outer_blocks |= {
+            "{with}": _filled(_BLOCKS["matched"], {"{source}": source, "{matching}": matching, **columns}),
             "{counting}": _BLOCKS["counts_matching"],
         }
         source, matching = "matched", "true"
-        of_found = {
+        columns = {
             token: f"matched.{token[1:-1]}" for token in ("{sort_key}", "{campaign_id}", "{status}", "{deleted}")
         }
     backward = _OPPOSITE[shape.direction]
     return for_generation(
         _filled(
             _BLOCKS["page"],
-            first
+            outer_blocks
             | {"{source}": source, "{matching}": matching}
-            | of_found
+            | columns
             | {
                 "{sort_type}": sort.type,
                 "{direction}": shape.direction,
                 "{backward}": backward,
-                # Said only where it matters: an index that is ordered DESC does not serve DESC NULLS LAST.
+                # Only for nullable keys: an index in DESC order cannot serve DESC NULLS LAST.
                 "{nulls}": "NULLS LAST" if sort.nullable else "",
                 "{nulls_backward}": "NULLS FIRST" if sort.nullable else "",
                 "{at_or_beyond}": _BEYOND[shape.direction] + "=",
@@ -332,19 +333,19 @@ def page_statement(name: Generation, shape: Shape) -> str:
     )
 
 
-def _by_prefix(sort: SortKey, *, searched: bool) -> dict[str, str]:
-    """Return what orders and bounds rows by the prefix that the index holds; nothing for what a search has found."""
-    used = bool(sort.indexed_prefix) and not searched
+def _prefix_blocks(sort: SortKey, *, searched: bool) -> dict[str, str]:
+    """Return the blocks that order and bound rows by the indexed prefix; empty for the result of a search."""
+    applies = bool(sort.indexed_prefix) and not searched
     return {
-        token: _BLOCKS[block].replace("{sort_prefix}", sort.indexed_prefix) if used else ""
+        token: _BLOCKS[block].replace("{sort_prefix}", sort.indexed_prefix) if applies else ""
         for token, block in _PREFIX_BLOCKS.items()
     }
 
 
 def _filled(text: str, tokens: Mapping[str, str]) -> str:
-    """Fill in tokens in their order: what is filled in may hold tokens that come later."""
-    for token, filling in tokens.items():
-        text = text.replace(token, filling)
+    """Replace the tokens in their order; a replacement may contain later tokens."""
+    for token, replacement in tokens.items():
+        text = text.replace(token, replacement)
     return text
 
 

@@ -1,4 +1,4 @@
-// Shows the served document in Swagger UI: same origin only, in the reader's colour scheme, ready to try.
+// Shows openapi.json in Swagger UI: same origin only, in the preferred colour scheme, with "Try it out" enabled.
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const followColourScheme = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
@@ -13,6 +13,6 @@ SwaggerUIBundle({
   tryItOutEnabled: true,
   displayRequestDuration: true,
   defaultModelsExpandDepth: 0,
-  // A badge that would send the document's address to a validator on the internet.
+  // Disable the badge that would send the document's address to a validator on the internet.
   validatorUrl: null,
 });

@@ -1,4 +1,4 @@
-"""The data set that is measured on is the one that is written down, at every size."""
+"""The data set has the documented properties at every size."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ def data(request: pytest.FixtureRequest) -> DataSet:
     return DataSet(STANDARD.of(request.param))
 
 
-def test_it_has_as_many_memberships_as_its_size_says_and_none_twice(data: DataSet) -> None:
-    subjects = [each.subject for each in data.events()]
+def test_the_number_of_memberships_is_exact_and_each_is_unique(data: DataSet) -> None:
+    subjects = [event.subject for event in data.events()]
 
-    assert sum(each.startswith("membership.target.") for each in subjects) == data.size.memberships
+    assert sum(subject.startswith("membership.target.") for subject in subjects) == data.size.memberships
     assert len(set(subjects)) == len(subjects)
 
 
@@ -30,27 +30,27 @@ def test_the_same_seed_gives_the_same_events(data: DataSet) -> None:
     assert list(data.live_events(500)) == list(again.live_events(500))
 
 
-def test_live_events_are_mixed_as_stated_and_happen_to_what_exists(data: DataSet) -> None:
-    known = {part for each in data.events() for part in each.subject.split(".")[2:]}
+def test_live_events_have_the_stated_mix_and_existing_ids(data: DataSet) -> None:
+    known = {part for event in data.events() for part in event.subject.split(".")[2:]}
     for mix, drawn in ((MIX, data.live_events), (EDITING_MIX, data.editing_events)):
-        mixed_as_stated(known, list(drawn(10_000)), mix)
+        assert_mix(known, list(drawn(10_000)), mix)
 
 
-def mixed_as_stated(known: set[str], events: list[Publication], mix: Mapping[str, float]) -> None:
+def assert_mix(known: set[str], events: list[Publication], mix: Mapping[str, float]) -> None:
     of_family = {"counters": ("counters",), "target": ("enrolled", "presence"), "campaign": ("status", "campaign")}
 
     for family, kinds in of_family.items():
-        share = sum(f".{family}." in each.subject for each in events) / len(events)
+        share = sum(f".{family}." in event.subject for event in events) / len(events)
         assert share == pytest.approx(sum(mix[kind] for kind in kinds) / 100, abs=0.02)
-    assert {part for each in events for part in each.subject.split(".")[2:]} <= known
+    assert {part for event in events for part in event.subject.split(".")[2:]} <= known
 
 
-def test_every_event_has_an_id_of_its_own_and_a_version_above_all_before_on_its_subject(data: DataSet) -> None:
+def test_event_ids_are_unique_and_versions_rise_per_subject(data: DataSet) -> None:
     events = [*data.events(), *data.live_events(10_000), *data.counter_events(data.campaigns[0], 100)]
     versions: dict[str, list[int]] = defaultdict(list)
-    for each in events:
-        event: Any = msgspec.json.decode(each.body)
-        versions[each.subject].append(event["data"]["version"])
+    for event in events:
+        body: Any = msgspec.json.decode(event.body)
+        versions[event.subject].append(body["data"]["version"])
 
-    assert len({each.msg_id for each in events}) == len(events)
-    assert all(found == sorted(set(found)) for found in versions.values())
+    assert len({event.msg_id for event in events}) == len(events)
+    assert all(numbers == sorted(set(numbers)) for numbers in versions.values())

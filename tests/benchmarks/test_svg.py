@@ -1,4 +1,4 @@
-"""Plots are XML that a browser takes, with every point where its value says."""
+"""Plots are well-formed XML, with every point at the position of its value."""
 
 import re
 from xml.etree import ElementTree as ET
@@ -10,7 +10,7 @@ from benchmarks.svg import LEFT, RIGHT, WIDTH, Axis, Curve, bars, curves, decade
 NAMESPACE = {"svg": "http://www.w3.org/2000/svg"}
 
 
-def test_a_logarithmic_axis_spans_whole_decades_and_places_values_by_their_logarithm() -> None:
+def test_a_logarithmic_axis_spans_decades_and_places_by_logarithm() -> None:
     axis = decades("ms", [0.4, 25.0])
 
     assert (axis.low, axis.high) == (0.1, 100.0)
@@ -25,23 +25,23 @@ def test_an_axis_of_one_value_still_has_a_length() -> None:
     assert Axis("%", 0, 100, [0, 100]).share(25) == 0.25
 
 
-def test_curves_run_from_edge_to_edge_and_name_what_they_are() -> None:
+def test_curves_span_the_plot_and_are_named_in_the_legend() -> None:
     flat = Axis("x & y", 0, 10, [0, 10])
 
     drawn = ET.fromstring(curves("A < B", flat, flat, [Curve("ours <1>", "ours", [(0, 0), (10, 10)])]))  # noqa: S314
 
-    texts = [each.text for each in drawn.findall("svg:text", NAMESPACE)]
+    texts = [text.text for text in drawn.findall("svg:text", NAMESPACE)]
     assert {"A < B", "ours <1>", "x & y"} <= set(texts)
     path = drawn.findall("svg:polyline", NAMESPACE)[0].attrib["points"]
     assert [float(x) for x in re.findall(r"([\d.]+),", path)] == [LEFT, WIDTH - RIGHT]
 
 
-def test_bars_are_as_long_as_their_figures_and_each_panel_has_its_own_scale() -> None:
+def test_bar_lengths_are_proportional_within_each_panel() -> None:
     panels = {"reads": {"bound": 200.0, "ours": 100.0}, "events": {"ours": 7.0}}
 
     drawn = ET.fromstring(bars("A second", panels, {"ours": "ours"}))  # noqa: S314
 
-    found = [each.attrib for each in drawn.findall("svg:rect", NAMESPACE) if "bar" in each.attrib["class"]]
-    assert [each["class"] for each in found] == ["bar bound", "bar ours", "bar ours"]
-    lengths = [float(each["width"]) for each in found]
+    rectangles = [rect.attrib for rect in drawn.findall("svg:rect", NAMESPACE) if "bar" in rect.attrib["class"]]
+    assert [rect["class"] for rect in rectangles] == ["bar bound", "bar ours", "bar ours"]
+    lengths = [float(rect["width"]) for rect in rectangles]
     assert lengths == [lengths[0], lengths[0] / 2, lengths[0]]

@@ -1,4 +1,4 @@
-"""Reading in order from a real nats-server: complete, contiguous, and over at the first doubt."""
+"""Reading in order from a real nats-server: complete, contiguous, and interrupted at the first uncertainty."""
 
 import asyncio
 import contextlib
@@ -6,10 +6,10 @@ import itertools
 from collections.abc import AsyncIterator
 
 import pytest
-from nats.aio.client import Client
 
 from consumers import intake, stream
-from consumers.client import ILL_FORMED_HEADERS, TolerantClient
+from consumers.client import ILL_FORMED_HEADERS
+from consumers.client import TolerantClient as Client
 from consumers.intake import Interrupted, OrderedSubscription, read_reply
 from ops.devstack.servers.nats import NatsServer
 from projections.model.events import Message, Position
@@ -19,7 +19,7 @@ START = Position(0)
 
 @pytest.fixture
 async def client(nats: NatsServer) -> AsyncIterator[Client]:
-    client = TolerantClient()
+    client = Client()
     await client.connect(nats.url, max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=_quiet)  # type: ignore[arg-type]
     await stream.create(client, replicas=1)
     yield client
@@ -27,121 +27,121 @@ async def client(nats: NatsServer) -> AsyncIterator[Client]:
 
 
 async def _quiet(_problem: Exception) -> None:
-    """What nats-py would print."""
+    """Discard what nats-py would print."""
 
 
-async def publish(client: Client, *bodies: bytes) -> None:
+async def publish(client: TolerantClient, *bodies: bytes) -> None:
     for body in bodies:
         await client.jetstream().publish("membership.test", body)
 
 
-async def take(reading: OrderedSubscription, count: int, events_max: int = 100) -> list[Message]:
-    taken: list[Message] = []
-    while len(taken) < count:
-        batch = await reading.next_batch(events_max, wait_s=5)
-        assert batch, f"only {len(taken)} of {count} came"
+async def receive(subscription: OrderedSubscription, count: int, events_max: int = 100) -> list[Message]:
+    messages: list[Message] = []
+    while len(messages) < count:
+        batch = await subscription.next_batch(events_max, wait_s=5)
+        assert batch, f"only {len(messages)} of {count} arrived"
         assert len(batch) <= events_max
-        taken += batch
-    return taken
+        messages += batch
+    return messages
 
 
-async def test_every_message_after_a_position_comes_once_and_in_order(client: Client) -> None:
+async def test_messages_after_a_position_arrive_once_and_in_order(client: TolerantClient) -> None:
     await publish(client, *(b"%d" % n for n in range(1, 301)))
-    async with OrderedSubscription(client, Position(100)) as reading:
-        taken = await take(reading, 200)
-    assert [message.position for message in taken] == list(range(101, 301))
-    assert [message.body for message in taken] == [b"%d" % n for n in range(101, 301)]
-    assert all(later.time_ns > earlier.time_ns for earlier, later in itertools.pairwise(taken))
+    async with OrderedSubscription(client, Position(100)) as subscription:
+        messages = await receive(subscription, 200)
+    assert [message.position for message in messages] == list(range(101, 301))
+    assert [message.body for message in messages] == [b"%d" % n for n in range(101, 301)]
+    assert all(later.time_ns > earlier.time_ns for earlier, later in itertools.pairwise(messages))
 
 
-async def test_credit_is_renewed_beyond_the_first_pulls(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_credit_is_renewed_after_the_first_pulls(client: TolerantClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "PULL_EVENTS", 10)
     await publish(client, *(b"%d" % n for n in range(1, 96)))
-    async with OrderedSubscription(client, START) as reading:
-        taken = await take(reading, 95, events_max=7)
-        assert reading.caught_up
-    assert [message.position for message in taken] == list(range(1, 96))
+    async with OrderedSubscription(client, START) as subscription:
+        messages = await receive(subscription, 95, events_max=7)
+        assert subscription.caught_up
+    assert [message.position for message in messages] == list(range(1, 96))
 
 
 async def test_a_pull_that_ends_by_bytes_is_followed_by_another(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+    client: TolerantClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "PULL_BYTES_MAX", 20_000)
     await publish(client, *(b"x" * 9_000 for _ in range(20)))
-    async with OrderedSubscription(client, START) as reading:
-        assert len(await take(reading, 20)) == 20
+    async with OrderedSubscription(client, START) as subscription:
+        assert len(await receive(subscription, 20)) == 20
 
 
-async def test_pulls_that_expire_are_renewed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pulls_that_expire_are_renewed(client: TolerantClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "PULL_EXPIRES_S", 2)
-    async with OrderedSubscription(client, START) as reading:
+    async with OrderedSubscription(client, START) as subscription:
         for _ in range(3):
-            assert await reading.next_batch(10, wait_s=1.2) == []
+            assert await subscription.next_batch(10, wait_s=1.2) == []
             await asyncio.sleep(0)
         await publish(client, b"late")
-        assert [message.body for message in await take(reading, 1)] == [b"late"]
+        assert [message.body for message in await receive(subscription, 1)] == [b"late"]
 
 
-async def test_a_lone_message_does_not_wait_for_company(client: Client) -> None:
-    async with OrderedSubscription(client, START) as reading:
-        waiting = asyncio.create_task(reading.next_batch(1000, wait_s=30))
+async def test_a_single_message_is_returned_at_once(client: TolerantClient) -> None:
+    async with OrderedSubscription(client, START) as subscription:
+        waiting = asyncio.create_task(subscription.next_batch(1000, wait_s=30))
         await publish(client, b"alone")
         async with asyncio.timeout(2):
             assert [message.body for message in await waiting] == [b"alone"]
 
 
-async def test_gaps_that_a_purge_left_are_no_gaps_in_the_reading(client: Client) -> None:
+async def test_positions_removed_by_a_purge_do_not_interrupt(client: TolerantClient) -> None:
     await publish(client, b"1")
     await client.jetstream().publish("membership.erased", b"2")
     await publish(client, b"3")
     await client.jetstream().purge_stream(stream.STREAM, subject="membership.erased")
-    async with OrderedSubscription(client, START) as reading:
-        assert [message.position for message in await take(reading, 2)] == [1, 3]
+    async with OrderedSubscription(client, START) as subscription:
+        assert [message.position for message in await receive(subscription, 2)] == [1, 3]
 
 
-async def test_a_restarted_broker_interrupts_the_reading(client: Client, nats: NatsServer) -> None:
+async def test_a_broker_restart_interrupts_the_subscription(client: TolerantClient, nats: NatsServer) -> None:
     await publish(client, b"1")
-    async with OrderedSubscription(client, START) as reading:
-        await take(reading, 1)
+    async with OrderedSubscription(client, START) as subscription:
+        await receive(subscription, 1)
         nats.stop()
         nats.start()
         with pytest.raises(Interrupted):
-            await _until_interrupted(reading)
+            await _until_interrupted(subscription)
 
 
-async def test_a_deleted_consumer_interrupts_the_reading(client: Client) -> None:
-    async with OrderedSubscription(client, START) as reading:
-        await client.jetstream().delete_consumer(stream.STREAM, reading._consumer)
+async def test_a_deleted_consumer_interrupts_the_subscription(client: TolerantClient) -> None:
+    async with OrderedSubscription(client, START) as subscription:
+        await client.jetstream().delete_consumer(stream.STREAM, subscription._consumer)
         with pytest.raises(Interrupted):
-            await _until_interrupted(reading)
+            await _until_interrupted(subscription)
 
 
-async def test_a_delivery_out_of_sequence_interrupts_after_what_is_certain(client: Client) -> None:
+async def test_a_delivery_out_of_sequence_interrupts_the_subscription(client: TolerantClient) -> None:
     await publish(client, b"1", b"2")
-    async with OrderedSubscription(client, START) as reading:
-        await take(reading, 2)
-        reading._sequence += 1  # as if one delivery had been lost on the way
+    async with OrderedSubscription(client, START) as subscription:
+        await receive(subscription, 2)
+        subscription._sequence += 1  # simulates a delivery lost in transit
         await publish(client, b"3")
-        with pytest.raises(Interrupted, match="came after"):
-            await _until_interrupted(reading)
+        with pytest.raises(Interrupted, match="arrived after"):
+            await _until_interrupted(subscription)
 
 
-async def test_messages_that_are_pending_but_never_come_interrupt_the_reading(client: Client) -> None:
-    async with OrderedSubscription(client, START) as reading:
+async def test_pending_messages_that_never_arrive_interrupt(client: TolerantClient) -> None:
+    async with OrderedSubscription(client, START) as subscription:
         await asyncio.sleep(0.1)
-        assert reading._subscription is not None
-        client._subs.pop(reading._subscription._id)  # a silent subscription: the broker delivers, nobody hears
-        await publish(client, b"unheard")
+        assert subscription._subscription is not None
+        client._subs.pop(subscription._subscription._id)  # simulates deliveries that the client drops
+        await publish(client, b"dropped")
         with pytest.raises(Interrupted):
-            await _until_interrupted(reading)
+            await _until_interrupted(subscription)
 
 
-async def _until_interrupted(reading: OrderedSubscription) -> None:
+async def _until_interrupted(subscription: OrderedSubscription) -> None:
     async with asyncio.timeout(20):
         while True:
-            await reading.next_batch(10, wait_s=0.2)
+            await subscription.next_batch(10, wait_s=0.2)
             with contextlib.suppress(Exception):
-                await reading.check_pending(0.2)
+                await subscription.check_pending(0.2)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ async def _until_interrupted(reading: OrderedSubscription) -> None:
         "$JS.ACK._.ACCOUNT.MEMBERSHIP.consumer.1.71.9.1767225600000000001.5.random",
     ],
 )
-def test_both_forms_of_the_ack_subject_are_read(reply: str) -> None:
+def test_both_forms_of_the_ack_subject_are_parsed(reply: str) -> None:
     assert read_reply(reply.encode()) == (71, 9, 1767225600000000001, 5)
 
 
@@ -170,12 +170,12 @@ ILL_FORMED = [
 
 
 @pytest.mark.parametrize("raw", ILL_FORMED)
-async def test_no_subject_and_no_headers_stop_the_reading(client: Client, raw: bytes) -> None:
-    async with OrderedSubscription(client, START) as reading:
+async def test_an_ill_formed_message_does_not_stop_the_subscription(client: TolerantClient, raw: bytes) -> None:
+    async with OrderedSubscription(client, START) as subscription:
         await client._send_command(raw)
         await client.flush()
         await publish(client, b"after")
-        poison, after = await take(reading, 2)
-    assert (poison.body, after.body) == (b"x", b"after")
-    assert poison.subject.startswith("membership.")
+        ill_formed, after = await receive(subscription, 2)
+    assert (ill_formed.body, after.body) == (b"x", b"after")
+    assert ill_formed.subject.startswith("membership.")
     assert ILL_FORMED_HEADERS not in (after.headers or {})

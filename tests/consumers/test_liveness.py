@@ -1,7 +1,7 @@
-"""The projection goes on: large texts, a slow broker and tables that refuse may slow it down, and do not stop it."""
+"""The projector keeps running: large texts, a slow broker and failing tables may slow it down but do not stop it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from random import Random
 
@@ -23,9 +23,9 @@ from tests.support.processes import eventually
 
 G1, G2 = Generation("g1"), Generation("g2")
 ONE_WAY_DELAY_S = 0.6
-"""Of the slow broker; a term starts with several requests, one after the other."""
+"""Delay of the slow broker; a term starts with several requests in sequence."""
 SILENCE_MAX_S = 1
-"""How long the leader may be silent in these tests: less than two of the slow broker's answers take together."""
+"""How long the leader may be silent in these tests: less than two responses of the slow broker take."""
 
 
 def settings_of(database_url: str, nats_url: str) -> Settings:
@@ -37,7 +37,7 @@ def settings_of(database_url: str, nats_url: str) -> Settings:
 
 @asynccontextmanager
 async def projecting(database_url: str, nats_url: str) -> AsyncIterator[None]:
-    """Run a projector in this process, and raise what ends it."""
+    """Run a projector in this process; raises the exception that ends it."""
     running = asyncio.create_task(run(settings_of(database_url, nats_url)))
     try:
         yield
@@ -59,16 +59,16 @@ async def publish(nats: NatsServer, events: list[tuple[str, bytes]]) -> None:
 
 
 def applied(connection: asyncpg.Connection, position: int, name: str = "g1") -> Callable[[], Awaitable[bool]]:
-    async def reached() -> bool:
-        found = await connection.fetchval("SELECT position FROM control.checkpoint WHERE generation = $1", name)
-        return bool(found >= position)
+    async def is_applied() -> bool:
+        reached = await connection.fetchval("SELECT position FROM control.checkpoint WHERE generation = $1", name)
+        return bool(reached >= position)
 
-    return reached
+    return is_applied
 
 
 @asynccontextmanager
 async def delayed(nats: NatsServer) -> AsyncIterator[str]:
-    """Stand in for a slow network: what the broker sends arrives late, in order and complete."""
+    """Simulate a slow network: the broker's data arrive late, in order and complete."""
     host, port = nats.url.removeprefix("nats://").split(":")
     tasks: set[asyncio.Task[None]] = set()
     writers: set[asyncio.StreamWriter] = set()
@@ -125,24 +125,24 @@ async def test_a_backlog_of_large_texts_is_applied_in_one_term(
     )
     longest_s = 0.0
     async with projecting(database_url, nats.url):
-        reached, loop = applied(connection, 40), asyncio.get_running_loop()
+        is_applied, loop = applied(connection, 40), asyncio.get_running_loop()
         async with asyncio.timeout(60):
-            while not await reached():
-                began = loop.time()
+            while not await is_applied():
+                started = loop.time()
                 await asyncio.sleep(0.01)
-                longest_s = max(longest_s, loop.time() - began)
+                longest_s = max(longest_s, loop.time() - started)
     assert await connection.fetchval("SELECT epoch FROM control.checkpoint") == 1, "terms were lost"
-    assert longest_s < SILENCE_MAX_S, "the event loop stopped"
+    assert longest_s < SILENCE_MAX_S, "the event loop was blocked"
 
 
-async def test_a_damaged_live_generation_is_followed_again_once_it_is_corrected(
+async def test_a_corrected_live_generation_is_followed_again(
     connection: asyncpg.Connection, database_url: str, nats: NatsServer
 ) -> None:
     await connection.execute("ALTER TABLE g1.membership RENAME present TO oops")
     with capture_logs() as logs:
         async with projecting(database_url, nats.url):
             await publish(nats, [published("target.enrolled.v1", 1)])
-            await eventually(lambda: _logged(logs, "waiting_for_tables"), "the projector says that it waits")
+            await eventually(lambda: _logged(logs, "waiting_for_tables"), "the projector logs that it waits")
             assert (await generations.statuses(connection))[0].state == "broken"
             await connection.execute("ALTER TABLE g1.membership RENAME oops TO present")
             await eventually(applied(connection, 1), "the event is applied")
@@ -150,31 +150,31 @@ async def test_a_damaged_live_generation_is_followed_again_once_it_is_corrected(
     assert (await generations.statuses(connection))[0].state == "following"
 
 
-async def test_tables_that_refuse_everything_park_nothing(
+async def test_tables_that_reject_every_row_park_nothing(
     connection: asyncpg.Connection, database_url: str, nats: NatsServer
 ) -> None:
     await connection.execute("ALTER TABLE g1.customer ADD CONSTRAINT by_hand CHECK (version < 1)")
-    # Published before the projector starts: they come in one batch.
+    # Published before the projector starts, so that they form one batch.
     events = [published("customer.upserted.v1", 1, customer=n) for n in range(REFUSED_PER_BATCH_MAX + 5)]
     await publish(nats, events)
     with capture_logs() as logs:
         async with projecting(database_url, nats.url):
-            await eventually(lambda: _logged(logs, "waiting_for_tables"), "the projector says that it waits")
+            await eventually(lambda: _logged(logs, "waiting_for_tables"), "the projector logs that it waits")
     assert await connection.fetchval("SELECT count(*) FROM g1.parked_event") == 0
 
 
-async def test_a_clean_stop_warns_of_no_lost_connection(database_url: str, nats: NatsServer) -> None:
+async def test_a_clean_stop_logs_no_lost_connection(database_url: str, nats: NatsServer) -> None:
     with capture_logs() as logs:
         async with projecting(database_url, nats.url):
             await eventually(lambda: _logged(logs, "caught_up"), "the projector has caught up")
     assert not _logged(logs, "broker_disconnected")
 
 
-def _logged(logs: list[dict[str, object]], event: str) -> list[dict[str, object]]:
+def _logged(logs: Sequence[Mapping[str, object]], event: str) -> list[Mapping[str, object]]:
     return [entry for entry in logs if entry["event"] == event]
 
 
-def test_a_failed_batch_is_halved_and_limits_grow_back() -> None:
+def test_limits_halve_after_a_failure_and_grow_back() -> None:
     limits = BatchLimits(8_000, 1_000_000)
     limits.halve(300, 600_000)
     assert (limits.events_max, limits.bytes_max) == (150, 300_000)
@@ -188,10 +188,10 @@ def test_a_failed_batch_is_halved_and_limits_grow_back() -> None:
     assert (limits.events_max, limits.bytes_max) == (8_000, 1_000_000)
 
 
-async def test_a_batch_that_the_database_fails_is_tried_again_at_half_its_size(
+async def test_a_batch_that_fails_is_retried_at_half_its_size(
     connection: asyncpg.Connection, database_url: str, nats: NatsServer
 ) -> None:
-    # Stands in for a database that is lost in every transaction of more than ten events.
+    # Simulates a database that is lost in every transaction of more than ten events.
     await connection.execute(
         "CREATE FUNCTION g1.end_large() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         "IF (SELECT count(*) FROM written) > 10 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; "

@@ -1,4 +1,4 @@
-"""A hole in the stream is explained by erasures and acknowledgements, or refused; the tally changes nothing else."""
+"""A hole in the stream is explained by erasures and acknowledgements, or refused; other settings are preserved."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -24,7 +24,7 @@ async def client(nats: NatsServer) -> AsyncIterator[Client]:
     await client.close()
 
 
-async def look(client: Client) -> StreamState:
+async def state_of(client: Client) -> StreamState:
     state = await stream.fetch_state(client)
     assert state is not None
     return state
@@ -38,34 +38,34 @@ async def publish(client: Client, positions: int) -> None:
 
 async def config(client: Client) -> dict[str, Any]:
     reply = await client.request("$JS.API.STREAM.INFO.MEMBERSHIP")
-    found: dict[str, Any] = msgspec.json.decode(reply.data)["config"]
-    return found
+    stream_config: dict[str, Any] = msgspec.json.decode(reply.data)["config"]
+    return stream_config
 
 
-async def test_the_tally_is_kept_and_every_other_setting_stays(client: Client, nats: NatsServer) -> None:
+async def test_recording_a_tally_preserves_all_other_settings(client: Client, nats: NatsServer) -> None:
     await publish(client, 3)
-    before, created = await config(client), (await look(client)).created
+    before, created = await config(client), (await state_of(client)).created
     before["metadata"]["owner"] = "the team"
     await client.request("$JS.API.STREAM.UPDATE.MEMBERSHIP", msgspec.json.encode(before))
     await stream.record_tally(client, Tally(5, 2, 7))
     await stream.record_tally(client, Tally(6, 2))
-    found = await config(client)
-    kept = {name: value for name, value in found["metadata"].items() if not name.startswith("membership-")}
-    assert found | {"metadata": kept} == before
+    after = await config(client)
+    other_metadata = {name: value for name, value in after["metadata"].items() if not name.startswith("membership-")}
+    assert after | {"metadata": other_metadata} == before
     nats.stop()
     nats.start()
     again = TolerantClient()
     await again.connect(nats.url)
-    state = await look(again)
+    state = await state_of(again)
     assert (state.tally, state.created, state.messages) == (Tally(6, 2), created, 3)
     await again.close()
 
 
-async def test_metadata_that_is_no_tally_is_refused(client: Client) -> None:
+async def test_an_invalid_tally_in_the_metadata_is_refused(client: Client) -> None:
     await publish(client, 1)
-    broken = await config(client)
-    broken["metadata"][stream.ERASED_KEY] = "many"
-    await client.request("$JS.API.STREAM.UPDATE.MEMBERSHIP", msgspec.json.encode(broken))
+    invalid = await config(client)
+    invalid["metadata"][stream.ERASED_KEY] = "many"
+    await client.request("$JS.API.STREAM.UPDATE.MEMBERSHIP", msgspec.json.encode(invalid))
     with pytest.raises(StreamRefused, match="not a tally"):
         await stream.fetch_state(client)
 
@@ -83,11 +83,11 @@ async def test_metadata_that_is_no_tally_is_refused(client: Client) -> None:
         (Tally(erasing_from=9), 4, 4),
     ],
 )
-def test_what_is_missing_beyond_the_tally_is_unexplained(tally: Tally, missing: int, lost: int) -> None:
+def test_messages_missing_beyond_the_tally_are_unexplained(tally: Tally, missing: int, lost: int) -> None:
     assert tally.unexplained(missing) == lost
 
 
-async def test_a_hole_is_passed_only_where_it_is_explained(client: Client, connection: asyncpg.Connection) -> None:
+async def test_only_an_explained_hole_is_accepted(client: Client, connection: asyncpg.Connection) -> None:
     await publish(client, 6)
     await stream.purge(client, "membership.test.4")
     await loss_check.require_no_loss_within(client, connection, 0, 3, 3)
@@ -99,14 +99,14 @@ async def test_a_hole_is_passed_only_where_it_is_explained(client: Client, conne
         await loss_check.require_no_loss_within(client, connection, 3, 6, 2)
 
 
-async def test_a_hole_at_the_end_is_seen_by_how_much_is_to_come(client: Client, connection: asyncpg.Connection) -> None:
+async def test_a_hole_at_the_end_shows_in_the_pending_count(client: Client, connection: asyncpg.Connection) -> None:
     await publish(client, 6)
     for number in (5, 6):
         await stream.purge(client, f"membership.test.{number}")
-    state = await look(client)
+    state = await state_of(client)
     assert state.last_position == 6
     pending = await stream.count_after(client, 3)
     assert pending == 1
     with pytest.raises(StreamLostMessages, match="has lost 2 messages"):
         await loss_check.require_no_loss_ahead(client, connection, state, 3, pending)
-    await loss_check.require_no_loss_ahead(client, connection, state, 6, 0)  # what was lost behind was applied
+    await loss_check.require_no_loss_ahead(client, connection, state, 6, 0)  # losses up to 6 were applied

@@ -1,4 +1,4 @@
-"""Reading ahead of the one who writes: the same rows whatever the timing, and nothing skipped wherever it ends."""
+"""Prefetching: the same rows whatever the timing, and no message skipped wherever it stops."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ async def publish(client: TolerantClient, events: list[tuple[str, bytes]]) -> No
 
 
 def history(rng: Random, count: int = EVENTS) -> list[tuple[str, bytes]]:
-    """Events of all types about few entities, with what is no event among them."""
+    """Return events of all types about a few entities, some of them invalid."""
     events = [
         published(rng.choice(ALL_TYPES), version, customer=rng.randint(1, 4), campaign=rng.randint(1, 4))
         for version in range(1, count + 1)
@@ -50,58 +50,63 @@ def history(rng: Random, count: int = EVENTS) -> list[tuple[str, bytes]]:
     return [(subject, b"no JSON" if rng.random() < 0.05 else body) for subject, body in events]
 
 
-async def gathered(ahead: Prefetcher) -> BatchBuilder:
-    found = await ahead.next_batch(5)
-    assert found is not None, "nothing came"
-    return found
+async def next_batch(prefetcher: Prefetcher) -> BatchBuilder:
+    batch = await prefetcher.next_batch(5)
+    assert batch is not None, "no message arrived"
+    return batch
 
 
-async def until_it_stands_still(reading: OrderedSubscription) -> Position:
-    """Return where the reading stands once it has handed out nothing more for a while."""
+async def wait_until_idle(subscription: OrderedSubscription) -> Position:
+    """Return the subscription's position once it has not changed for a while."""
     async with asyncio.timeout(5):
         while True:
-            position = reading.position
+            position = subscription.position
             await asyncio.sleep(0.1)
-            if position == reading.position > 0:
+            if position == subscription.position > 0:
                 return position
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_the_rows_are_the_same_whatever_the_timing_and_wherever_a_reading_ends(
+async def test_rows_do_not_depend_on_timing_or_resubscriptions(
     client: TolerantClient, connection: asyncpg.Connection, seed: int
 ) -> None:
     rng = Random(seed)
     events = history(rng)
-    in_order = [message(position, *each) for position, each in enumerate(events, start=1)]
+    in_order = [message(position, *event) for position, event in enumerate(events, start=1)]
     await applied(connection, await empty(connection), in_order)
-    wanted = await rows(connection)
-    held = await empty(connection)
+    expected = await rows(connection)
+    checkpoint = await empty(connection)
 
     def limits() -> BatchLimits:
         return BatchLimits(rng.randint(1, 60))
 
     async def follow() -> None:
-        nonlocal held
+        nonlocal checkpoint
         async with (
-            OrderedSubscription(client, held.position) as reading,
-            Prefetcher(reading, limits()) as ahead,
+            OrderedSubscription(client, checkpoint.position) as subscription,
+            Prefetcher(subscription, limits()) as prefetcher,
         ):
-            for _ in range(rng.randint(1, 12)):  # then it is left with a batch in hand
-                batch = await gathered(ahead)
-                assert batch.after == held.position
-                (held,) = (await apply_shared_batch(connection, [held], batch.batch(), CREATED)).checkpoints
+            for _ in range(rng.randint(1, 12)):  # then the prefetcher is closed with a batch not taken
+                batch = await next_batch(prefetcher)
+                assert batch.after == checkpoint.position
+                checkpoint = await applied_after(connection, checkpoint, batch)
                 await asyncio.sleep(rng.choice([0, 0, 0.003]))
-                if held.position == EVENTS:
+                if checkpoint.position == EVENTS:
                     return
 
     publishing = asyncio.create_task(publish(client, events))
-    while held.position < EVENTS:
+    while checkpoint.position < EVENTS:
         await follow()
     await publishing
-    assert await rows(connection) == wanted
+    assert await rows(connection) == expected
 
 
-async def test_a_follower_that_is_cancelled_anywhere_leaves_nothing_running_and_skips_nothing(
+async def applied_after(connection: asyncpg.Connection, checkpoint: Checkpoint, batch: BatchBuilder) -> Checkpoint:
+    (moved,) = (await apply_shared_batch(connection, [checkpoint], batch.batch(), CREATED)).checkpoints
+    return moved
+
+
+async def test_cancelling_at_any_point_leaks_no_task_and_skips_no_message(
     client: TolerantClient, connection: asyncpg.Connection
 ) -> None:
     rng = Random(3)
@@ -109,13 +114,16 @@ async def test_a_follower_that_is_cancelled_anywhere_leaves_nothing_running_and_
     await publish(client, events)
 
     async def follow() -> None:
-        held = await checkpoints.take_over(connection, G1)
-        async with OrderedSubscription(client, held.position) as reading, Prefetcher(reading, BatchLimits(7)) as ahead:
-            opened.set()  # nats-py's own requests may lose a cancellation, so none comes before
+        checkpoint = await checkpoints.take_over(connection, G1)
+        async with (
+            OrderedSubscription(client, checkpoint.position) as subscription,
+            Prefetcher(subscription, BatchLimits(7)) as prefetcher,
+        ):
+            opened.set()  # nats-py's own requests may lose a cancellation, so none is sent before this
             while True:
-                batch = await gathered(ahead)
-                assert batch.after == held.position
-                (held,) = (await apply_shared_batch(connection, [held], batch.batch(), CREATED)).checkpoints
+                batch = await next_batch(prefetcher)
+                assert batch.after == checkpoint.position
+                checkpoint = await applied_after(connection, checkpoint, batch)
 
     for _ in range(60):
         opened = asyncio.Event()
@@ -126,98 +134,114 @@ async def test_a_follower_that_is_cancelled_anywhere_leaves_nothing_running_and_
         await asyncio.wait([following])
         assert following.cancelled()
         assert not [task for task in asyncio.all_tasks() if "Prefetcher" in repr(task.get_coro())]
-    held = await checkpoints.take_over(connection, G1)
-    reached = await rows(connection)
-    in_order = [message(position, *each) for position, each in enumerate(events, start=1)]
-    assert held.position > 0
-    await applied(connection, await empty(connection), in_order[: held.position])
-    assert await rows(connection) == reached
+    checkpoint = await checkpoints.take_over(connection, G1)
+    actual = await rows(connection)
+    in_order = [message(position, *event) for position, event in enumerate(events, start=1)]
+    assert checkpoint.position > 0
+    await applied(connection, await empty(connection), in_order[: checkpoint.position])
+    assert await rows(connection) == actual
 
 
-async def test_a_fenced_write_forgets_what_was_read_ahead(
+async def test_a_fenced_write_discards_the_prefetched_batch(
     client: TolerantClient, connection: asyncpg.Connection
 ) -> None:
     await publish(client, [published("customer.upserted.v1", n, customer=n) for n in range(1, 31)])
     former = await checkpoints.take_over(connection, G1)
-    async with OrderedSubscription(client, START) as reading, Prefetcher(reading, BatchLimits(10)) as ahead:
-        batch = await gathered(ahead)
-        assert await until_it_stands_still(reading) > batch.position
+    async with (
+        OrderedSubscription(client, START) as subscription,
+        Prefetcher(subscription, BatchLimits(10)) as prefetcher,
+    ):
+        batch = await next_batch(prefetcher)
+        assert await wait_until_idle(subscription) > batch.position
         successor = await checkpoints.take_over(connection, G1)
         with pytest.raises(Fenced):
             await apply_shared_batch(connection, [former], batch.batch(), CREATED)
     assert (await rows(connection))["customer"] == []
     async with (
-        OrderedSubscription(client, successor.position) as reading,
-        Prefetcher(reading, BatchLimits(10)) as ahead,
+        OrderedSubscription(client, successor.position) as subscription,
+        Prefetcher(subscription, BatchLimits(10)) as prefetcher,
     ):
-        await all_applied(connection, successor, ahead, 30)
+        await apply_all(connection, successor, prefetcher, 30)
     assert len((await rows(connection))["customer"]) == 30
 
 
-async def all_applied(connection: asyncpg.Connection, held: Checkpoint, ahead: Prefetcher, last: int) -> None:
-    while held.position < last:
-        (held,) = (await apply_shared_batch(connection, [held], (await gathered(ahead)).batch(), CREATED)).checkpoints
+async def apply_all(connection: asyncpg.Connection, checkpoint: Checkpoint, prefetcher: Prefetcher, last: int) -> None:
+    while checkpoint.position < last:
+        checkpoint = await applied_after(connection, checkpoint, await next_batch(prefetcher))
 
 
-async def test_what_was_certain_before_a_doubt_is_handed_out_and_then_the_doubt_raised(client: TolerantClient) -> None:
+async def test_messages_before_an_interruption_are_returned_first(client: TolerantClient) -> None:
     await publish(client, history(Random(1), 25))
-    async with OrderedSubscription(client, START) as reading, Prefetcher(reading, BatchLimits(10)) as ahead:
-        first = await gathered(ahead)
-        assert await until_it_stands_still(reading) == first.position + 10
-        reading.interrupt("as if a delivery had been lost")
-        taken = [first.position]
-        with pytest.raises(Interrupted, match="as if"):  # noqa: PT012 - the loop is what raises
+    async with (
+        OrderedSubscription(client, START) as subscription,
+        Prefetcher(subscription, BatchLimits(10)) as prefetcher,
+    ):
+        first = await next_batch(prefetcher)
+        assert await wait_until_idle(subscription) == first.position + 10
+        subscription.interrupt("simulated loss of a delivery")
+        positions = [first.position]
+        with pytest.raises(Interrupted, match="simulated"):  # noqa: PT012 - the loop is what raises
             while True:
-                batch = await gathered(ahead)
-                assert batch.after == taken[-1]
-                taken.append(batch.position)
-    assert taken[-1] == 25
+                batch = await next_batch(prefetcher)
+                assert batch.after == positions[-1]
+                positions.append(batch.position)
+    assert positions[-1] == 25
 
 
-async def test_a_batch_in_hand_when_the_reading_has_ended_is_handed_out_before_the_doubt(
-    client: TolerantClient,
-) -> None:
+async def test_a_prefetched_batch_is_returned_after_an_interruption(client: TolerantClient) -> None:
     await publish(client, history(Random(4), 3))
-    async with OrderedSubscription(client, START) as reading, Prefetcher(reading, BatchLimits(100)) as ahead:
-        assert (await gathered(ahead)).position == 3
+    async with (
+        OrderedSubscription(client, START) as subscription,
+        Prefetcher(subscription, BatchLimits(100)) as prefetcher,
+    ):
+        assert (await next_batch(prefetcher)).position == 3
         await publish(client, history(Random(4), 4))
-        assert await until_it_stands_still(reading) == 7
-        reading.interrupt("as if a delivery had been lost")
-        assert ahead._task is not None
-        await asyncio.wait([ahead._task])
-        assert (await gathered(ahead)).position == 7
-        with pytest.raises(Interrupted, match="as if"):
-            await ahead.next_batch(5)
+        assert await wait_until_idle(subscription) == 7
+        subscription.interrupt("simulated loss of a delivery")
+        assert prefetcher._task is not None
+        await asyncio.wait([prefetcher._task])
+        assert (await next_batch(prefetcher)).position == 7
+        with pytest.raises(Interrupted, match="simulated"):
+            await prefetcher.next_batch(5)
 
 
-async def test_one_batch_is_read_ahead_and_no_more(client: TolerantClient) -> None:
+async def test_at_most_one_batch_is_prefetched(client: TolerantClient) -> None:
     await publish(client, history(Random(2), 100))
-    async with OrderedSubscription(client, START) as reading, Prefetcher(reading, BatchLimits(10)) as ahead:
-        batches = [await gathered(ahead)]  # what was at hand: ten, or fewer of them
-        assert await until_it_stands_still(reading) == batches[0].position + 10
+    async with (
+        OrderedSubscription(client, START) as subscription,
+        Prefetcher(subscription, BatchLimits(10)) as prefetcher,
+    ):
+        batches = [await next_batch(prefetcher)]  # what had arrived: up to ten
+        assert await wait_until_idle(subscription) == batches[0].position + 10
         while batches[-1].position < 100:
-            batches.append(await gathered(ahead))
-        assert [each.after for each in batches] == [0, *(each.position for each in batches[:-1])]
-        assert all(1 <= each.events <= 10 for each in batches)
-        assert await ahead.next_batch(0.05) is None
+            batches.append(await next_batch(prefetcher))
+        assert [batch.after for batch in batches] == [0, *(batch.position for batch in batches[:-1])]
+        assert all(1 <= batch.events <= 10 for batch in batches)
+        assert await prefetcher.next_batch(0.05) is None
 
 
 async def test_huge_bodies_make_a_batch_smaller(client: TolerantClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("consumers.prefetch.SLICE_EVENTS", 1)
     await publish(client, [("membership.customer.x", b"x" * 20_000)] * 9)
-    async with OrderedSubscription(client, START) as reading, Prefetcher(reading, BatchLimits(100, 50_000)) as ahead:
-        first = await gathered(ahead)
-        await until_it_stands_still(reading)
-        second = await gathered(ahead)
+    async with (
+        OrderedSubscription(client, START) as subscription,
+        Prefetcher(subscription, BatchLimits(100, 50_000)) as prefetcher,
+    ):
+        first = await next_batch(prefetcher)
+        await wait_until_idle(subscription)
+        second = await next_batch(prefetcher)
     assert max(first.events, second.events) == 3
 
 
-async def test_a_lone_message_is_handed_out_at_once(client: TolerantClient) -> None:
-    async with OrderedSubscription(client, START) as reading, Prefetcher(reading, BatchLimits(1000)) as ahead:
-        waiting = asyncio.create_task(ahead.next_batch(30))
+async def test_a_single_message_is_returned_at_once(client: TolerantClient) -> None:
+    async with (
+        OrderedSubscription(client, START) as subscription,
+        Prefetcher(subscription, BatchLimits(1000)) as prefetcher,
+    ):
+        waiting = asyncio.create_task(prefetcher.next_batch(30))
         await asyncio.sleep(0.05)
         await publish(client, [published("customer.upserted.v1", 1)])
         async with asyncio.timeout(2):
-            alone = await waiting
-    assert alone is not None
-    assert (alone.events, alone.position) == (1, 1)
+            batch = await waiting
+    assert batch is not None
+    assert (batch.events, batch.position) == (1, 1)

@@ -1,4 +1,4 @@
-"""A broker that ends the connection for good ends the process too, so that its supervisor makes a new one."""
+"""A permanently closed broker connection ends the process, so that its supervisor starts a new one."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from projections.settings import load
 INFO = b'INFO {"server_id":"x","version":"2.15.1","proto":1,"headers":true,"max_payload":1048576}\r\n'
 
 
-async def test_a_connection_that_the_broker_closed_for_good_is_not_waited_for(database_url: str) -> None:
+async def test_a_permanently_closed_broker_connection_ends_the_process(database_url: str) -> None:
     async def expire(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(INFO)
         while line := await reader.readline():
@@ -26,7 +26,7 @@ async def test_a_connection_that_the_broker_closed_for_good_is_not_waited_for(da
         {"database_url", "nats_url"},
         {"MEMBERSHIP_DATABASE_URL": database_url, "MEMBERSHIP_NATS_URL": f"nats://127.0.0.1:{port}"},
     )
-    with pytest.raises(BrokerConnectionLost, match="for good"):
+    with pytest.raises(BrokerConnectionLost, match="permanently"):
         async with asyncio.timeout(20):
             await run(settings)
     broker.close()

@@ -1,4 +1,4 @@
-"""The stream is the one the checkpoint speaks of, or it is refused by name."""
+"""The stream is the one the checkpoint was taken from, or it is refused with a specific error."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -29,7 +29,7 @@ def at(position: int, time_ns: int | None = None, created: str | None = None) ->
 
 
 async def published(client: Client, count: int) -> Checkpoint:
-    """Publish and return the checkpoint of who applied it all."""
+    """Publish, and return the checkpoint of a projector that applied everything."""
     state = await stream.verify(client, at(0), replicas=1)
     for n in range(count):
         await client.jetstream().publish(f"membership.test.{n}", b"x")
@@ -37,16 +37,16 @@ async def published(client: Client, count: int) -> Checkpoint:
     return at(count, time_ns, state.created)
 
 
-async def test_a_stream_that_never_was_is_created_as_the_contract_says(client: Client) -> None:
+async def test_a_missing_stream_is_created_with_the_documented_settings(client: Client) -> None:
     await stream.verify(client, at(0), replicas=1)
     reply = await client.request("$JS.API.STREAM.INFO.MEMBERSHIP")
-    found: dict[str, Any] = msgspec.json.decode(reply.data)["config"]
-    wanted = stream.configuration(1)
-    assert {name: found.get(name) for name in wanted} == wanted
-    assert (found["max_age"], found["max_msgs"], found["max_bytes"]) == (0, -1, -1)
+    config: dict[str, Any] = msgspec.json.decode(reply.data)["config"]
+    expected = stream.configuration(1)
+    assert {name: config.get(name) for name in expected} == expected
+    assert (config["max_age"], config["max_msgs"], config["max_bytes"]) == (0, -1, -1)
 
 
-async def test_the_same_stream_is_accepted_again_and_after_a_restart(client: Client, nats: NatsServer) -> None:
+async def test_the_same_stream_is_accepted_before_and_after_a_restart(client: Client, nats: NatsServer) -> None:
     checkpoint = await published(client, 3)
     assert (await stream.verify(client, checkpoint, replicas=1)).last_position == 3
     nats.stop()
@@ -57,7 +57,7 @@ async def test_the_same_stream_is_accepted_again_and_after_a_restart(client: Cli
     await again.close()
 
 
-async def test_a_stream_that_is_gone_is_refused(client: Client) -> None:
+async def test_a_deleted_stream_is_refused(client: Client) -> None:
     with pytest.raises(StreamMissing, match="position 3"):
         await stream.verify(client, at(3, 1, "x"), replicas=1)
 
@@ -84,13 +84,13 @@ async def test_another_message_at_the_checkpoint_is_refused(client: Client) -> N
         await stream.verify(client, other, replicas=1)
 
 
-async def test_a_purged_message_at_the_checkpoint_is_no_loss(client: Client) -> None:
+async def test_a_purged_message_at_the_checkpoint_is_not_a_loss(client: Client) -> None:
     checkpoint = await published(client, 3)
     await client.jetstream().purge_stream(stream.STREAM, subject="membership.test.2")
     await stream.verify(client, checkpoint, replicas=1)
 
 
-async def test_a_stream_that_could_lose_events_is_refused_naming_each_setting(client: Client) -> None:
+async def test_refusing_an_unsafe_stream_names_each_unsafe_setting(client: Client) -> None:
     unsafe = stream.configuration(1) | {"max_msgs": 1000, "storage": "memory"}
     await client.request("$JS.API.STREAM.CREATE.MEMBERSHIP", msgspec.json.encode(unsafe))
     with pytest.raises(StreamUnsafe, match=r"storage is 'memory'.*max_msgs is 1000"):
@@ -101,9 +101,7 @@ async def test_a_stream_that_could_lose_events_is_refused_naming_each_setting(cl
     ("setting", "value"),
     [("allow_direct", False), ("deny_delete", False), ("allow_rollup_hdrs", True), ("allow_msg_ttl", True)],
 )
-async def test_a_stream_that_hides_or_thins_out_its_messages_is_refused(
-    client: Client, setting: str, value: bool
-) -> None:
+async def test_a_stream_that_can_hide_or_remove_messages_is_refused(client: Client, setting: str, value: bool) -> None:
     unsafe = stream.configuration(1) | {setting: value}
     reply = await client.request("$JS.API.STREAM.CREATE.MEMBERSHIP", msgspec.json.encode(unsafe))
     assert "error" not in msgspec.json.decode(reply.data)
@@ -112,12 +110,12 @@ async def test_a_stream_that_hides_or_thins_out_its_messages_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected_ns"),
     [
         ("1970-01-01T00:00:00Z", 0),
         ("1970-01-01T00:00:01.5Z", 1_500_000_000),
         ("2026-11-23T07:27:33.530097143Z", 1_795_418_853_530_097_143),
     ],
 )
-def test_the_brokers_times_keep_their_nanoseconds(text: str, wanted: int) -> None:
-    assert stream.nanoseconds(text) == wanted
+def test_the_brokers_times_keep_their_nanoseconds(text: str, expected_ns: int) -> None:
+    assert stream.nanoseconds(text) == expected_ns

@@ -1,4 +1,4 @@
-"""The command as an operator types it: what it prints, what it says when it cannot, and its exit codes."""
+"""The commands as an operator runs them: their output, error messages and exit codes."""
 
 import asyncio
 import json
@@ -21,10 +21,10 @@ from tests.support.processes import JWT_SECRET, System, eventually
 USER = "ad000000-0000-4000-8000-00000000000a"
 
 
-async def test_status_asks_both_the_read_model_and_the_stream(system: System) -> None:
+async def test_status_shows_the_read_model_and_the_stream(system: System) -> None:
     bad = ("membership.customer.nobody", b"{}")
     position = await system.publish([published("customer.upserted.v1", 1), bad])
-    await system.settled(position)
+    await system.wait_until_applied(position)
     ended = await membership(system.environment, "status", "--json")
     found = json.loads(ended.out)
     assert (ended.code, found["generation"], found["jobs"]) == (0, "g1", [])
@@ -33,8 +33,8 @@ async def test_status_asks_both_the_read_model_and_the_stream(system: System) ->
     assert "position" in (await membership(system.environment, "status")).out
 
 
-async def test_status_tells_the_lag_of_a_projector_that_is_gone(own_system: System) -> None:
-    await own_system.settled(await own_system.publish([published("customer.upserted.v1", 1)]))
+async def test_status_shows_the_lag_after_the_projector_has_died(own_system: System) -> None:
+    await own_system.wait_until_applied(await own_system.publish([published("customer.upserted.v1", 1)]))
     own_system.kill("project")
     await own_system.publish([published("customer.upserted.v1", n) for n in range(2, 5)])
     found = json.loads((await membership(own_system.environment, "status", "--json")).out)
@@ -47,13 +47,13 @@ async def test_status_tells_the_lag_of_a_projector_that_is_gone(own_system: Syst
     assert "broker" in ended.err
 
 
-async def test_parked_events_are_listed_by_reason_and_shown_whole(system: System) -> None:
+async def test_parked_events_are_counted_by_reason_and_shown_in_full(system: System) -> None:
     body = b'{"not": "an [event]"}'
-    position = await system.publish([("membership.unheard.of", body)])
-    await system.settled(position)
+    position = await system.publish([("membership.unknown.subject", body)])
+    await system.wait_until_applied(position)
     listed = await membership(system.environment, "parked", "list")
     assert "unknown_subject" in listed.out
-    assert "membership.unheard.of" in listed.out
+    assert "membership.unknown.subject" in listed.out
     shown = await membership(system.environment, "parked", "show", str(position))
     assert shown.code == 0
     assert body.decode() in shown.out
@@ -62,8 +62,8 @@ async def test_parked_events_are_listed_by_reason_and_shown_whole(system: System
 
 
 async def test_an_api_key_works_until_it_is_revoked(system: System) -> None:
-    made = await membership(system.environment, "api-key", "create", "--user", USER, "--admin", "--label", "ci [x]")
-    key = made.out.strip()
+    created = await membership(system.environment, "api-key", "create", "--user", USER, "--admin", "--label", "ci [x]")
+    key = created.out.strip()
 
     async def status() -> int:
         async with httpx.AsyncClient(base_url=system.api_url) as client:
@@ -78,21 +78,21 @@ async def test_an_api_key_works_until_it_is_revoked(system: System) -> None:
     assert key_id in listed.out
     assert (await membership(system.environment, "api-key", "revoke", key_id)).code == 0
 
-    async def refused() -> bool:
+    async def key_is_refused() -> bool:
         return await status() == 401
 
-    await eventually(refused, "the revoked key is refused", deadline_s=5)
+    await eventually(key_is_refused, "the revoked key is refused", deadline_s=5)
     assert (await membership(system.environment, "api-key", "revoke", "nothing")).code == 1
 
 
-async def test_a_token_is_a_jwt_of_the_user_for_the_time_asked(system: System) -> None:
+async def test_a_token_is_a_jwt_of_the_user(system: System) -> None:
     ended = await membership(system.environment, "token", "--user", USER, "--admin", "--ttl", "60")
     claims = jwt.decode(ended.out.strip(), OctKey.import_key(JWT_SECRET), algorithms=["HS256"]).claims
     assert (claims["sub"], claims["role"]) == (USER, "admin")
 
 
 @pytest.mark.parametrize(
-    ("command", "named"),
+    ("command", "settings"),
     [
         ("serve", ["MEMBERSHIP_DATABASE_URL", "MEMBERSHIP_JWT_SECRET"]),
         ("project", ["MEMBERSHIP_DATABASE_URL", "MEMBERSHIP_NATS_URL"]),
@@ -100,15 +100,15 @@ async def test_a_token_is_a_jwt_of_the_user_for_the_time_asked(system: System) -
         ("status", ["MEMBERSHIP_DATABASE_URL", "MEMBERSHIP_NATS_URL"]),
     ],
 )
-async def test_missing_settings_are_named_at_once_with_exit_code_2(
-    tmp_path: Path, command: str, named: list[str]
+async def test_all_missing_settings_are_named_with_exit_code_2(
+    tmp_path: Path, command: str, settings: list[str]
 ) -> None:
     ended = await membership({"PYTHONPATH": str(Path.cwd())}, command, cwd=tmp_path)
     assert ended.code == 2
-    assert [name for name in named if name in ended.err] == named
+    assert [name for name in settings if name in ended.err] == settings
 
 
-async def test_an_unreachable_database_is_a_sentence(system: System) -> None:
+async def test_an_unreachable_database_is_reported_in_a_sentence(system: System) -> None:
     environment = system.environment | {"MEMBERSHIP_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x"}
     ended = await membership(environment, "migrate")
     assert ended.code == 1
@@ -116,7 +116,7 @@ async def test_an_unreachable_database_is_a_sentence(system: System) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "command",
     [
         "migrate",
         "status",
@@ -131,14 +131,14 @@ async def test_an_unreachable_database_is_a_sentence(system: System) -> None:
         "api-key list",
     ],
 )
-async def test_every_command_names_the_database_it_cannot_reach(system: System, words: str) -> None:
+async def test_every_command_names_the_database_it_cannot_reach(system: System, command: str) -> None:
     environment = system.environment | {"MEMBERSHIP_DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/members"}
-    ended = await membership(environment, *words.split())
+    ended = await membership(environment, *command.split())
     assert (ended.code, ended.out) == (1, "")
     assert ended.err.strip() == "PostgreSQL cannot be used: Connection refused (127.0.0.1:1, database members)."
 
 
-async def test_a_database_url_that_the_driver_refuses_is_a_sentence(system: System) -> None:
+async def test_an_invalid_database_url_is_reported_in_a_sentence(system: System) -> None:
     environment = system.environment | {"MEMBERSHIP_DATABASE_URL": f"{system.database_url}?sslmode=sometimes"}
     ended = await membership(environment, "audit")
     assert (ended.code, "MEMBERSHIP_DATABASE_URL is wrong" in ended.err) == (2, True)
@@ -152,21 +152,21 @@ async def test_a_misspelt_setting_is_refused_by_every_command(system: System, co
     assert "MEMBERSHIP_HTTP_POTR is not a setting; did you mean MEMBERSHIP_HTTP_PORT." in ended.err
 
 
-async def test_a_stopped_job_says_whether_there_is_one_to_resume(
+async def test_a_stopped_command_reports_whether_a_job_can_be_resumed(
     database_url: str, connection: asyncpg.Connection
 ) -> None:
     assert await stopped_sentence(database_url, "rebuild") == (
-        "Stopped before the job began; there is nothing to go on with."
+        "Stopped before the job began; there is nothing to resume."
     )
     job = await jobs.open_or_resume(connection, "rebuild", "fill", "test")
-    assert f"goes on with job {job.job_id} where it was" in await stopped_sentence(database_url, "rebuild")
-    assert "nothing to go on with" in await stopped_sentence(database_url, "verify")
-    away = await stopped_sentence("postgresql://me@127.0.0.1:1/x", "rebuild")
-    assert away == "Stopped. If `membership jobs list` shows an open job, the same command goes on with it."
+    assert f"Run the same command to resume job {job.job_id}, or" in await stopped_sentence(database_url, "rebuild")
+    assert "nothing to resume" in await stopped_sentence(database_url, "verify")
+    unknown = await stopped_sentence("postgresql://me@127.0.0.1:1/x", "rebuild")
+    assert unknown == "Stopped. If `membership jobs list` shows an open job, run the same command to resume it."
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("arguments", "message"),
     [
         (["parked", "show", str(2**63)], "is not in the range"),
         (["parked", "retry", str(10**30)], "is not in the range"),
@@ -175,15 +175,15 @@ async def test_a_stopped_job_says_whether_there_is_one_to_resume(
         (["api-key", "revoke", "\udcff"], "without control characters"),
     ],
 )
-async def test_arguments_that_the_database_could_not_take_are_wrong_usage(
-    system: System, words: list[str], named: str
+async def test_arguments_that_the_database_cannot_store_are_wrong_usage(
+    system: System, arguments: list[str], message: str
 ) -> None:
-    ended = await membership(system.environment, *words)
+    ended = await membership(system.environment, *arguments)
     assert (ended.code, ended.out) == (2, "")
-    assert named in " ".join(ended.err.replace("│", " ").split())
+    assert message in " ".join(ended.err.replace("│", " ").split())
 
 
-async def test_ctrl_c_before_a_job_began_promises_no_resumption(
+async def test_ctrl_c_before_a_job_begins_reports_nothing_to_resume(
     system: System, connection: asyncpg.Connection, database_url: str
 ) -> None:
     environment = system.environment | {"MEMBERSHIP_DATABASE_URL": database_url}
@@ -199,23 +199,23 @@ async def test_ctrl_c_before_a_job_began_promises_no_resumption(
     assert "Stopped before the job began" in err.decode()
 
 
-async def test_api_keys_made_and_revoked_are_in_the_audit(system: System) -> None:
-    made = await membership(system.environment, "api-key", "create", "--user", USER, "--label", "audited")
-    key_id = made.out.split("_")[1]
+async def test_created_and_revoked_api_keys_are_in_the_audit(system: System) -> None:
+    created = await membership(system.environment, "api-key", "create", "--user", USER, "--label", "audited")
+    key_id = created.out.split("_")[1]
     assert (await membership(system.environment, "api-key", "revoke", key_id)).code == 0
     listed = (await membership(system.environment, "audit", "--limit", "2")).out
     assert "api_key.create" in listed
     assert "api_key.revoke" in listed
     assert listed.count(f"key {key_id} of user {USER}, label 'audited'") == 2
-    assert made.out.strip() not in listed
+    assert created.out.strip() not in listed
 
 
-async def test_migrate_says_what_it_did_and_then_that_there_is_nothing_to_do(system: System) -> None:
+async def test_migrate_reports_that_the_database_is_up_to_date(system: System) -> None:
     ended = await membership(system.environment, "migrate")
     assert (ended.code, ended.out) == (0, "The database is up to date.\n")
 
 
-async def test_a_database_that_was_never_migrated_is_a_sentence(
+async def test_an_unmigrated_database_is_reported_in_a_sentence(
     system: System, database_url: str, connection: asyncpg.Connection
 ) -> None:
     await connection.execute("DROP SCHEMA control CASCADE; DROP TABLE membership_migration")
@@ -225,12 +225,12 @@ async def test_a_database_that_was_never_migrated_is_a_sentence(
         assert (ended.code, "membership migrate" in ended.err) == (1, True), command
 
 
-async def test_help_is_there_for_every_command(system: System) -> None:
+async def test_help_is_available_for_each_command(system: System) -> None:
     for command in ([], ["parked"], ["api-key"], ["publish"], ["dev"]):
         ended = await membership(system.environment, *command, "--help")
         assert (ended.code, "Usage" in ended.out) == (0, True)
 
 
-async def test_a_port_that_is_taken_is_a_sentence(system: System) -> None:
-    ended = await membership(system.environment, "serve")  # the system's own API listens there
+async def test_a_port_in_use_is_reported_in_a_sentence(system: System) -> None:
+    ended = await membership(system.environment, "serve")  # the system's API uses this port
     assert (ended.code, "MEMBERSHIP_HTTP_PORT" in ended.err) == (1, True)

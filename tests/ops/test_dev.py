@@ -1,4 +1,4 @@
-"""`membership dev` as its user meets it: one command that starts everything, keeps it running, and leaves nothing."""
+"""`membership dev` end to end: it starts everything, keeps it running, and leaves no process behind."""
 
 import asyncio
 import fcntl
@@ -27,18 +27,21 @@ CHILDREN = ("api", "projector", "nats", "postgres")
 
 
 class Dev:
-    """One data directory and the `membership dev` that runs on it, if one does."""
+    """A data directory and the `membership dev` process that runs on it, if any."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.process: subprocess.Popen[bytes] | None = None
 
     def launch(self, *options: str) -> subprocess.Popen[bytes]:
-        """Start `membership dev`; what it says goes to a file."""
-        words = ["dev", "--port", "0", "--no-demo", "--data-dir", str(self.folder), *options]
-        with self._said.open("ab") as log:
+        """Start `membership dev` with its output in a file."""
+        arguments = ["dev", "--port", "0", "--no-demo", "--data-dir", str(self.folder), *options]
+        with self._output_file.open("ab") as log:
             return subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "ops", *words], stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                [sys.executable, "-m", "ops", *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
             )
 
     async def start(self) -> None:
@@ -53,55 +56,58 @@ class Dev:
         return await asyncio.to_thread(self.process.wait, DEADLINE_S)
 
     @property
-    def said(self) -> str:
-        """What dev has printed."""
-        return self._said.read_text(encoding="utf-8")
+    def output(self) -> str:
+        """Everything dev has printed."""
+        return self._output_file.read_text(encoding="utf-8")
 
     @property
-    def _said(self) -> Path:
-        return self.folder.with_suffix(".said")
+    def _output_file(self) -> Path:
+        return self.folder.with_suffix(".output")
 
     def stack(self) -> dict[str, Any] | None:
-        """Return what dev.json says; None while there is none."""
-        assert self.process is None or self.process.poll() is None, self.said
+        """Return the content of dev.json; None while it does not exist."""
+        assert self.process is None or self.process.poll() is None, self.output
         try:
-            found: dict[str, Any] = json.loads((self.folder / "dev.json").read_text(encoding="utf-8"))
+            stack: dict[str, Any] = json.loads((self.folder / "dev.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return found
+        return stack
 
-    def now(self) -> dict[str, Any]:
-        """Return what dev.json says; there must be one."""
-        found = self.stack()
-        assert found is not None
-        return found
+    def running_stack(self) -> dict[str, Any]:
+        """Return the content of dev.json, which must exist."""
+        stack = self.stack()
+        assert stack is not None
+        return stack
 
     async def kill(self, name: str) -> None:
-        """Kill a child; wait until dev.json names a living successor."""
-        before = self.now()["pids"]
+        """Kill a child; wait until dev.json names its running replacement."""
+        before = self.running_stack()["pids"]
         os.kill(before[name], signal.SIGKILL)
-        await eventually(lambda: self.now()["pids"][name] != before[name], f"dev.json names another {name}")
-        await eventually(lambda: all(map(_lives, self.now()["pids"].values())), "dev.json names living processes only")
+        await eventually(lambda: self.running_stack()["pids"][name] != before[name], f"dev.json names another {name}")
+        await eventually(
+            lambda: all(map(_is_running, self.running_stack()["pids"].values())),
+            "dev.json names running processes only",
+        )
 
     async def publish(self, number: int) -> int:
-        """Publish an event, as any producer would; return its position."""
-        client = await nats.connect(self.now()["nats_url"])
+        """Publish an event as a producer would; return its position."""
+        client = await nats.connect(self.running_stack()["nats_url"])
         try:
             receipt = await client.jetstream().publish(*published("customer.upserted.v1", 1, customer=number))
         finally:
             await client.close()
         return receipt.seq
 
-    async def sees(self, number: int, position: int) -> None:
-        """Assert that the API tells an admin about a customer once it has applied `position`."""
-        headers = {"Authorization": f"Bearer {self.now()['admin_token']}"}
-        async with httpx.AsyncClient(base_url=self.now()["api_url"], headers=headers) as client:
+    async def assert_visible(self, number: int, position: int) -> None:
+        """Assert that an admin can read the customer once the API has applied `position`."""
+        headers = {"Authorization": f"Bearer {self.running_stack()['admin_token']}"}
+        async with httpx.AsyncClient(base_url=self.running_stack()["api_url"], headers=headers) as client:
             await eventually(lambda: _applied(client, position), f"position {position} is applied")
             reply = await client.get(f"/customers/{customer_id(number)}/campaigns")
         assert reply.status_code == httpx.codes.OK, reply.text
 
     def nothing_runs(self) -> bool:
-        """Whether no process of this stack lives: every one of them, backends included, holds one of the locks."""
+        """Return whether no process of this stack runs: each one, backends included, holds one of the locks."""
         return all(_can_lock(self.folder / name) for name in ("dev.lock", "stack.lock"))
 
 
@@ -114,7 +120,7 @@ async def dev(tmp_path: Path) -> AsyncIterator[Dev]:
 
 @pytest.fixture(scope="module")
 async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Dev]:
-    """One for all tests that only look."""
+    """One shared by all tests that do not break it."""
     async with _running(tmp_path_factory.mktemp("dev") / "data") as dev:
         yield dev
 
@@ -148,8 +154,8 @@ async def _applied(client: httpx.AsyncClient, position: int) -> bool:
     return reply.status_code == httpx.codes.OK and reply.json()["position"] >= position
 
 
-def _lives(pid: int) -> bool:
-    """Whether a process runs; one that ended and was not yet reaped by its parent does not."""
+def _is_running(pid: int) -> bool:
+    """Return whether a process runs; a zombie does not."""
     try:
         os.kill(pid, 0)
         return "(zombie)" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
@@ -159,80 +165,84 @@ def _lives(pid: int) -> bool:
         return sys.platform != "linux"
 
 
-async def test_dev_json_tells_other_programs_all_they_need(shared: Dev) -> None:
-    stack = shared.now()
+async def test_dev_json_has_everything_other_programs_need(shared: Dev) -> None:
+    stack = shared.running_stack()
     assert stack.keys() == KEYS
     assert tuple(stack["pids"]) == CHILDREN
-    assert all(map(_lives, stack["pids"].values()))
+    assert all(map(_is_running, stack["pids"].values()))
     assert len(stack["jwt_secret"]) >= 32
     for secret in ("dev.json", "jwt_secret", "postgres/password"):
         assert stat.S_IMODE((shared.folder / secret).stat().st_mode) == 0o600, secret
     connection = await asyncpg.connect(stack["database_url"])
     await connection.close()
-    await shared.sees(1, await shared.publish(1))
+    await shared.assert_visible(1, await shared.publish(1))
 
 
-async def test_everything_it_says_can_be_copied(shared: Dev) -> None:
-    stack = shared.now()
-    await eventually(lambda: "Ctrl-C stops everything" in shared.said, "the welcome is printed")
-    lines = shared.said.splitlines()
+async def test_tokens_addresses_and_commands_can_be_copied(shared: Dev) -> None:
+    stack = shared.running_stack()
+    await eventually(lambda: "Ctrl-C stops everything" in shared.output, "the banner is printed")
+    lines = shared.output.splitlines()
     assert stack["admin_token"] in lines
     assert f"curl -s '{stack['api_url']}/health/ready'" in lines
     assert all(any(line.endswith(stack[name]) for line in lines) for name in ("api_url", "nats_url", "database_url"))
-    assert "\x1b" not in shared.said
+    assert "\x1b" not in shared.output
 
 
-async def test_whatever_is_killed_comes_back_and_dev_json_stays_true(dev: Dev) -> None:
-    address = {name: value for name, value in dev.now().items() if name.endswith("_url")}
+async def test_killed_children_are_restarted_and_dev_json_is_updated(dev: Dev) -> None:
+    address = {name: value for name, value in dev.running_stack().items() if name.endswith("_url")}
     for number, name in enumerate(("projector", "api", "nats", "postgres"), start=1):
         await dev.kill(name)
-        await dev.sees(number, await dev.publish(number))
-    assert {name: value for name, value in dev.now().items() if name.endswith("_url")} == address
-    assert all(f"{name} ended with code -9 (SIGKILL); starting it again." in dev.said for name in ("projector", "api"))
+        await dev.assert_visible(number, await dev.publish(number))
+    assert {name: value for name, value in dev.running_stack().items() if name.endswith("_url")} == address
+    assert all(
+        f"{name} ended with code -9 (SIGKILL); starting it again." in dev.output for name in ("projector", "api")
+    )
 
 
-async def test_a_second_start_is_refused_and_disturbs_nothing(shared: Dev) -> None:
+async def test_a_second_start_is_refused_and_the_first_keeps_running(shared: Dev) -> None:
     assert shared.process is not None
     second = shared.launch()
     assert await asyncio.to_thread(second.wait, DEADLINE_S) == 1
-    assert f"already running on {shared.folder}, pid {shared.process.pid}; dev.json in there says where." in shared.said
-    await shared.sees(1, await shared.publish(1))
+    assert (
+        f"already running on {shared.folder}, pid {shared.process.pid}; dev.json in that directory has" in shared.output
+    )
+    await shared.assert_visible(1, await shared.publish(1))
 
 
-async def test_a_taken_port_is_named_with_the_way_out(tmp_path: Path) -> None:
+async def test_a_port_in_use_is_reported_with_the_option_to_change_it(tmp_path: Path) -> None:
     dev = Dev(tmp_path / "data")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused = dev.launch("--port", str(port))
         assert await asyncio.to_thread(refused.wait, DEADLINE_S) == 1
-    assert f"Port {port} cannot be used: Address already in use. Choose another with --port" in dev.said
+    assert f"Port {port} cannot be used: Address already in use. Choose another with --port" in dev.output
     assert dev.nothing_runs()
 
 
-async def test_ctrl_c_stops_all_of_it_and_the_next_start_finds_its_data(dev: Dev) -> None:
+async def test_ctrl_c_stops_everything_and_the_next_start_has_its_data(dev: Dev) -> None:
     position = await dev.publish(1)
-    await dev.sees(1, position)
-    before = dev.now()
+    await dev.assert_visible(1, position)
+    before = dev.running_stack()
     assert await dev.signal(signal.SIGINT) == 0
     assert dev.nothing_runs()
     assert not (dev.folder / "dev.json").exists()
     await dev.start()
-    for same in ("api_url", "nats_url", "database_url", "jwt_secret"):
-        assert dev.now()[same] == before[same]
-    await dev.sees(1, position)
+    for name in ("api_url", "nats_url", "database_url", "jwt_secret"):
+        assert dev.running_stack()[name] == before[name]
+    await dev.assert_visible(1, position)
 
 
-async def test_killed_itself_it_leaves_no_process_and_the_next_start_works(dev: Dev) -> None:
+async def test_a_killed_dev_leaves_no_process_and_the_next_start_works(dev: Dev) -> None:
     position = await dev.publish(1)
     assert await dev.signal(signal.SIGKILL) == -signal.SIGKILL
     dev.process = None
-    await eventually(dev.nothing_runs, "all children die with it")
+    await eventually(dev.nothing_runs, "all children have ended")
     (dev.folder / "dev.json").unlink()
     await dev.start()
-    await dev.sees(1, position)
+    await dev.assert_visible(1, position)
 
 
-async def test_asked_to_stop_in_the_middle_of_its_first_start_it_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_signal_during_the_first_start_leaves_no_process(tmp_path: Path) -> None:
     dev = Dev(tmp_path / "data")
     dev.process = dev.launch()
     await eventually((dev.folder / "postgres" / "cluster.unfinished").exists, "the first start is under way")

@@ -1,49 +1,50 @@
-"""The embedded servers: they start, come back on the same port with the same content, and leave nothing running."""
+"""The embedded servers start, restart on the same port with the same data, and leave no process behind."""
 
 import asyncio
+import importlib.util
 import os
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import cast
 
 import asyncpg
 import nats as nats_py
 import pytest
 
 from ops.devstack.servers import child
-from ops.devstack.servers import nats as nats_module
-from ops.devstack.servers import postgres as postgres_module
 from ops.devstack.servers.child import EmbeddedFailed, EmbeddedMissing
 from ops.devstack.servers.nats import NatsServer
 from ops.devstack.servers.postgres import PostgresServer
 from ops.devstack.stack import run_dev
 from tests.support.processes import eventually, free_port
 
-OTHERS = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+BACKENDS = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[PostgresServer]:
     """A PostgreSQL server that a test may break."""
-    server = PostgresServer(tmp_path / "not yet there" / "postgres", settings={"fsync": "off", "work_mem": "7MB"})
+    server = PostgresServer(tmp_path / "new folder" / "postgres", settings={"fsync": "off", "work_mem": "7MB"})
     server.start()
     yield server
     server.stop()
 
 
 @pytest.fixture
-async def kept(database: PostgresServer) -> str:
-    """A row that must survive, as the statement that finds it."""
-    await _ask(database, "CREATE TABLE kept (number int)")
-    await _ask(database, "INSERT INTO kept VALUES (42)")
+async def stored_row(database: PostgresServer) -> str:
+    """A row that must survive; the fixture is the statement that selects it."""
+    await _fetch(database, "CREATE TABLE kept (number int)")
+    await _fetch(database, "INSERT INTO kept VALUES (42)")
     return "SELECT number FROM kept"
 
 
-async def _ask(server: PostgresServer, statement: str) -> list[asyncpg.Record]:
+async def _fetch(server: PostgresServer, statement: str) -> list[asyncpg.Record]:
     connection = await asyncpg.connect(server.url)
     try:
         return await connection.fetch(statement)
@@ -51,8 +52,12 @@ async def _ask(server: PostgresServer, statement: str) -> list[asyncpg.Record]:
         await connection.close()
 
 
-def _lives(pid: int) -> bool:
-    """Whether a process runs; one that ended and was not yet reaped by its parent does not."""
+async def _values(server: PostgresServer, statement: str) -> list[object]:
+    return [row[0] for row in await _fetch(server, statement)]
+
+
+def _is_running(pid: int) -> bool:
+    """Return whether a process runs; a zombie does not."""
     try:
         os.kill(pid, 0)
         return "(zombie)" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
@@ -62,8 +67,8 @@ def _lives(pid: int) -> bool:
         return sys.platform != "linux"
 
 
-async def test_the_url_leads_to_a_utf8_database_named_membership(database: PostgresServer) -> None:
-    rows = await _ask(
+async def test_the_url_is_of_a_utf8_database_named_membership(database: PostgresServer) -> None:
+    rows = await _fetch(
         database,
         "SELECT current_database() AS name, pg_encoding_to_char(encoding) AS encoding, datcollate AS collation,"
         " current_setting('work_mem') AS work_mem, current_setting('listen_addresses') AS listens"
@@ -78,84 +83,86 @@ async def test_the_url_leads_to_a_utf8_database_named_membership(database: Postg
     }
 
 
-async def test_without_the_password_nobody_enters(database: PostgresServer) -> None:
+async def test_a_wrong_password_is_refused(database: PostgresServer) -> None:
     with pytest.raises(asyncpg.InvalidPasswordError):
         await asyncpg.connect(database.url.replace("membership:", "membership:x"))
 
 
-def test_the_password_is_its_owners_alone(database: PostgresServer) -> None:
+def test_the_password_file_is_readable_by_its_owner_only(database: PostgresServer) -> None:
     assert stat.S_IMODE((database.data_dir / "password").stat().st_mode) == 0o600
 
 
-async def test_a_restarted_server_has_its_url_and_its_rows(database: PostgresServer, kept: str) -> None:
+async def test_a_restarted_server_keeps_its_url_and_its_rows(database: PostgresServer, stored_row: str) -> None:
     url = database.url
     database.stop()
     database.start()
     assert database.url == url
-    assert await _ask(database, kept) == [(42,)]
+    assert await _values(database, stored_row) == [42]
 
 
-async def test_a_killed_server_whose_backends_are_busy_comes_back(database: PostgresServer, kept: str) -> None:
+async def test_a_killed_server_with_busy_backends_restarts(database: PostgresServer, stored_row: str) -> None:
     connection = await asyncpg.connect(database.url)
     backend = connection.get_server_pid()
-    asleep = asyncio.ensure_future(connection.execute("SELECT pg_sleep(60)"))
+    sleeping_query = asyncio.ensure_future(connection.execute("SELECT pg_sleep(60)"))
     await asyncio.sleep(0)
     os.kill(database.pid, signal.SIGKILL)
     database.start()
     with pytest.raises((asyncpg.PostgresError, OSError)):
-        await asleep
+        await sleeping_query
     connection.terminate()
-    assert not _lives(backend)
-    assert await _ask(database, kept) == [(42,)]
+    assert not _is_running(backend)
+    assert await _values(database, stored_row) == [42]
 
 
-async def test_a_killed_server_whose_number_is_a_zombies_comes_back(database: PostgresServer, kept: str) -> None:
+async def test_a_killed_server_restarts_although_a_zombie_has_its_pid(
+    database: PostgresServer, stored_row: str
+) -> None:
     with child.launch(["/bin/true"], database.log, account=database._account) as zombie:
-        await eventually(lambda: not _lives(zombie.pid), "it ended; nobody has reaped it")
+        await eventually(lambda: not _is_running(zombie.pid), "it has ended and is a zombie")
         os.kill(database.pid, signal.SIGKILL)
-        lock = database.cluster / "postmaster.pid"
-        lock.write_text(lock.read_text().replace(str(database.pid), str(zombie.pid)))
+        pidfile = database.cluster / "postmaster.pid"
+        pidfile.write_text(pidfile.read_text().replace(str(database.pid), str(zombie.pid)))
         database.start()
-        assert await _ask(database, kept) == [(42,)]
+        assert await _values(database, stored_row) == [42]
 
 
-async def test_nothing_of_a_stopped_server_runs(database: PostgresServer) -> None:
-    rows = await _ask(database, OTHERS)
+async def test_a_stopped_server_leaves_no_process(database: PostgresServer) -> None:
+    rows = await _fetch(database, BACKENDS)
     pids = [database.pid, *(row["pid"] for row in rows)]
     assert len(pids) > 2
-    assert all(map(_lives, pids))
+    assert all(map(_is_running, pids))
     database.stop()
-    assert not any(map(_lives, pids))
+    assert not any(map(_is_running, pids))
     assert not database.running
 
 
-async def test_nothing_of_a_server_that_another_killed_runs_after_stop(database: PostgresServer) -> None:
-    rows = await _ask(database, OTHERS)
+async def test_stop_ends_the_backends_of_a_killed_server(database: PostgresServer) -> None:
+    rows = await _fetch(database, BACKENDS)
     os.kill(database.pid, signal.SIGKILL)
     database.stop()
-    assert not any(_lives(row["pid"]) for row in rows)
+    assert not any(_is_running(row["pid"]) for row in rows)
 
 
-async def test_a_second_server_object_takes_over_the_same_folder(database: PostgresServer, kept: str) -> None:
+async def test_another_server_object_can_use_the_same_folder(database: PostgresServer, stored_row: str) -> None:
     database.stop()
     other = PostgresServer(database.data_dir, port=database.port)
     other.start()
     try:
-        assert await _ask(other, kept) == [(42,)]
+        assert await _values(other, stored_row) == [42]
     finally:
         other.stop()
 
 
-def test_a_setting_that_postgresql_refuses_is_quoted_from_its_log(tmp_path: Path) -> None:
+def test_an_invalid_setting_is_reported_from_the_log(tmp_path: Path) -> None:
     server = PostgresServer(tmp_path / "postgres", settings={"fsync": "off", "shared_buffers": "much"})
     with pytest.raises(EmbeddedFailed, match='invalid value for parameter "shared_buffers": "much"'):
         server.start()
     assert not server.running
 
 
-def test_a_first_start_that_was_cut_short_is_done_again(tmp_path: Path) -> None:
+def test_an_interrupted_first_start_is_repeated(tmp_path: Path) -> None:
     server = PostgresServer(tmp_path / "postgres", settings={"fsync": "off"})
-    steps = server.starting()
+    steps = cast("Generator[float]", server.starting())
     for _ in range(3):
         next(steps)
     steps.close()
@@ -164,26 +171,26 @@ def test_a_first_start_that_was_cut_short_is_done_again(tmp_path: Path) -> None:
     server.stop()
 
 
-def test_missing_wheels_are_named_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_module.importlib.util, "find_spec", lambda _: None)
+def test_missing_wheels_are_reported_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(EmbeddedMissing, match=r"PostgreSQL is not installed.*campaign-membership\[dev\]"):
         PostgresServer(tmp_path)
-    monkeypatch.setattr(nats_module.sys, "executable", str(tmp_path / "python"))
-    monkeypatch.setattr(nats_module.shutil, "which", lambda _: None)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(EmbeddedMissing, match=r"nats-server is not installed.*make setup"):
         NatsServer(tmp_path).start()
 
 
-async def test_without_its_wheels_dev_says_what_to_install_and_ends_with_2(
+async def test_dev_without_its_wheels_reports_the_fix_and_exits_with_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(postgres_module.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert await run_dev(port=0, data_dir=tmp_path / "data", demo=False) == 2
     assert "PostgreSQL is not installed. Run `make setup`" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another account")
-async def test_root_may_reach_the_folder_by_a_link_that_lies_where_others_cannot_go(tmp_path: Path) -> None:
+async def test_a_link_in_a_folder_closed_to_others_works_for_root(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "closed").mkdir(mode=0o700)
     link = tmp_path / "closed" / "link"
@@ -191,13 +198,13 @@ async def test_root_may_reach_the_folder_by_a_link_that_lies_where_others_cannot
     server = PostgresServer(link / "postgres", settings={"fsync": "off"})
     server.start()
     try:
-        assert len(await _ask(server, "SELECT 1")) == 1
+        assert len(await _fetch(server, "SELECT 1")) == 1
     finally:
         server.stop()
     assert stat.S_IMODE((tmp_path / "closed").stat().st_mode) == 0o700
 
 
-async def test_a_restarted_or_killed_nats_server_has_its_url_and_its_messages(nats: NatsServer) -> None:
+async def test_a_restarted_or_killed_nats_server_keeps_url_and_messages(nats: NatsServer) -> None:
     url = nats.url
     client = await nats_py.connect(url)
     await client.jetstream().add_stream(name="KEPT", subjects=["kept"])
@@ -214,15 +221,15 @@ async def test_a_restarted_or_killed_nats_server_has_its_url_and_its_messages(na
     await client.close()
 
 
-def test_a_stopped_nats_server_is_gone_and_stop_may_come_twice(nats: NatsServer) -> None:
+def test_a_stopped_nats_server_is_gone_and_stop_is_repeatable(nats: NatsServer) -> None:
     nats.stop()
     nats.stop()
-    assert not _lives(nats.pid)
+    assert not _is_running(nats.pid)
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", nats.port)) != 0
 
 
-def test_a_taken_port_is_reported_with_the_servers_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_is_reported_from_the_servers_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "START_DEADLINE_S", 0.5)
     with socket.create_server(("127.0.0.1", free_port())) as taken:
         server = NatsServer(tmp_path / "nats", port=taken.getsockname()[1])
@@ -234,8 +241,8 @@ def test_a_taken_port_is_reported_with_the_servers_own_words(tmp_path: Path, mon
 PARENT = """
 import sys
 from pathlib import Path
-from ops.embedded.nats import NatsServer
-from ops.embedded.postgres import PostgresServer
+from ops.devstack.servers.nats import NatsServer
+from ops.devstack.servers.postgres import PostgresServer
 servers = PostgresServer(Path(sys.argv[1]) / "p", settings={"fsync": "off"}), NatsServer(Path(sys.argv[1]) / "n")
 for server in servers:
     server.start()
@@ -244,8 +251,8 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
-async def test_the_servers_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a child when its parent ends")
+async def test_the_servers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     parent = subprocess.Popen(  # noqa: ASYNC220, S603
         [sys.executable, "-c", PARENT, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -254,4 +261,4 @@ async def test_the_servers_die_with_a_parent_that_is_killed(tmp_path: Path) -> N
         pids = [int(word) for word in parent.stdout.readline().split()]
         assert len(pids) == 2
         parent.kill()
-    await eventually(lambda: not any(map(_lives, pids)), "both servers are gone")
+    await eventually(lambda: not any(map(_is_running, pids)), "both servers are gone")

@@ -1,4 +1,4 @@
-"""A broker that cannot write is named by the commands, and restarted by the dev stack: alone it never recovers."""
+"""A broker that cannot write is reported by commands and restarted by the dev stack; it never recovers by itself."""
 
 import asyncio
 import resource
@@ -17,7 +17,7 @@ from ops.devstack import supervisor as supervisors
 from ops.devstack.servers import nats as nats_module
 from ops.devstack.servers.nats import NatsServer
 from ops.devstack.supervisor import Supervisor
-from ops.publisher import BrokerUnavailable, Publication, publish_events
+from ops.publisher import BrokerUnavailable, JetStreamOff, Publication, publish_events
 from tests.support.builders import published
 from tests.support.processes import eventually
 
@@ -34,14 +34,14 @@ async def client(nats: NatsServer) -> AsyncIterator[TolerantClient]:
 
 
 async def fail_a_write(server: NatsServer, client: TolerantClient) -> None:
-    """Let the server's writes fail as on a full disk, until one did; then there is room again."""
+    """Make writes of the server fail as on a full disk, until one has failed; then allow them again."""
     _, hard = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (FILE_BYTES_MAX, hard))
     with suppress(NatsError):
         for number in range(100):
             await client.request(f"membership.full.{number}", b"x" * 20_000, timeout=1)
         pytest.fail("the server stored more than its limit")
-    with suppress(ProcessLookupError):  # restarted already
+    with suppress(ProcessLookupError):  # already restarted
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (hard, hard))
 
 
@@ -51,7 +51,7 @@ async def publish_one(server: NatsServer) -> None:
         pass
 
 
-async def test_publishing_says_that_the_broker_stores_nothing(
+async def test_publishing_reports_a_broker_that_stores_nothing(
     nats: NatsServer, client: TolerantClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert nats.health_problem() == ""
@@ -59,25 +59,26 @@ async def test_publishing_says_that_the_broker_stores_nothing(
     assert "write error" in nats.health_problem()
     with pytest.raises(NatsTimeoutError):
         await client.request("membership.full.again", b"x", timeout=1)
-    monkeypatch.setattr("ops.publisher.GIVE_UP_S", 0.0)
+    monkeypatch.setattr("ops.publisher.RETRY_DEADLINE_S", 0.0)
     with pytest.raises(BrokerUnavailable, match=r"it answers, but stores nothing\. .* after a restart"):
         await publish_one(nats)
 
 
-async def test_a_broker_without_jetstream_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_broker_without_jetstream_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "host: 127.0.0.1\nport: {port}\n# {store_dir}{monitoring_port}\n"
     monkeypatch.setattr(nats_module, "_CONFIGURATION", text)
-    without = NatsServer(tmp_path / "nats")
-    await asyncio.to_thread(without.start)
+    server = NatsServer(tmp_path / "nats")
+    await asyncio.to_thread(server.start)
     try:
-        client = await connect_once(without.url, "test")
+        client = await connect_once(server.url, "test")
         with pytest.raises(NatsError) as raised:
             await stream.fetch_state(client)
         await client.close()
-        with pytest.raises(BrokerUnavailable, match="nothing answers for JetStream on the broker: it is disabled"):
-            await publish_one(without)
+        monkeypatch.setattr("ops.publisher.RETRY_DEADLINE_S", 0.0)
+        with pytest.raises(JetStreamOff, match="runs without JetStream: it is not enabled"):
+            await publish_one(server)
     finally:
-        await asyncio.to_thread(without.stop)
+        await asyncio.to_thread(server.stop)
     assert stream.explain(raised.value).startswith("nothing answers for JetStream on the broker: it is disabled")
 
 
@@ -101,12 +102,12 @@ async def test_the_supervisor_restarts_a_broker_that_stays_unhealthy(
         assert server.pid != pid
         assert time.monotonic() - began > supervisors.UNHEALTHY_MAX_S
         assert "stayed unhealthy" in capsys.readouterr().err
-        again = await connect_once(server.url, "test")
+        client = await connect_once(server.url, "test")
 
         async def stored() -> bool:
-            return STORED in (await again.request("membership.full.again", b"x", timeout=5)).data
+            return STORED in (await client.request("membership.full.again", b"x", timeout=5)).data
 
         await eventually(stored, "the restarted server stores again")
-        await again.close()
+        await client.close()
     finally:
         await supervisor.stop()

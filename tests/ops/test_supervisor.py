@@ -1,15 +1,15 @@
-"""The pauses of the dev stack's supervisor leave time for the start that they delay."""
+"""The restart pauses of the dev stack's supervisor leave enough time for the start itself."""
 
 from itertools import accumulate, repeat
 
 from ops.devstack.supervisor import READY_AGAIN_S, START_ALLOWED_S, next_pause_s
 
 
-def test_pause_and_start_fit_into_the_promise_after_any_number_of_kills() -> None:
+def test_pause_and_start_stay_within_the_limit_after_many_kills() -> None:
     pauses = list(accumulate(repeat(None, 100), lambda pause, _: next_pause_s(pause), initial=0.0))
     assert max(pauses) + START_ALLOWED_S < READY_AGAIN_S
 
 
-def test_the_first_restart_is_at_once_and_later_ones_wait_longer() -> None:
+def test_the_first_restart_is_immediate_and_later_ones_wait_longer() -> None:
     first, second, third = list(accumulate(repeat(None, 2), lambda pause, _: next_pause_s(pause), initial=0.0))
     assert first == 0.0 < second < third

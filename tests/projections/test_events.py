@@ -1,6 +1,7 @@
-"""The wire contract: each type is read, each kind of ill-formed message is parked for its reason, any bytes are."""
+"""The wire contract: each type is decoded, and invalid messages of each kind are parked with their reason."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pytest
@@ -25,13 +26,13 @@ CAMPAIGN = "campaign.upserted.v1"
 SUBJECT = f"membership.campaign.{campaign_id(1)}"
 
 
-def campaign(**fields: object) -> CampaignUpserted | Unreadable:
+def campaign(**fields: Any) -> CampaignUpserted | Unreadable:
     event = decode(SUBJECT, body_of(CAMPAIGN, data_of(CAMPAIGN, 1, **fields)))
     assert isinstance(event, CampaignUpserted | Unreadable)
     return event
 
 
-def shown(**fields: object) -> dict[str, object]:
+def displayed(**fields: object) -> dict[str, object]:
     event = campaign(**fields)
     assert isinstance(event, CampaignUpserted), event
     decoded: dict[str, object] = msgspec.json.decode("{" + display_json(event) + "}")
@@ -39,7 +40,7 @@ def shown(**fields: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("event_type", ALL_TYPES)
-def test_every_type_is_read_from_its_subject_and_knows_it(event_type: str) -> None:
+def test_every_type_is_decoded_and_returns_its_subject(event_type: str) -> None:
     subject, body = published(event_type, 7)
     event = decode(subject, body)
     assert not isinstance(event, Unreadable), event
@@ -52,20 +53,20 @@ def test_every_required_field_is_required(event_type: str) -> None:
     data = data_of(event_type, 1)
     subject = subject_for(event_type, data)
     for name in data:
-        found = decode(subject, body_of(event_type, data_of(event_type, 1, **{name: ...})))
-        assert isinstance(found, Unreadable), name
-        assert found.reason == "invalid_field"
-        assert name in found.detail
+        event = decode(subject, body_of(event_type, data_of(event_type, 1, **{name: ...})))
+        assert isinstance(event, Unreadable), name
+        assert event.reason == "invalid_field"
+        assert name in event.detail
 
 
 @pytest.mark.parametrize("event_type", ALL_TYPES)
 @pytest.mark.parametrize("attribute", ["specversion", "id", "source", "type", "time", "data"])
 def test_every_cloudevents_attribute_is_required(event_type: str, attribute: str) -> None:
     data = data_of(event_type, 1)
-    found = decode(subject_for(event_type, data), body_of(event_type, data, **{attribute: ...}))
-    assert isinstance(found, Unreadable)
-    assert found.reason == "invalid_field"
-    assert attribute in found.detail
+    event = decode(subject_for(event_type, data), body_of(event_type, data, **{attribute: ...}))
+    assert isinstance(event, Unreadable)
+    assert event.reason == "invalid_field"
+    assert attribute in event.detail
 
 
 def test_unknown_attributes_and_fields_are_ignored() -> None:
@@ -73,22 +74,22 @@ def test_unknown_attributes_and_fields_are_ignored() -> None:
     assert isinstance(decode(SUBJECT, body), CampaignUpserted)
 
 
-def test_null_means_absent_for_optional_fields_and_is_ill_typed_for_others() -> None:
-    assert "goal" not in shown(goal=None)
-    found = campaign(name=None)
-    assert isinstance(found, Unreadable)
-    assert "$.data.name" in found.detail
+def test_null_means_absent_only_for_optional_fields() -> None:
+    assert "goal" not in displayed(goal=None)
+    event = campaign(name=None)
+    assert isinstance(event, Unreadable)
+    assert "$.data.name" in event.detail
 
 
 @pytest.mark.parametrize("version", [0, -1, 2**63, 10**30, "7", 1.0, 1.5, True, None])
-def test_a_version_is_a_positive_int64_and_nothing_like_one(version: object) -> None:
-    found = campaign(version=version)
-    assert isinstance(found, Unreadable)
-    assert found.reason == "invalid_field"
+def test_a_version_must_be_a_positive_int64(version: object) -> None:
+    event = campaign(version=version)
+    assert isinstance(event, Unreadable)
+    assert event.reason == "invalid_field"
 
 
 @pytest.mark.parametrize(
-    ("fields", "wanted"),
+    ("fields", "reason"),
     [
         ({"owner_id": ANYONE.upper()}, "invalid_field"),
         ({"owner_id": ANYONE.replace("-", "")}, "invalid_field"),
@@ -110,10 +111,10 @@ def test_a_version_is_a_positive_int64_and_nothing_like_one(version: object) -> 
         ({"stages": [{}]}, "invalid_field"),
     ],
 )
-def test_an_ill_typed_field_is_parked_for_its_reason(fields: dict[str, object], wanted: str) -> None:
-    found = campaign(**fields)
-    assert isinstance(found, Unreadable), found
-    assert found.reason == wanted
+def test_an_invalid_field_is_parked_with_its_reason(fields: dict[str, object], reason: str) -> None:
+    event = campaign(**fields)
+    assert isinstance(event, Unreadable), event
+    assert event.reason == reason
 
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**3999], ids=["above", "below", "of 4,000 digits"])
@@ -140,10 +141,10 @@ def test_every_integer_of_an_event_is_within_int64(number: int) -> None:
 
     for within, outside in zip(fields(max(-(2**63), min(number, 2**63 - 1))), fields(number), strict=True):
         assert isinstance(campaign(**within), CampaignUpserted), within
-        found = campaign(**outside)
-        assert isinstance(found, Unreadable), outside
-        assert found.reason == "invalid_field"
-        assert len(found.detail) < 200
+        event = campaign(**outside)
+        assert isinstance(event, Unreadable), outside
+        assert event.reason == "invalid_field"
+        assert len(event.detail) < 200
 
 
 STAGE = {
@@ -173,39 +174,39 @@ STAGE = {
         ),
     ],
 )
-def test_a_value_outside_an_enum_is_answered_with_the_allowed_ones(
+def test_an_invalid_enum_value_is_reported_with_the_allowed_values(
     fields: dict[str, object], path: str, allowed: str
 ) -> None:
-    found = campaign(**fields)
-    assert isinstance(found, Unreadable)
-    assert path in found.detail
-    assert f"; allowed: {allowed}" in found.detail
+    event = campaign(**fields)
+    assert isinstance(event, Unreadable)
+    assert path in event.detail
+    assert f"; allowed: {allowed}" in event.detail
 
 
-def test_every_field_that_allows_only_some_values_is_known_with_them() -> None:
-    found = {name: set(allowed_values(family.decoder.type)) for name, family in _FAMILIES.items()}
-    lists = {"$.data.status", "$.data.first_contact_channel", "$.data.stages[].semantic_type"}
-    assert found["campaign"] == lists | {"$.specversion"}
-    assert all("$.specversion" in paths for paths in found.values())
+def test_allowed_values_are_found_for_every_enumerated_field() -> None:
+    paths_by_family = {name: set(allowed_values(family.decoder.type)) for name, family in _FAMILIES.items()}
+    campaign_paths = {"$.data.status", "$.data.first_contact_channel", "$.data.stages[].semantic_type"}
+    assert paths_by_family["campaign"] == campaign_paths | {"$.specversion"}
+    assert all("$.specversion" in paths for paths in paths_by_family.values())
 
 
-def test_the_path_of_an_objective_begins_at_the_event() -> None:
-    found = campaign(goal_spec={"objectives": [{"type": "contact"}, {"type": "contact", "min_count": "7"}]})
-    assert isinstance(found, Unreadable)
-    assert "in `min_count` - at `$.data.goal_spec.objectives[1]`" in found.detail
+def test_the_path_of_an_objective_starts_at_the_event() -> None:
+    event = campaign(goal_spec={"objectives": [{"type": "contact"}, {"type": "contact", "min_count": "7"}]})
+    assert isinstance(event, Unreadable)
+    assert "in `min_count` - at `$.data.goal_spec.objectives[1]`" in event.detail
 
 
-def test_an_ill_formed_id_is_described_and_not_given_as_a_pattern() -> None:
-    found = campaign(owner_id="X")
-    assert found == Unreadable("invalid_field", "Expected a lower-case hyphenated UUID - at `$.data.owner_id`.")
+def test_an_invalid_id_is_reported_without_a_pattern() -> None:
+    event = campaign(owner_id="X")
+    assert event == Unreadable("invalid_field", "Expected a lower-case hyphenated UUID - at `$.data.owner_id`.")
 
 
-def test_an_escaped_backslash_before_u0000_is_no_nul() -> None:
-    assert shown(name="a\\u0000b")["name"] == "a\\u0000b"
+def test_an_escaped_backslash_before_u0000_is_not_nul() -> None:
+    assert displayed(name="a\\u0000b")["name"] == "a\\u0000b"
 
 
 @pytest.mark.parametrize(
-    ("subject", "body", "wanted"),
+    ("subject", "body", "reason"),
     [
         ("membership", b"{}", "unknown_subject"),
         ("membership.unknown.x", b"{}", "unknown_subject"),
@@ -226,21 +227,21 @@ def test_an_escaped_backslash_before_u0000_is_no_nul() -> None:
         (f"membership.customer.{customer_id(1)}", body_of("customer.upserted.v2", {}), "unknown_type"),
     ],
 )
-def test_what_is_no_event_is_parked_for_its_reason(subject: str, body: bytes, wanted: str) -> None:
-    found = decode(subject, body)
-    assert isinstance(found, Unreadable)
-    assert found.reason == wanted
-    assert found.detail.endswith(".")
+def test_an_unreadable_message_is_parked_with_its_reason(subject: str, body: bytes, reason: str) -> None:
+    event = decode(subject, body)
+    assert isinstance(event, Unreadable)
+    assert event.reason == reason
+    assert event.detail.endswith(".")
 
 
-def test_a_body_of_the_largest_size_is_read() -> None:
+def test_a_body_of_maximum_size_is_decoded() -> None:
     body = body_of(CAMPAIGN, data_of(CAMPAIGN, 1))
     padded = body[:-1] + b" " * (BODY_BYTES_MAX - len(body)) + b"}"
     assert len(padded) == BODY_BYTES_MAX
     assert isinstance(decode(SUBJECT, padded), CampaignUpserted)
 
 
-def test_times_become_utc_whatever_their_offset() -> None:
+def test_times_are_converted_to_utc() -> None:
     subject, body = published("target.enrolled.v1", 1, enrolled_at="2026-01-01T02:30:00+02:30")
     event = decode(subject, body)
     assert isinstance(event, TargetEnrolled)
@@ -248,8 +249,8 @@ def test_times_become_utc_whatever_their_offset() -> None:
     assert event.enrolled_at.tzinfo is UTC
 
 
-def test_defaults_of_the_contract_are_filled_in_and_absent_fields_left_out() -> None:
-    item = shown(
+def test_defaults_are_filled_in_and_absent_fields_are_omitted() -> None:
+    item = displayed(
         goal_spec={"objectives": [{"type": "contact"}, {"type": "email"}, {"type": "ai", "channels": 5}]},
         call_working_hours={},
         stages=[
@@ -286,15 +287,13 @@ def test_defaults_of_the_contract_are_filled_in_and_absent_fields_left_out() -> 
     ("objective", "kind"),
     [({}, "contact"), ({"min_count": 2}, "contact"), ({"label_in": ["positive"]}, "ai"), ({"type": None}, "contact")],
 )
-def test_an_objective_without_a_type_is_the_first_kind_that_owns_a_field_given(
-    objective: dict[str, object], kind: str
-) -> None:
-    found = shown(goal_spec={"objectives": [objective]})["goal_spec"]
-    assert isinstance(found, dict)
-    assert found["objectives"][0]["type"] == kind
+def test_an_objective_without_a_type_is_the_first_matching_kind(objective: dict[str, object], kind: str) -> None:
+    goal_spec = displayed(goal_spec={"objectives": [objective]})["goal_spec"]
+    assert isinstance(goal_spec, dict)
+    assert goal_spec["objectives"][0]["type"] == kind
 
 
-def test_a_deleted_customer_is_read() -> None:
+def test_a_deleted_customer_is_decoded() -> None:
     event = decode(*published("customer.upserted.v1", 1, deleted=True))
     assert isinstance(event, CustomerUpserted)
     assert event.deleted is True
@@ -319,13 +318,13 @@ JSON = st.recursive(
 
 
 @given(SUBJECTS, st.binary(max_size=200))
-def test_any_bytes_on_any_subject_are_an_event_or_a_reason(subject: str, body: bytes) -> None:
+def test_any_bytes_on_any_subject_give_a_reason(subject: str, body: bytes) -> None:
     assert isinstance(decode(subject, body), Unreadable)
 
 
 @st.composite
 def near_misses(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A valid event in which one field, required or optional, holds any JSON."""
+    """Return a valid event in which one field, required or optional, contains arbitrary JSON."""
     event_type = draw(st.sampled_from(ALL_TYPES))
     family = next(types for types in EVENT_TYPES.values() if event_type in types)
     name = draw(st.sampled_from([*family[event_type].__struct_fields__, "unknown"]))
@@ -334,9 +333,9 @@ def near_misses(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 @given(near_misses())
-def test_any_value_in_any_field_is_an_event_or_a_reason(near_miss: tuple[str, bytes]) -> None:
-    found = decode(*near_miss)
-    if isinstance(found, Unreadable):
-        assert found.reason in {"invalid_field", "id_mismatch", "invalid_json"}
-    elif isinstance(found, CampaignUpserted):
-        msgspec.json.decode("{" + display_json(found) + "}")
+def test_any_value_in_any_field_gives_an_event_or_a_reason(near_miss: tuple[str, bytes]) -> None:
+    event = decode(*near_miss)
+    if isinstance(event, Unreadable):
+        assert event.reason in {"invalid_field", "id_mismatch", "invalid_json"}
+    elif isinstance(event, CampaignUpserted):
+        msgspec.json.decode("{" + display_json(event) + "}")

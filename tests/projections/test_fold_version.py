@@ -1,4 +1,4 @@
-"""The fold's version is raised whenever the code that decides which rows follow from which events changes."""
+"""The fold's version increases whenever the code that derives rows from events changes."""
 
 import hashlib
 from importlib import resources
@@ -17,7 +17,7 @@ ROOTS = (
     ("projections.maintenance.rebuild", "fill"),
     ("projections.maintenance.rebuild", "steps_left"),
 )
-"""Where folding begins; what they refer to counts too."""
+"""The entry points of the fold; everything that they reference counts too."""
 STATEMENTS = (
     ("projections.store", "generation.sql"),
     ("projections.store", "writes.sql"),
@@ -37,6 +37,6 @@ def test_the_fold_changes_only_together_with_its_version() -> None:
 
     assert recorded == [FOLD_VERSION, digest], (
         f"The fold's code digests to {digest}, and tests/projections/fold_version.txt holds {recorded}. If rows may "
-        f"differ, raise FOLD_VERSION in projections/fold_version.py: an open rebuild then begins again. Then record "
+        f"differ, increase FOLD_VERSION in projections/fold_version.py: an open rebuild then starts over. Then record "
         f"'{FOLD_VERSION} {digest}' in that file."
     )

@@ -1,4 +1,4 @@
-"""A database is brought to this release once, whoever asks and how often, and never by an edited file."""
+"""Each migration is applied once, also by repeated or concurrent runs, and never from an edited file."""
 
 import asyncio
 import itertools
@@ -12,7 +12,7 @@ from projections.store.migrations import Migration, migrate, require_migrated
 from projections.store.queries import Generation, blocks, generation, writes
 from service.read_model.reads import SORT_KEYS, Shape, page_statement
 
-FRAGMENTS = {"before_and_after", "count_moves"}
+FRAGMENTS = {"before_and_after", "apply_summary_deltas"}
 
 
 async def test_migrating_again_changes_nothing(connection: asyncpg.Connection) -> None:
@@ -20,33 +20,32 @@ async def test_migrating_again_changes_nothing(connection: asyncpg.Connection) -
     await require_migrated(connection)
 
 
-async def test_two_that_migrate_at_once_do_it_once(database_url: str) -> None:
-
+async def test_concurrent_migrations_apply_each_file_once(database_url: str) -> None:
     admin = await database.connect(database_url, "test")
     await admin.execute("DROP SCHEMA control CASCADE; DROP SCHEMA g1 CASCADE; DROP TABLE membership_migration")
     both = await asyncio.gather(*(database.connect(database_url, "test") for _ in range(2)))
-    applied = await asyncio.gather(*(migrate(each) for each in both))
+    applied = await asyncio.gather(*(migrate(connection) for connection in both))
     assert sorted(map(len, applied)) == [0, 1 + len(migrations.migrations())]
-    for each in (*both, admin):
-        await each.close()
+    for connection in (*both, admin):
+        await connection.close()
 
 
-async def test_an_edited_migration_is_refused_by_name(
+async def test_an_edited_migration_is_refused_with_its_name(
     connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edited = [Migration(each.name, each.text + "-- edited") for each in migrations.migrations()]
+    edited = [Migration(original.name, original.text + "-- edited") for original in migrations.migrations()]
     monkeypatch.setattr(migrations, "migrations", lambda: edited)
     with pytest.raises(MigrationChanged, match="0001_control"):
         await migrate(connection)
 
 
-async def test_a_database_that_was_never_migrated_says_what_to_do(connection: asyncpg.Connection) -> None:
+async def test_an_unmigrated_database_is_refused_with_the_fix(connection: asyncpg.Connection) -> None:
     await connection.execute("DROP TABLE membership_migration")
     with pytest.raises(DatabaseNotMigrated, match="membership migrate"):
         await require_migrated(connection)
 
 
-async def test_a_second_generation_has_the_shape_of_the_first(connection: asyncpg.Connection) -> None:
+async def test_a_second_generation_has_the_same_columns(connection: asyncpg.Connection) -> None:
     await generations.create(connection, Generation("g2"))
     columns = (
         "SELECT table_name, column_name, data_type, collation_name, is_nullable, generation_expression "
@@ -58,7 +57,7 @@ async def test_a_second_generation_has_the_shape_of_the_first(connection: asyncp
 
 
 @pytest.mark.parametrize("name", ["", "g0", "g1; DROP TABLE x", "G1", "g1\n", "public"])
-def test_only_a_generations_name_ever_becomes_part_of_a_statement(name: str) -> None:
+def test_only_a_valid_generation_name_is_accepted_in_a_statement(name: str) -> None:
     with pytest.raises(ValueError, match="generation"):
         generation(name)
 
@@ -82,7 +81,7 @@ async def test_every_page_statement_prepares(connection: asyncpg.Connection) -> 
     for shape in shapes:
         text = page_statement(Generation("g1"), shape)
         assert "{" not in text, shape
-        assert len(text) < 15_000, "asyncpg would not keep it prepared"
+        assert len(text) < 15_000, "asyncpg would not cache the prepared statement"
         prepared = await connection.prepare(text)
         assert len(prepared.get_parameters()) == (9 if shape.batchable else 13)
 
@@ -95,14 +94,14 @@ async def test_the_name_index_of_every_existing_generation_is_replaced(connectio
         await connection.execute(f"CREATE INDEX campaign_by_name ON {name}.campaign (name_key)")
     await connection.execute("DELETE FROM membership_migration WHERE name = '0004_name_prefix'")
     assert await migrate(connection) == ["0004_name_prefix"]
-    found = await connection.fetch(
+    indexes = await connection.fetch(
         "SELECT schemaname || '.' || indexname AS name FROM pg_indexes WHERE indexname LIKE 'campaign_by_name%'"
     )
-    assert {row["name"] for row in found} == {"g1.campaign_by_name_prefix", "g2.campaign_by_name_prefix"}
-    migrated, made = [
+    assert {row["name"] for row in indexes} == {"g1.campaign_by_name_prefix", "g2.campaign_by_name_prefix"}
+    migrated, created = [
         await connection.fetchval(
             "SELECT pg_get_expr(indexprs, indrelid) FROM pg_index WHERE indexrelid = $1::regclass", name
         )
         for name in ("g1.campaign_by_name_prefix", "g2.campaign_by_name_prefix")
     ]
-    assert migrated == made == '"left"(name_key, 600)'
+    assert migrated == created == '"left"(name_key, 600)'

@@ -1,4 +1,4 @@
-"""The bulk way into a generation ends in the very rows the projector writes, wherever it is cut or killed."""
+"""A bulk fill gives the same rows as the projector, however it is split or interrupted."""
 
 from random import Random
 
@@ -12,54 +12,54 @@ from projections.maintenance import rebuild
 from projections.model.events import Message
 from projections.store import generations
 from tests.support.builders import message, published
-from tests.support.bulk_fill import begun, finished, rebuilt
+from tests.support.bulk_fill import rebuild_generation, run_remaining_steps, start_rebuild
 from tests.support.read_model import CREATED, applied, empty, rows
 from tests.support.strategies import History, histories
 
 
 @given(history=histories(), killed_after=st.integers(0, 45))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_a_rebuild_leaves_the_rows_the_projector_leaves(
+async def test_a_rebuild_gives_the_rows_of_the_projector(
     connection: asyncpg.Connection, history: History, killed_after: int
 ) -> None:
-    held = await empty(connection)
+    checkpoint = await empty(connection)
     for batch in history.batches:
-        held = await applied(connection, held, batch)
-    name = await rebuilt(connection, history.batches, killed_after)
+        checkpoint = await applied(connection, checkpoint, batch)
+    name = await rebuild_generation(connection, history.batches, killed_after)
     assert await rows(connection, name) == await rows(connection)
     assert await generations.drop(connection, name)
 
 
-def told_at_random(rng: Random, events: int) -> list[Message]:
-    """Return events of one customer in one campaign whose versions often tie while their content differs."""
+def random_messages(rng: Random, events: int) -> list[Message]:
+    """Return events of one customer in one campaign; many have equal versions but different content."""
     types = ("target.enrolled.v1", "target.removed.v1", "target.restored.v1", "campaign.upserted.v1")
     types += ("campaign.status_changed.v1", "campaign.deleted.v1", "campaign.restored.v1", "customer.upserted.v1")
-    told = []
+    messages = []
     for position in range(1, events + 1):
-        kind, given_ = rng.choice(types), {}
-        if kind == "target.enrolled.v1":
-            given_ = {"enrolled_at": f"2026-01-{rng.randint(1, 28):02}T00:00:00Z", "source": rng.choice("abc")}
-        elif kind.startswith("target"):
-            given_ = {"reason": rng.choice("abc")}
-        elif kind == "campaign.upserted.v1":
-            given_ = {"name": rng.choice("abc")}
-        told.append(message(position, *published(kind, rng.randint(1, 3), **given_)))
-    return told
+        event_type, fields = rng.choice(types), {}
+        if event_type == "target.enrolled.v1":
+            fields = {"enrolled_at": f"2026-01-{rng.randint(1, 28):02}T00:00:00Z", "source": rng.choice("abc")}
+        elif event_type.startswith("target"):
+            fields = {"reason": rng.choice("abc")}
+        elif event_type == "campaign.upserted.v1":
+            fields = {"name": rng.choice("abc")}
+        messages.append(message(position, *published(event_type, rng.randint(1, 3), **fields)))
+    return messages
 
 
-async def test_of_equal_versions_the_first_of_the_stream_wins_in_both_ways(connection: asyncpg.Connection) -> None:
+async def test_of_equal_versions_the_first_wins_in_rebuild_and_projector(connection: asyncpg.Connection) -> None:
     rng = Random(11)
     for _ in range(20):
-        told = told_at_random(rng, 40)
-        await applied(connection, await empty(connection), told)
-        cut = rng.randint(1, 38)
-        name = await rebuilt(connection, [told[:cut], told[cut:]], 1000)
+        messages = random_messages(rng, 40)
+        await applied(connection, await empty(connection), messages)
+        split = rng.randint(1, 38)
+        name = await rebuild_generation(connection, [messages[:split], messages[split:]], 1000)
         assert await rows(connection, name) == await rows(connection)
         assert await generations.drop(connection, name)
 
 
-async def test_a_rebuilt_generation_has_the_shape_of_every_other(connection: asyncpg.Connection) -> None:
-    name = await rebuilt(connection, [[message(1, *published("target.enrolled.v1", 1))]], 1000)
+async def test_a_rebuilt_generation_has_the_same_schema(connection: asyncpg.Connection) -> None:
+    name = await rebuild_generation(connection, [[message(1, *published("target.enrolled.v1", 1))]], 1000)
     shape = """
         SELECT c.relname, c.relkind::text, pg_get_indexdef(i.indexrelid) AS index,
             (SELECT array_agg((attname, atttypid, attnotnull, attgenerated)::text ORDER BY attnum)
@@ -76,21 +76,21 @@ async def test_a_rebuilt_generation_has_the_shape_of_every_other(connection: asy
     assert await shape_of(name) == await shape_of("g1")
 
 
-async def test_a_chunk_that_was_added_already_is_fenced_off(connection: asyncpg.Connection) -> None:
-    held = await begun(connection)
+async def test_a_chunk_that_was_already_added_is_fenced(connection: asyncpg.Connection) -> None:
+    checkpoint = await start_rebuild(connection)
     chunk = [message(1, *published("target.enrolled.v1", 1)), message(2, "membership.nothing", b"")]
-    await rebuild.fill(connection, held, chunk, CREATED)
+    await rebuild.fill(connection, checkpoint, chunk, CREATED)
     with pytest.raises(Fenced):
-        await rebuild.fill(connection, held, chunk, CREATED)
-    await finished(connection, held.generation)
-    assert await connection.fetchval(f"SELECT count(*) FROM {held.generation}.parked_event") == 1  # noqa: S608
+        await rebuild.fill(connection, checkpoint, chunk, CREATED)
+    await run_remaining_steps(connection, checkpoint.generation)
+    assert await connection.fetchval(f"SELECT count(*) FROM {checkpoint.generation}.parked_event") == 1  # noqa: S608
 
 
-async def test_what_was_discarded_is_not_parked_again(connection: asyncpg.Connection) -> None:
-    held = await begun(connection)
-    bad = [message(position, "membership.nothing", b"") for position in (1, 2)]
-    await rebuild.fill(connection, held, bad, CREATED)
+async def test_a_discarded_event_is_not_parked_again(connection: asyncpg.Connection) -> None:
+    checkpoint = await start_rebuild(connection)
+    unreadable = [message(position, "membership.nothing", b"") for position in (1, 2)]
+    await rebuild.fill(connection, checkpoint, unreadable, CREATED)
     await connection.execute("INSERT INTO control.discarded_event (position, reason) VALUES (2, 'test')")
-    await rebuild.forget_discarded(connection, held.generation)
-    found = await connection.fetch(f"SELECT position FROM {held.generation}.parked_event")  # noqa: S608
-    assert [row["position"] for row in found] == [1]
+    await rebuild.forget_discarded(connection, checkpoint.generation)
+    parked = await connection.fetch(f"SELECT position FROM {checkpoint.generation}.parked_event")  # noqa: S608
+    assert [row["position"] for row in parked] == [1]

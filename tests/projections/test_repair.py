@@ -1,4 +1,4 @@
-"""A row that is not as the stream would have it is named to the column, and mended to the byte, and nothing else is."""
+"""A repair reports each row that differs from the stream by column, and rewrites exactly those rows."""
 
 from collections.abc import AsyncGenerator
 from random import Random
@@ -19,8 +19,8 @@ G1 = Generation("g1")
 CUSTOMERS, CAMPAIGNS = 6, 4
 
 
-def told() -> list[Message]:
-    """Return the events of a few customers who are all in a few campaigns, with everything that can have happened."""
+def all_messages() -> list[Message]:
+    """Return events of a few customers who are all in the same campaigns, covering every event type and edge case."""
     events = [published("customer.upserted.v1", 1, customer=n, owner_id=owner_id(n % 2)) for n in range(1, CUSTOMERS)]
     for campaign in range(1, CAMPAIGNS + 1):
         events.append(published("campaign.upserted.v1", 1, campaign=campaign, owner_id=owner_id(campaign % 2)))
@@ -38,93 +38,97 @@ def told() -> list[Message]:
 
 
 def matches(pattern: str, subject: str) -> bool:
-    """Return what the broker's subject filter would decide."""
-    wanted, given = pattern.split("."), subject.split(".")
-    return len(wanted) == len(given) and all(one in ("*", other) for one, other in zip(wanted, given, strict=True))
+    """Return whether a subject matches a filter, as the broker decides it."""
+    filter_tokens, subject_tokens = pattern.split("."), subject.split(".")
+    return len(filter_tokens) == len(subject_tokens) and all(
+        token in ("*", other) for token, other in zip(filter_tokens, subject_tokens, strict=True)
+    )
 
 
 async def differences(connection: asyncpg.Connection, entity: Entity, *, write: bool) -> list[Difference]:
     async def source(subject: str, after: Position, through: Position) -> AsyncGenerator[list[Message], None]:
-        wanted = [each for each in told() if matches(subject, each.subject) and after < each.position <= through]
-        for part in (wanted[: len(wanted) // 2], wanted[len(wanted) // 2 :]):
+        matching = [
+            event for event in all_messages() if matches(subject, event.subject) and after < event.position <= through
+        ]
+        for part in (matching[: len(matching) // 2], matching[len(matching) // 2 :]):
             if part:
                 yield part
 
-    found = await repair.repair(connection, entity, source, actor="test", dry_run=not write)
-    return found.differences
+    repaired = await repair.repair(connection, entity, source, actor="test", dry_run=not write)
+    return repaired.differences
 
 
 @pytest.fixture
-async def whole(connection: asyncpg.Connection) -> asyncpg.Connection:
-    await applied(connection, await empty(connection), told())
+async def intact(connection: asyncpg.Connection) -> asyncpg.Connection:
+    await applied(connection, await empty(connection), all_messages())
     return connection
 
 
-EVERYONE = [Entity("customer", customer_id(n)) for n in range(1, CUSTOMERS + 1)]
-EVERYTHING = [Entity("campaign", campaign_id(n)) for n in (*range(1, CAMPAIGNS + 1), 98, 99)]
+CUSTOMER_ENTITIES = [Entity("customer", customer_id(n)) for n in range(1, CUSTOMERS + 1)]
+CAMPAIGN_ENTITIES = [Entity("campaign", campaign_id(n)) for n in (*range(1, CAMPAIGNS + 1), 98, 99)]
 
 
-@pytest.mark.parametrize("entity", [*EVERYONE, *EVERYTHING], ids=lambda entity: f"{entity.kind}-{entity.id[-3:]}")
-async def test_nothing_differs_where_nothing_is_wrong(whole: asyncpg.Connection, entity: Entity) -> None:
-    assert await differences(whole, entity, write=False) == []
+@pytest.mark.parametrize(
+    "entity", [*CUSTOMER_ENTITIES, *CAMPAIGN_ENTITIES], ids=lambda entity: f"{entity.kind}-{entity.id[-3:]}"
+)
+async def test_undamaged_rows_do_not_differ(intact: asyncpg.Connection, entity: Entity) -> None:
+    assert await differences(intact, entity, write=False) == []
 
 
 @pytest.mark.parametrize("seed", range(40))
-async def test_a_repair_mends_what_it_shows_and_a_second_one_finds_nothing(
-    whole: asyncpg.Connection, seed: int
-) -> None:
-    wanted = await rows(whole)
-    (hurt,) = await damage(whole, "g1", Random(seed), 1)
-    kind = "campaign" if hurt.table == "campaign" else "customer"
-    entity = Entity(kind, str(hurt.key[f"{kind}_id"]))
-    damaged = await rows(whole)
-    assert damaged != wanted
-    shown = await differences(whole, entity, write=False)
-    assert await rows(whole) == damaged
-    assert [(each.table, each.key) for each in shown] == [(hurt.table, hurt.key)]
-    assert await differences(whole, entity, write=True) == shown
-    assert await rows(whole) == wanted
-    assert await differences(whole, entity, write=True) == []
+async def test_a_repair_fixes_what_it_shows_and_a_second_finds_nothing(intact: asyncpg.Connection, seed: int) -> None:
+    expected = await rows(intact)
+    (corrupted,) = await damage(intact, "g1", Random(seed), 1)
+    kind = "campaign" if corrupted.table == "campaign" else "customer"
+    entity = Entity(kind, str(corrupted.key[f"{kind}_id"]))
+    damaged = await rows(intact)
+    assert damaged != expected
+    shown = await differences(intact, entity, write=False)
+    assert await rows(intact) == damaged
+    assert [(difference.table, difference.key) for difference in shown] == [(corrupted.table, corrupted.key)]
+    assert await differences(intact, entity, write=True) == shown
+    assert await rows(intact) == expected
+    assert await differences(intact, entity, write=True) == []
 
 
-async def test_a_campaign_repair_mends_its_members_and_their_summaries(whole: asyncpg.Connection) -> None:
-    wanted = await rows(whole)
-    await whole.execute("DELETE FROM g1.membership WHERE campaign_id = $1", campaign_id(1))
-    await whole.execute("UPDATE g1.customer_summary SET memberships = memberships + 3")
-    await whole.execute("UPDATE g1.campaign SET name_key = 'x' WHERE campaign_id = $1", campaign_id(1))
-    await differences(whole, Entity("campaign", campaign_id(1)), write=True)
-    assert await rows(whole) == wanted
+async def test_a_campaign_repair_fixes_its_members_and_their_summaries(intact: asyncpg.Connection) -> None:
+    expected = await rows(intact)
+    await intact.execute("DELETE FROM g1.membership WHERE campaign_id = $1", campaign_id(1))
+    await intact.execute("UPDATE g1.customer_summary SET memberships = memberships + 3")
+    await intact.execute("UPDATE g1.campaign SET name_key = 'x' WHERE campaign_id = $1", campaign_id(1))
+    await differences(intact, Entity("campaign", campaign_id(1)), write=True)
+    assert await rows(intact) == expected
 
 
-async def test_every_column_that_is_written_is_compared(whole: asyncpg.Connection) -> None:
-    await whole.execute("CREATE SCHEMA copy")
+async def test_every_written_column_is_compared(intact: asyncpg.Connection) -> None:
+    await intact.execute("CREATE SCHEMA copy")
     for table in KEYS:
-        await whole.execute(f"CREATE TABLE copy.{table} (LIKE g1.{table} INCLUDING ALL)")
-        written = await whole.fetch(
+        await intact.execute(f"CREATE TABLE copy.{table} (LIKE g1.{table} INCLUDING ALL)")
+        written = await intact.fetch(
             "SELECT attname, format_type(atttypid, atttypmod) AS type FROM pg_attribute "
             "WHERE attrelid = $1::regclass AND attnum > 0 AND attgenerated = '' AND NOT attnotnull",
             f"g1.{table}",
         )
-        names = await whole.fetchval(
+        names = await intact.fetchval(
             "SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute "
             "WHERE attrelid = $1::regclass AND attnum > 0 AND attgenerated = ''",
             f"g1.{table}",
         )
-        await whole.execute(f"INSERT INTO copy.{table} ({names}) SELECT {names} FROM g1.{table}")  # noqa: S608
-        comparison = Comparison(whole, "g1", "copy")
+        await intact.execute(f"INSERT INTO copy.{table} ({names}) SELECT {names} FROM g1.{table}")  # noqa: S608
+        comparison = Comparison(intact, "g1", "copy")
         assert await comparison.count(Part(table)) == 0
         for column in {row["attname"] for row in written} - {"headers"}:
-            async with rolled_back(whole):
-                for check in await whole.fetch(
+            async with rolled_back(intact):
+                for check in await intact.fetch(
                     "SELECT conname FROM pg_constraint WHERE conrelid = $1::regclass AND contype = 'c'", f"g1.{table}"
                 ):
-                    await whole.execute(f"ALTER TABLE g1.{table} DROP CONSTRAINT {check['conname']}")
-                ended = await whole.execute(f"UPDATE g1.{table} SET {column} = NULL WHERE {column} IS NOT NULL")  # noqa: S608
-                changed = int(ended.rpartition(" ")[2])
+                    await intact.execute(f"ALTER TABLE g1.{table} DROP CONSTRAINT {check['conname']}")
+                command_tag = await intact.execute(f"UPDATE g1.{table} SET {column} = NULL WHERE {column} IS NOT NULL")  # noqa: S608
+                changed = int(command_tag.rpartition(" ")[2])
                 assert await comparison.count(Part(table)) == changed, (table, column)
 
 
-class rolled_back:  # noqa: N801 - reads as what it does
+class rolled_back:  # noqa: N801 - used as a function
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._transaction = connection.transaction()
 

@@ -1,4 +1,4 @@
-"""Settings come from the environment, and everything wrong with them is told at once."""
+"""Settings are read from the environment, and all their errors are reported at once."""
 
 from pathlib import Path
 
@@ -22,17 +22,17 @@ def problems(environment: dict[str, str], needed: set[str] = ALL) -> list[str]:
     return list(caught.value.problems)
 
 
-def test_defaults_fill_what_is_not_given() -> None:
+def test_missing_settings_have_defaults() -> None:
     settings = load(ALL, GOOD)
     assert (settings.http_host, settings.http_port, settings.cors_origins) == ("127.0.0.1", 8000, ())
 
 
-def test_every_missing_and_wrong_variable_is_named_in_one_message() -> None:
-    found = problems(
+def test_every_missing_and_invalid_variable_is_named_at_once() -> None:
+    lines = problems(
         {"MEMBERSHIP_HTTP_PORT": "80000", "MEMBERSHIP_LOG_FORMAT": "xml", "MEMBERSHIP_JWT_SECRET": "short"}
     )
-    named = [line.split()[0] for line in found]
-    assert sorted(named) == [
+    names = [line.split()[0] for line in lines]
+    assert sorted(names) == [
         "MEMBERSHIP_DATABASE_URL",
         "MEMBERSHIP_HTTP_PORT",
         "MEMBERSHIP_JWT_SECRET",
@@ -41,22 +41,22 @@ def test_every_missing_and_wrong_variable_is_named_in_one_message() -> None:
     ]
 
 
-def test_a_process_asks_only_for_what_it_needs() -> None:
+def test_only_needed_settings_are_required() -> None:
     assert load(set(), {}).database_url == ""
     assert len(problems({}, {"nats_url"})) == 1
 
 
-def test_a_secret_may_be_a_file(tmp_path: Path) -> None:
+def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text(SECRET + "\n", encoding="utf-8")
     environment = {**GOOD, "MEMBERSHIP_JWT_SECRET": "", "MEMBERSHIP_JWT_SECRET_FILE": str(file)}
     assert load(ALL, environment).jwt_secret == SECRET
 
 
-def test_a_secret_given_twice_or_in_no_readable_file_is_refused(tmp_path: Path) -> None:
-    twice = {**GOOD, "MEMBERSHIP_JWT_SECRET_FILE": str(tmp_path / "x")}
-    assert "both set" in problems(twice)[0]
-    missing = {**twice, "MEMBERSHIP_JWT_SECRET": ""}
+def test_a_secret_set_twice_or_in_an_unreadable_file_is_refused(tmp_path: Path) -> None:
+    set_twice = {**GOOD, "MEMBERSHIP_JWT_SECRET_FILE": str(tmp_path / "x")}
+    assert "both set" in problems(set_twice)[0]
+    missing = {**set_twice, "MEMBERSHIP_JWT_SECRET": ""}
     assert "cannot be read" in problems(missing)[0]
 
 
@@ -81,25 +81,25 @@ def test_a_secret_is_never_shown() -> None:
         ("JWKS_URL", "https://issuer/keys"),
     ],
 )
-def test_a_wrong_value_is_refused_by_its_variable(name: str, text: str) -> None:
+def test_an_invalid_value_is_refused_with_its_variable(name: str, text: str) -> None:
     (problem,) = problems({**GOOD, f"MEMBERSHIP_{name}": text})
     assert problem.startswith(f"MEMBERSHIP_{name}")
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"),
+    ("name", "suggestion"),
     [
         ("HTTP_POTR", "did you mean MEMBERSHIP_HTTP_PORT"),
         ("HTTP_PORTS", "did you mean MEMBERSHIP_HTTP_PORT"),
         ("HTPP_PORT", "did you mean MEMBERSHIP_HTTP_PORT"),
         ("DATABASE_URL_FIEL", "did you mean MEMBERSHIP_DATABASE_URL_FILE"),
         ("LOGLEVEL", "did you mean MEMBERSHIP_LOG_LEVEL"),
-        ("COLOUR_OF_THE_SKY", "docs/configuration.md lists those that are"),
+        ("COLOUR_OF_THE_SKY", "docs/configuration.md lists all settings"),
     ],
 )
-def test_an_unknown_variable_is_refused_with_the_nearest_name(name: str, nearest: str) -> None:
+def test_an_unknown_variable_is_refused_with_the_closest_name(name: str, suggestion: str) -> None:
     (problem,) = problems({**GOOD, f"MEMBERSHIP_{name}": "8080"})
-    assert problem.startswith(f"MEMBERSHIP_{name} is not a setting; {nearest}")
+    assert problem.startswith(f"MEMBERSHIP_{name} is not a setting; {suggestion}")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name(name: str, nearest
         ("MEMBERSHIP_API_PORT_80_TCP_ADDR", "10.0.0.1"),
     ],
 )
-def test_names_of_tests_and_of_kubernetes_are_no_misspelt_settings(name: str, value: str) -> None:
+def test_variables_of_tests_and_of_kubernetes_are_accepted(name: str, value: str) -> None:
     load(ALL, {**GOOD, name: value})
 
 
@@ -130,9 +130,9 @@ def test_names_of_tests_and_of_kubernetes_are_no_misspelt_settings(name: str, va
         ("postgresql://me:1/hunter2@db/members", "the server in MEMBERSHIP_DATABASE_URL"),
     ],
 )
-def test_a_database_is_located_without_its_password(url: str, location: str) -> None:
+def test_a_database_location_omits_the_password(url: str, location: str) -> None:
     assert database_location(url) == location
 
 
-def test_the_list_of_variables_holds_each_once() -> None:
+def test_the_list_of_variables_has_no_duplicates() -> None:
     assert len(VARIABLES) == len(set(VARIABLES)) == len(TABLE) + 3

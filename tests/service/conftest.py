@@ -1,4 +1,4 @@
-"""What tests of the running service share: one client a module, and a story a test."""
+"""Fixtures for tests of the running service: one client per module, one scenario per test."""
 
 from collections.abc import AsyncIterator
 
@@ -11,12 +11,12 @@ from tests.support.scenario import Scenario, client_of
 
 @pytest.fixture(scope="module")
 async def client(system: System) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the module's API that adds nothing of its own to a request."""
+    """A client of the module's API that adds no headers to a request."""
     async with client_of(system.api_url) as client:
         yield client
 
 
 @pytest.fixture
-def story(system: System, client: httpx.AsyncClient) -> Scenario:
-    """An empty story, to be filled with what the test needs to have happened."""
+def scenario(system: System, client: httpx.AsyncClient) -> Scenario:
+    """An empty scenario, to which the test adds events."""
     return Scenario(system, client)

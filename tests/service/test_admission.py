@@ -1,4 +1,4 @@
-"""Expensive reads: a bounded number at once, shared out among callers, and refused after a bounded wait."""
+"""Expensive reads: a bounded number at a time, shared among callers, and rejected after a bounded wait."""
 
 import asyncio
 from collections import Counter
@@ -14,20 +14,20 @@ SLOTS = 4
 SOON_S = 5
 
 
-async def test_a_caller_holds_at_most_half_of_the_slots_whatever_it_asks_for() -> None:
+async def test_a_caller_holds_at_most_half_of_the_slots() -> None:
     admission = Admission(SLOTS)
     greedy = [asyncio.create_task(admission.admit("greedy")) for _ in range(20)]
     await asyncio.sleep(0)
     assert sum(task.done() for task in greedy) == SLOTS // 2
-    async with asyncio.timeout(SOON_S), AsyncExitStack() as held:
+    async with asyncio.timeout(SOON_S), AsyncExitStack() as slots:
         for _ in range(SLOTS // 2):
-            await held.enter_async_context(admission.slot("other"))
+            await slots.enter_async_context(admission.slot("other"))
     for task in greedy:
         task.cancel()
     await asyncio.gather(*greedy, return_exceptions=True)
 
 
-async def test_free_slots_go_to_the_callers_in_turn() -> None:
+async def test_free_slots_go_to_the_waiting_callers_in_turn() -> None:
     admission = Admission(2)
     order: list[str] = []
 
@@ -43,13 +43,13 @@ async def test_free_slots_go_to_the_callers_in_turn() -> None:
     assert not admission._queues
 
 
-async def test_a_wait_in_vain_is_refused_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_wait_that_times_out_is_rejected_and_leaves_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admissions, "WAIT_MAX_S", 0.01)
     admission = Admission(SLOTS)
-    held = [await admission.admit("greedy") for _ in range(SLOTS // 2)]
+    slots = [await admission.admit("greedy") for _ in range(SLOTS // 2)]
     with pytest.raises(Overloaded):
         await admission.admit("greedy")
-    for slot in held:
+    for slot in slots:
         slot.release()
         slot.release()
     assert admission._free == SLOTS
@@ -57,7 +57,7 @@ async def test_a_wait_in_vain_is_refused_and_leaves_nothing_behind(monkeypatch: 
     assert admission._waiting == 0
 
 
-async def test_a_caller_takes_at_most_half_of_the_waiting_places() -> None:
+async def test_a_caller_occupies_at_most_half_of_the_waiting_places() -> None:
     admission = Admission(SLOTS)
     places = SLOTS * WAITING_PER_SLOT_MAX // 2
     greedy = [asyncio.create_task(admission.admit("greedy")) for _ in range(SLOTS // 2 + places)]
@@ -69,12 +69,12 @@ async def test_a_caller_takes_at_most_half_of_the_waiting_places() -> None:
     await asyncio.gather(*greedy, return_exceptions=True)
 
 
-async def test_a_request_admitted_before_it_was_parsed_uses_that_slot() -> None:
+async def test_the_first_read_of_an_admitted_request_uses_its_slot() -> None:
     admission = Admission(2)
     async with admission.admitted("caller"):
         async with admission.slot("caller"):
             assert admission._free == 1
-        assert admission._free == 2, "free again before the answer is sent"
+        assert admission._free == 2, "the slot is free again before the response is sent"
         async with admission.slot("caller"):
             assert admission._free == 1
     assert admission._free == 2
@@ -94,5 +94,5 @@ async def test_a_request_admitted_before_it_was_parsed_uses_that_slot() -> None:
         (b"include_deleted=1", False),
     ],
 )
-def test_what_waits_for_a_slot_before_it_is_parsed(query: bytes, expensive: bool) -> None:
+def test_expensive_queries_are_recognized_before_parsing(query: bytes, expensive: bool) -> None:
     assert bool(_EXPENSIVE.search(query)) == expensive

@@ -1,4 +1,4 @@
-"""An API process from outside: its connections and memory, what it logs, and how it stops."""
+"""An API process as seen from outside: connections, memory, log and shutdown."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ STOPPED_WITHIN_S = 10.0
 HEADER_CONNECTIONS = 400
 HEADER_BYTES = 400_000
 GROWTH_BYTES_MAX = 60_000_000
-"""What 400 connections may add; with a buffer of 400 KB each they added 160 MB."""
+"""What 400 connections may add; with a buffer of 400 KB per connection they added 160 MB."""
 CLIENTS = 8
 FAR_BEYOND = 2**62
 
@@ -35,7 +35,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @asynccontextmanager
 async def running(system: System, folder: Path) -> AsyncIterator[System]:
-    """One more API process over the same read model, configured by the environment as it is now."""
+    """Run another API process on the same read model, configured by the current environment."""
     api = System(system.database_url, system.broker, folder)
     api.launch("serve")
     try:
@@ -56,23 +56,23 @@ def request_of(system: System, path: str, *lines: str) -> bytes:
 
 
 async def response_on(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Return the status and the head of the next response, whose body was read whole."""
+    """Return status and head of the next response, after reading its whole body."""
     head = await reader.readuntil(b"\r\n\r\n")
-    found = re.search(rb"\r\ncontent-length: (\d+)", head)
-    assert found, head
-    await reader.readexactly(int(found[1]))
+    match = re.search(rb"\r\ncontent-length: (\d+)", head)
+    assert match, head
+    await reader.readexactly(int(match[1]))
     return int(head.split()[1]), head
 
 
 def resident_bytes(process_id: int) -> int:
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process_id}/status").read_text(encoding="utf-8"))
-    assert found
-    return int(found[1]) * 1024
+    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process_id}/status").read_text(encoding="utf-8"))
+    assert match
+    return int(match[1]) * 1024
 
 
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
-    """Let this process hold as many connections as the system allows."""
+    """Let this process open as many connections as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield
@@ -83,7 +83,7 @@ def many_descriptors() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_descriptors")
-async def test_connections_that_say_nothing_shut_nobody_out_and_are_closed(system: System) -> None:
+async def test_idle_connections_do_not_block_callers_and_are_closed(system: System) -> None:
     openings = {"silent": b"", "half a preface": b"PRI * HTTP/2.0\r\n\r\n", "idle": request_of(system, "/health/live")}
     opened: list[Connection] = []
     for opening in openings.values():
@@ -93,7 +93,7 @@ async def test_connections_that_say_nothing_shut_nobody_out_and_are_closed(syste
                 writer.write(opening)
             opened += some
     began = time.monotonic()
-    async with client_of(system.api_url) as client:  # on a connection of its own
+    async with client_of(system.api_url) as client:  # on a separate connection
         assert (await client.get("/health/live")).status_code == 200
     assert time.monotonic() - began < ANSWERED_WITHIN_S
     async with asyncio.timeout(CLOSED_WITHIN_S):
@@ -107,7 +107,7 @@ async def _closed(reader: asyncio.StreamReader) -> None:
         await reader.read()
 
 
-async def test_a_body_that_never_comes_holds_up_nothing(system: System) -> None:
+async def test_a_body_that_never_arrives_blocks_nothing(system: System) -> None:
     reader, writer = await connect(system)
     writer.write(b"POST /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
     async with asyncio.timeout(ANSWERED_WITHIN_S):
@@ -117,13 +117,13 @@ async def test_a_body_that_never_comes_holds_up_nothing(system: System) -> None:
 
 
 @pytest.mark.usefixtures("many_descriptors")
-async def test_huge_headers_do_not_take_memory(story: Scenario, system: System) -> None:
+async def test_huge_headers_are_not_buffered(scenario: Scenario, system: System) -> None:
     process_id = system.children["serve"].pid
     before = resident_bytes(process_id)
     opened = await asyncio.gather(*(connect(system) for _ in range(HEADER_CONNECTIONS)))
     for _, writer in opened:
         writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Header: " + b"x" * HEADER_BYTES)
-    assert (await story.client.get("/health/live")).status_code == 200
+    assert (await scenario.client.get("/health/live")).status_code == 200
     await asyncio.gather(*(_closed(reader) for reader, _ in opened))
     assert resident_bytes(process_id) - before < GROWTH_BYTES_MAX
     for _, writer in opened:
@@ -134,7 +134,7 @@ async def test_huge_headers_do_not_take_memory(story: Scenario, system: System) 
 
 
 def lines_of(api: System, event: str) -> list[str | None]:
-    """Return the request ids of the log's lines of a kind."""
+    """Return the request ids of the log lines of an event."""
     lines = [json.loads(line) for line in api.log("serve").splitlines() if line.startswith("{")]
     return [line.get("request_id") for line in lines if line["event"] == event]
 
@@ -143,24 +143,24 @@ def lines_of(api: System, event: str) -> list[str | None]:
 async def logging_api(
     system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[System, httpx.AsyncClient]]:
-    """An API that logs JSON and gives up reading soon, and a client of it."""
+    """An API that logs JSON and has a short read timeout, with a client."""
     monkeypatch.setenv("MEMBERSHIP_LOG_FORMAT", "json")
     monkeypatch.setenv("MEMBERSHIP_READ_TIMEOUT_S", "0.3")
     async with running(system, tmp_path) as api, client_of(api.api_url) as client:
         yield api, client
 
 
-async def test_a_line_about_an_unavailable_database_names_the_request(
-    story: Scenario, system: System, logging_api: tuple[System, httpx.AsyncClient]
+async def test_the_log_of_an_unavailable_database_has_the_request_id(
+    scenario: Scenario, system: System, logging_api: tuple[System, httpx.AsyncClient]
 ) -> None:
-    customer = story.customer()
-    await story.publish_and_wait()
+    customer = scenario.customer()
+    await scenario.publish_and_wait()
     api, client = logging_api
     blocker = await asyncpg.connect(system.database_url)
     try:
         async with blocker.transaction():
             await blocker.execute("LOCK TABLE g1.customer IN ACCESS EXCLUSIVE MODE")
-            reply = await client.get(path_of(customer), headers=story.as_admin(**{"X-Request-ID": "the-lock"}))
+            reply = await client.get(path_of(customer), headers=scenario.as_admin(**{"X-Request-ID": "the-lock"}))
     finally:
         await blocker.close()
     assert code_of(reply) == (503, "database_unavailable")
@@ -168,17 +168,17 @@ async def test_a_line_about_an_unavailable_database_names_the_request(
     assert lines_of(api, "database_unavailable") == ["the-lock"]
 
 
-async def test_a_line_about_an_unforeseen_error_names_the_request(
-    story: Scenario, system: System, logging_api: tuple[System, httpx.AsyncClient]
+async def test_the_log_of_an_unhandled_exception_has_the_request_id(
+    scenario: Scenario, system: System, logging_api: tuple[System, httpx.AsyncClient]
 ) -> None:
-    customer = story.customer()
-    await story.publish_and_wait()
+    customer = scenario.customer()
+    await scenario.publish_and_wait()
     api, client = logging_api
     await system.fetch("ALTER TABLE g1.customer RENAME COLUMN owner_id TO no_owner_id")
     try:
         replies = await asyncio.gather(
             *(
-                client.get(path_of(customer), headers=story.as_admin(**{"X-Request-ID": name}), params={"q": name})
+                client.get(path_of(customer), headers=scenario.as_admin(**{"X-Request-ID": name}), params={"q": name})
                 for name in ("first", "second")
             )
         )
@@ -186,15 +186,14 @@ async def test_a_line_about_an_unforeseen_error_names_the_request(
         await system.fetch("ALTER TABLE g1.customer RENAME COLUMN no_owner_id TO owner_id")
     assert [code_of(reply) for reply in replies] == [(500, "internal_error")] * 2
     assert [reply.json()["request_id"] for reply in replies] == ["first", "second"]
-    named = lines_of(api, "unforeseen") + lines_of(api, "unhandled_exception")
-    assert sorted(str(name) for name in named) == ["first", "second"]
+    assert sorted(map(str, lines_of(api, "unhandled_exception"))) == ["first", "second"]
 
 
 # --- Stopping --------------------------------------------------------------------------------------------------------
 
 
-async def until_sent_elsewhere(api: System, path: str) -> int:
-    """Repeat a request on one connection until a response closes it; return how many were answered."""
+async def repeat_until_closed(api: System, path: str) -> int:
+    """Repeat a request on one connection until a response closes it; return the number of responses."""
     reader, writer = await connect(api)
     answered = 0
     while True:
@@ -208,16 +207,16 @@ async def until_sent_elsewhere(api: System, path: str) -> int:
 
 
 @pytest.mark.parametrize("stop", range(3))
-async def test_no_request_on_a_kept_connection_is_lost_when_a_process_stops(
-    story: Scenario, system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+async def test_a_stopping_process_loses_no_request_on_open_connections(
+    scenario: Scenario, system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     monkeypatch.setenv("MEMBERSHIP_DRAIN_S", "0.7")
-    customer = story.member_of(story.campaign(f"listed {stop}"))
-    await story.publish_and_wait()
+    customer = scenario.member_of(scenario.campaign(f"listed {stop}"))
+    await scenario.publish_and_wait()
     async with running(system, tmp_path) as api, client_of(api.api_url) as client:
         path = path_of(customer)
-        kept = [asyncio.create_task(until_sent_elsewhere(api, path)) for _ in range(CLIENTS)]
-        assert (await client.get(path, headers=story.as_admin())).status_code == 200
+        kept = [asyncio.create_task(repeat_until_closed(api, path)) for _ in range(CLIENTS)]
+        assert (await client.get(path, headers=scenario.as_admin())).status_code == 200
         api.children["serve"].send_signal(signal.SIGTERM)
         async with asyncio.timeout(STOPPED_WITHIN_S):
             assert min(await asyncio.gather(*kept)) > 0
@@ -233,12 +232,12 @@ async def _readiness(client: httpx.AsyncClient) -> tuple[int, str]:
     return code_of(reply)
 
 
-async def test_a_stop_answers_what_takes_too_long_and_waits_for_no_slow_caller(
-    story: Scenario, system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_stop_answers_slow_requests_but_ignores_slow_callers(
+    scenario: Scenario, system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEMBERSHIP_DRAIN_S", "0")
-    customer = story.customer()
-    await story.publish_and_wait()
+    customer = scenario.customer()
+    await scenario.publish_and_wait()
     async with running(system, tmp_path) as api:
         _, slow = await connect(api)
         slow.write(b"GET /health/live HTTP/1.1\r\nHos")
@@ -257,13 +256,13 @@ async def test_a_stop_answers_what_takes_too_long_and_waits_for_no_slow_caller(
 
 
 async def _two_connections_are_open(api: System) -> None:
-    """Return once the process has read what was sent: it answers a request that came later."""
+    """Return when the process has read what was sent: it has answered later requests."""
     async with client_of(api.api_url) as client:
         for _ in range(3):
             assert (await client.get("/health/ready")).status_code == 200
 
 
-async def test_an_interrupt_stops_at_once(system: System, tmp_path: Path) -> None:
+async def test_an_interrupt_stops_the_process_immediately(system: System, tmp_path: Path) -> None:
     async with running(system, tmp_path) as api:
         began = time.monotonic()
         api.children["serve"].send_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Who gets in, and as whom: every way a credential can be wrong is 401, and nothing else."""
+"""Authentication: which credentials are accepted, for which principal; every invalid one gives 401, nothing else."""
 
 import base64
 import hashlib
@@ -19,10 +19,10 @@ from tests.support.builders import owner_id
 from tests.support.processes import JWT_SECRET, System, eventually
 from tests.support.scenario import Scenario, another_api, bearer, code_of, locs, new_number, path_of
 
-NOBODY = "/customers/c0000000-0000-4000-8000-ffffffffffff/campaigns"
+UNKNOWN_CUSTOMER = "/customers/c0000000-0000-4000-8000-ffffffffffff/campaigns"
 REVOKED_WITHIN_S = 5.0
 HS256 = {"alg": "HS256", "typ": "JWT"}
-ABSENT = object()
+ABSENT: Any = object()
 
 
 def b64(raw: bytes) -> str:
@@ -30,27 +30,27 @@ def b64(raw: bytes) -> str:
 
 
 def signed(header: str, claims: str, secret: str = JWT_SECRET, digest: str = "sha256") -> str:
-    """Return a token of these very texts, well-formed or not, truly signed."""
+    """Return a correctly signed token of exactly these texts, well-formed or not."""
     unsigned = f"{b64(header.encode(errors='surrogatepass'))}.{b64(claims.encode(errors='surrogatepass'))}"
     return f"{unsigned}.{b64(hmac.digest(secret.encode(), unsigned.encode(), digest))}"
 
 
 def token(header: dict[str, Any] | None = None, secret: str = JWT_SECRET, digest: str = "sha256", **claims: Any) -> str:
-    """Return a token of an admin, good unless told otherwise; `ABSENT` takes a claim out."""
+    """Return an admin's token, valid unless an argument makes it invalid; `ABSENT` removes a claim."""
     whole = {"sub": owner_id(1), "role": "admin", "exp": int(time.time()) + 3600} | claims
     kept = {name: value for name, value in whole.items() if value is not ABSENT}
     return signed(json.dumps(HS256 if header is None else header), json.dumps(kept), secret, digest)
 
 
-async def asked_with(story: Scenario, path: str = NOBODY, **headers: str | bytes) -> httpx.Response:
-    """Ask with these headers alone; underscores in their names are hyphens."""
+async def get_with(scenario: Scenario, path: str = UNKNOWN_CUSTOMER, **headers: str | bytes) -> httpx.Response:
+    """Send a request with these headers only; underscores in their names become hyphens."""
     lines = [(name.replace("_", "-").encode(), _bytes(value)) for name, value in headers.items()]
-    return await story.client.get(path, headers=lines)
+    return await scenario.client.get(path, headers=lines)
 
 
-async def refused(story: Scenario, **headers: str | bytes) -> bool:
-    """Say whether these headers are 401 as they should be, with a challenge."""
-    reply = await asked_with(story, **headers)
+async def is_rejected(scenario: Scenario, **headers: str | bytes) -> bool:
+    """Return whether these headers give a complete 401, with a challenge."""
+    reply = await get_with(scenario, **headers)
     if reply.status_code != 401:
         return False
     assert code_of(reply) == (401, "unauthenticated")
@@ -58,9 +58,9 @@ async def refused(story: Scenario, **headers: str | bytes) -> bool:
     return True
 
 
-async def let_in(story: Scenario, **headers: str | bytes) -> bool:
-    """Say whether these headers open the door: the customer behind it does not exist."""
-    return code_of(await asked_with(story, **headers)) == (404, "customer_not_found")
+async def is_accepted(scenario: Scenario, **headers: str | bytes) -> bool:
+    """Return whether these headers are accepted: then the answer is 404, because the customer does not exist."""
+    return code_of(await get_with(scenario, **headers)) == (404, "customer_not_found")
 
 
 def _bytes(value: str | bytes) -> bytes:
@@ -70,13 +70,13 @@ def _bytes(value: str | bytes) -> bytes:
 # --- Bearer tokens ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_good_token_opens_the_door_and_the_schemes_case_does_not_matter(story: Scenario) -> None:
+async def test_a_valid_token_is_accepted_with_the_scheme_in_any_case(scenario: Scenario) -> None:
     for scheme in ("Bearer", "bearer", "BEARER"):
-        assert await let_in(story, Authorization=f"{scheme} {token()}")
+        assert await is_accepted(scenario, Authorization=f"{scheme} {token()}")
 
 
-async def test_no_credentials_are_401_with_a_challenge(story: Scenario) -> None:
-    assert await refused(story)
+async def test_no_credentials_are_401_with_a_challenge(scenario: Scenario) -> None:
+    assert await is_rejected(scenario)
 
 
 @pytest.mark.parametrize(
@@ -104,22 +104,22 @@ async def test_no_credentials_are_401_with_a_challenge(story: Scenario) -> None:
         "Bearer, Bearer {good}",
     ],
 )
-async def test_a_malformed_header_or_another_scheme_is_401(story: Scenario, value: str) -> None:
+async def test_a_malformed_header_or_another_scheme_is_401(scenario: Scenario, value: str) -> None:
     good = token()
-    assert await refused(story, Authorization=value.format(good=good, half=good[: len(good) // 2]).strip())
+    assert await is_rejected(scenario, Authorization=value.format(good=good, half=good[: len(good) // 2]).strip())
 
 
-async def test_two_authorization_headers_are_401_even_if_both_are_good(story: Scenario) -> None:
+async def test_two_authorization_headers_are_401_even_if_both_are_valid(scenario: Scenario) -> None:
     lines = [("Authorization", f"Bearer {token()}")] * 2
-    assert (await story.client.get(NOBODY, headers=lines)).status_code == 401
+    assert (await scenario.client.get(UNKNOWN_CUSTOMER, headers=lines)).status_code == 401
 
 
-async def test_a_token_signed_with_another_secret_is_401(story: Scenario) -> None:
+async def test_a_token_signed_with_another_secret_is_401(scenario: Scenario) -> None:
     for secret in ("another-secret-that-is-long-enough-too", JWT_SECRET[:-1], JWT_SECRET.upper(), ""):
-        assert await refused(story, Authorization=f"Bearer {token(secret=secret)}")
+        assert await is_rejected(scenario, Authorization=f"Bearer {token(secret=secret)}")
 
 
-async def test_a_token_with_any_part_exchanged_is_401(story: Scenario) -> None:
+async def test_a_token_with_any_part_replaced_is_401(scenario: Scenario) -> None:
     header, claims, signature = token(role="user").split(".")
     other, bare = token(role="admin").split("."), b64(json.dumps({"alg": "HS256"}).encode())
     for forged in (
@@ -131,7 +131,7 @@ async def test_a_token_with_any_part_exchanged_is_401(story: Scenario) -> None:
         f"{header}.{claims}.{signature[:-4]}",
         f"{header}.{claims}.{signature}AAAA",
     ):
-        assert await refused(story, Authorization=f"Bearer {forged}")
+        assert await is_rejected(scenario, Authorization=f"Bearer {forged}")
 
 
 @pytest.mark.parametrize(
@@ -159,20 +159,20 @@ async def test_a_token_with_any_part_exchanged_is_401(story: Scenario) -> None:
     ],
     ids=repr,
 )
-async def test_a_token_that_names_another_algorithm_is_401_however_it_is_signed(story: Scenario, alg: Any) -> None:
+async def test_a_token_naming_another_algorithm_is_401_however_signed(scenario: Scenario, alg: Any) -> None:
     header = {"alg": alg, "typ": "JWT"}
     unsigned = token(header).rsplit(".", 1)[0]
-    by_its_word = "sha512" if alg == "HS512" else "sha384" if alg == "HS384" else "sha256"
-    for forged in (token(header), token(header, digest=by_its_word), f"{unsigned}."):
-        assert await refused(story, Authorization=f"Bearer {forged}")
+    named_digest = "sha512" if alg == "HS512" else "sha384" if alg == "HS384" else "sha256"
+    for forged in (token(header), token(header, digest=named_digest), f"{unsigned}."):
+        assert await is_rejected(scenario, Authorization=f"Bearer {forged}")
 
 
 @pytest.mark.parametrize("header", [{}, {"typ": "JWT"}, {"crit": ["exp"]}, {"crit": ["b64"], "b64": False}], ids=repr)
-async def test_a_token_without_an_algorithm_or_with_demands_we_do_not_know_is_401(
-    story: Scenario, header: dict[str, Any]
+async def test_a_token_without_algorithm_or_with_unknown_crit_is_401(
+    scenario: Scenario, header: dict[str, Any]
 ) -> None:
     whole = header | HS256 if "crit" in header else header
-    assert await refused(story, Authorization=f"Bearer {token(whole)}")
+    assert await is_rejected(scenario, Authorization=f"Bearer {token(whole)}")
 
 
 @pytest.mark.parametrize(
@@ -197,23 +197,23 @@ async def test_a_token_without_an_algorithm_or_with_demands_we_do_not_know_is_40
     ],
     ids=repr,
 )
-async def test_a_token_without_a_time_of_expiry_to_come_is_401(story: Scenario, exp: Any) -> None:
-    assert await refused(story, Authorization=f"Bearer {token(exp=exp)}")
+async def test_a_token_without_a_future_expiry_is_401(scenario: Scenario, exp: Any) -> None:
+    assert await is_rejected(scenario, Authorization=f"Bearer {token(exp=exp)}")
 
 
-async def test_a_token_is_good_until_it_expires(story: Scenario) -> None:
+async def test_a_token_is_accepted_until_it_expires(scenario: Scenario) -> None:
     now = int(time.time())
-    assert await let_in(story, Authorization=f"Bearer {token(exp=now + 60)}")
-    assert await refused(story, Authorization=f"Bearer {token(exp=now - 1)}")
+    assert await is_accepted(scenario, Authorization=f"Bearer {token(exp=now + 60)}")
+    assert await is_rejected(scenario, Authorization=f"Bearer {token(exp=now - 1)}")
     soon = token(exp=now + 2)
-    assert await let_in(story, Authorization=f"Bearer {soon}")
-    await eventually(lambda: refused(story, Authorization=f"Bearer {soon}"), "the token has expired", 5)
+    assert await is_accepted(scenario, Authorization=f"Bearer {soon}")
+    await eventually(lambda: is_rejected(scenario, Authorization=f"Bearer {soon}"), "the token has expired", 5)
 
 
 @pytest.mark.parametrize("exp", ["1" + "0" * 400, "1e400", "1" * 5000, "9" * 30], ids=lambda text: text[:6])
-async def test_an_expiry_beyond_all_numbers_is_401_or_never(story: Scenario, exp: str) -> None:
+async def test_a_huge_expiry_is_401_or_never_expires(scenario: Scenario, exp: str) -> None:
     claims = f'{{"sub": "{owner_id(1)}", "role": "admin", "exp": {exp}}}'
-    reply = await asked_with(story, Authorization=f"Bearer {signed(json.dumps(HS256), claims)}")
+    reply = await get_with(scenario, Authorization=f"Bearer {signed(json.dumps(HS256), claims)}")
     assert reply.status_code in {401, 404}
 
 
@@ -253,39 +253,39 @@ async def test_an_expiry_beyond_all_numbers_is_401_or_never(story: Scenario, exp
     ],
     ids=lambda value: ascii(value)[:20],
 )
-async def test_a_token_whose_subject_is_no_uuid_is_401(story: Scenario, sub: Any) -> None:
-    assert await refused(story, Authorization=f"Bearer {token(sub=sub)}")
+async def test_a_token_whose_subject_is_not_a_uuid_is_401(scenario: Scenario, sub: Any) -> None:
+    assert await is_rejected(scenario, Authorization=f"Bearer {token(sub=sub)}")
 
 
-async def test_a_token_is_not_good_before_its_time(story: Scenario) -> None:
+async def test_a_token_is_rejected_before_its_nbf(scenario: Scenario) -> None:
     now = int(time.time())
-    assert await refused(story, Authorization=f"Bearer {token(nbf=now + 60)}")
-    assert await let_in(story, Authorization=f"Bearer {token(nbf=now - 60)}")
+    assert await is_rejected(scenario, Authorization=f"Bearer {token(nbf=now + 60)}")
+    assert await is_accepted(scenario, Authorization=f"Bearer {token(nbf=now - 60)}")
 
 
 @pytest.mark.parametrize("claims", [[], "text", 5, None, True, [["sub", "x"]]], ids=repr)
-async def test_claims_that_are_no_object_are_401(story: Scenario, claims: Any) -> None:
+async def test_claims_that_are_not_an_object_are_401(scenario: Scenario, claims: Any) -> None:
     forged = signed(json.dumps(HS256), json.dumps(claims))
-    assert await refused(story, Authorization=f"Bearer {forged}")
+    assert await is_rejected(scenario, Authorization=f"Bearer {forged}")
 
 
 @pytest.mark.parametrize("header", ["[]", '"HS256"', "5", "null", "", "{", "{}{}", "\ud800"], ids=ascii)
-async def test_a_header_that_is_no_object_is_401(story: Scenario, header: str) -> None:
+async def test_a_header_that_is_not_an_object_is_401(scenario: Scenario, header: str) -> None:
     claims = json.dumps({"sub": owner_id(1), "exp": int(time.time()) + 60})
-    assert await refused(story, Authorization=f"Bearer {signed(header, claims)}")
+    assert await is_rejected(scenario, Authorization=f"Bearer {signed(header, claims)}")
 
 
-async def test_claims_nobody_asked_for_change_nothing(story: Scenario) -> None:
-    assert await let_in(story, Authorization=f"Bearer {token(iss='anyone', aud=['else'], jti='1', scope='x')}")
+async def test_unused_claims_are_ignored(scenario: Scenario) -> None:
+    assert await is_accepted(scenario, Authorization=f"Bearer {token(iss='anyone', aud=['else'], jti='1', scope='x')}")
 
 
-async def test_issuer_and_audience_are_checked_once_they_are_configured(
+async def test_issuer_and_audience_are_checked_if_configured(
     system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEMBERSHIP_JWT_ISSUER", "https://id.example")
     monkeypatch.setenv("MEMBERSHIP_JWT_AUDIENCE", "membership")
     good = {"iss": "https://id.example", "aud": "membership"}
-    wanted: list[tuple[dict[str, Any], int]] = [
+    cases: list[tuple[dict[str, Any], int]] = [
         (good, 404),
         (good | {"aud": ["another", "membership"]}, 404),
         ({}, 401),
@@ -299,8 +299,8 @@ async def test_issuer_and_audience_are_checked_once_they_are_configured(
         (good | {"aud": {"membership": 1}}, 401),
     ]
     async with another_api(system, tmp_path) as client:
-        for claims, status in wanted:
-            reply = await client.get(NOBODY, headers={"Authorization": f"Bearer {token(**claims)}"})
+        for claims, status in cases:
+            reply = await client.get(UNKNOWN_CUSTOMER, headers={"Authorization": f"Bearer {token(**claims)}"})
             assert reply.status_code == status, claims
 
 
@@ -330,18 +330,18 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
-async def test_a_hostile_token_is_401(story: Scenario, hostile: str) -> None:
-    assert await refused(story, Authorization=f"Bearer {hostile}")
-    assert await let_in(story, Authorization=f"Bearer {token()}")
+async def test_a_hostile_token_is_401(scenario: Scenario, hostile: str) -> None:
+    assert await is_rejected(scenario, Authorization=f"Bearer {hostile}")
+    assert await is_accepted(scenario, Authorization=f"Bearer {token()}")
 
 
 @pytest.mark.parametrize("raw", ["é", "🚀", "\u202e", "Ａ.Ｂ.Ｃ"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
-async def test_letters_beyond_ascii_in_credentials_are_401(story: Scenario, raw: str, encoding: str) -> None:
+async def test_non_ascii_credentials_are_401(scenario: Scenario, raw: str, encoding: str) -> None:
     odd = bytes(byte for byte in raw.encode(encoding) if byte > 0x20)
-    assert await refused(story, Authorization=b"Bearer " + odd)
-    assert await refused(story, Authorization=b"Bearer " + token().encode() + odd + b"x")
-    assert await refused(story, X_API_Key=b"mbr_" + odd + b"x")
+    assert await is_rejected(scenario, Authorization=b"Bearer " + odd)
+    assert await is_rejected(scenario, Authorization=b"Bearer " + token().encode() + odd + b"x")
+    assert await is_rejected(scenario, X_API_Key=b"mbr_" + odd + b"x")
 
 
 # --- Admins ----------------------------------------------------------------------------------------------------------
@@ -376,27 +376,27 @@ async def test_letters_beyond_ascii_in_credentials_are_401(story: Scenario, raw:
     ],
     ids=str,
 )
-async def test_an_admin_is_one_by_role_or_by_a_list_of_roles_and_by_nothing_else(
-    story: Scenario, claims: dict[str, Any], is_admin: bool
+async def test_only_role_or_a_list_of_roles_makes_an_admin(
+    scenario: Scenario, claims: dict[str, Any], is_admin: bool
 ) -> None:
-    customer = story.customer(owner_id=owner_id(2))
-    await story.publish_and_wait()
-    reply = await story.ask(customer, {"Authorization": f"Bearer {token(**{'role': ABSENT} | claims)}"})
+    customer = scenario.customer(owner_id=owner_id(2))
+    await scenario.publish_and_wait()
+    reply = await scenario.ask(customer, {"Authorization": f"Bearer {token(**{'role': ABSENT} | claims)}"})
     assert reply.status_code == (200 if is_admin else 404)
 
 
-async def test_a_subject_in_upper_case_is_the_same_user(story: Scenario) -> None:
-    customer = story.customer(owner_id=owner_id(0xABC))
-    await story.publish_and_wait()
+async def test_an_upper_case_subject_is_the_same_user(scenario: Scenario) -> None:
+    customer = scenario.customer(owner_id=owner_id(0xABC))
+    await scenario.publish_and_wait()
     for sub in (owner_id(0xABC), owner_id(0xABC).upper()):
         assert (
-            await story.ask(customer, {"Authorization": f"Bearer {token(sub=sub, role='user')}"})
+            await scenario.ask(customer, {"Authorization": f"Bearer {token(sub=sub, role='user')}"})
         ).status_code == 200
 
 
-async def test_a_token_longer_than_the_limit_is_401_though_it_is_signed(story: Scenario) -> None:
-    assert await let_in(story, Authorization=f"Bearer {token(pad='x' * (CREDENTIAL_BYTES_MAX // 2))}")
-    assert await refused(story, Authorization=f"Bearer {token(pad='x' * CREDENTIAL_BYTES_MAX)}")
+async def test_a_signed_token_longer_than_the_limit_is_401(scenario: Scenario) -> None:
+    assert await is_accepted(scenario, Authorization=f"Bearer {token(pad='x' * (CREDENTIAL_BYTES_MAX // 2))}")
+    assert await is_rejected(scenario, Authorization=f"Bearer {token(pad='x' * CREDENTIAL_BYTES_MAX)}")
 
 
 # --- API keys --------------------------------------------------------------------------------------------------------
@@ -419,19 +419,19 @@ async def revoke(system: System, key: str) -> None:
         await connection.close()
 
 
-async def test_a_key_speaks_for_its_user_and_an_admins_for_all(story: Scenario, system: System) -> None:
-    mine, theirs = story.customer(owner_id=owner_id(1)), story.customer(owner_id=owner_id(2))
-    await story.publish_and_wait()
+async def test_a_key_sees_its_users_customers_and_an_admin_key_all(scenario: Scenario, system: System) -> None:
+    mine, theirs = scenario.customer(owner_id=owner_id(1)), scenario.customer(owner_id=owner_id(2))
+    await scenario.publish_and_wait()
     user, admin = await a_key(system, 1), await a_key(system, 1, admin=True)
-    answered = [
-        (await story.ask(customer, {"X-API-Key": key})).status_code
+    statuses = [
+        (await scenario.ask(customer, {"X-API-Key": key})).status_code
         for key in (user, admin)
         for customer in (mine, theirs)
     ]
-    assert answered == [200, 404, 200, 200]
+    assert statuses == [200, 404, 200, 200]
 
 
-async def test_a_key_that_was_accepted_is_remembered_by_its_hash_only(system: System) -> None:
+async def test_an_accepted_key_is_cached_by_its_hash_only(system: System) -> None:
     key = await a_key(system, 1)
     environment = {"MEMBERSHIP_DATABASE_URL": system.database_url, "MEMBERSHIP_JWT_SECRET": JWT_SECRET}
     pool = await databases.open_pool(
@@ -447,12 +447,12 @@ async def test_a_key_that_was_accepted_is_remembered_by_its_hash_only(system: Sy
     assert key not in repr(vars(authenticator))
 
 
-async def test_a_key_that_is_unknown_or_malformed_is_401(story: Scenario, system: System) -> None:
+async def test_an_unknown_or_malformed_key_is_401(scenario: Scenario, system: System) -> None:
     key = await a_key(system, 1)
-    assert await let_in(story, X_API_Key=key)
+    assert await is_accepted(scenario, X_API_Key=key)
     last = "0" if key[-1] != "0" else "1"
     prefix, key_id, secret = key.split("_")
-    for wrong in (
+    for invalid in (
         key[:-1] + last,
         key[:-1],
         key + "0",
@@ -469,41 +469,39 @@ async def test_a_key_that_is_unknown_or_malformed_is_401(story: Scenario, system
         hashlib.sha256(key.encode()).hexdigest(),
         f"Bearer {key}",
     ):
-        assert await refused(story, X_API_Key=wrong), wrong
-    assert await refused(story, Authorization=f"Bearer {key}")
+        assert await is_rejected(scenario, X_API_Key=invalid), invalid
+    assert await is_rejected(scenario, Authorization=f"Bearer {key}")
 
 
-async def test_a_token_is_no_key(story: Scenario) -> None:
-    assert await refused(story, X_API_Key=token())
+async def test_a_token_is_not_accepted_as_a_key(scenario: Scenario) -> None:
+    assert await is_rejected(scenario, X_API_Key=token())
 
 
-async def test_a_revoked_key_is_refused_within_five_seconds(story: Scenario, system: System) -> None:
+async def test_a_revoked_key_is_rejected_within_five_seconds(scenario: Scenario, system: System) -> None:
     revoked, kept = await a_key(system, 1), await a_key(system, 1)
     for key in (revoked, kept):
-        assert await let_in(story, X_API_Key=key)
+        assert await is_accepted(scenario, X_API_Key=key)
     await revoke(system, revoked)
-    await eventually(lambda: refused(story, X_API_Key=revoked), "the revoked key is refused", REVOKED_WITHIN_S)
-    assert await let_in(story, X_API_Key=kept)
+    await eventually(lambda: is_rejected(scenario, X_API_Key=revoked), "the revoked key is rejected", REVOKED_WITHIN_S)
+    assert await is_accepted(scenario, X_API_Key=kept)
 
 
-async def test_a_revoked_key_that_was_never_used_is_refused_at_once(story: Scenario, system: System) -> None:
+async def test_a_revoked_key_that_was_never_used_is_rejected_at_once(scenario: Scenario, system: System) -> None:
     key = await a_key(system, 1)
     await revoke(system, key)
-    assert await refused(story, X_API_Key=key)
+    assert await is_rejected(scenario, X_API_Key=key)
 
 
-async def test_a_key_made_a_moment_ago_is_good_even_if_it_was_tried_before(story: Scenario, system: System) -> None:
-    assert await refused(story, X_API_Key="mbr_000000000000_" + "0" * 40)
-    assert await let_in(story, X_API_Key=await a_key(system, 1))
+async def test_a_new_key_is_accepted_after_an_unknown_key_was_rejected(scenario: Scenario, system: System) -> None:
+    assert await is_rejected(scenario, X_API_Key="mbr_000000000000_" + "0" * 40)
+    assert await is_accepted(scenario, X_API_Key=await a_key(system, 1))
 
 
-async def test_of_both_credentials_both_must_be_good_and_name_the_same_principal(
-    story: Scenario, system: System
-) -> None:
+async def test_two_credentials_must_both_be_valid_and_name_one_principal(scenario: Scenario, system: System) -> None:
     user, admin = await a_key(system, 1), await a_key(system, 1, admin=True)
     user_token, admin_token = f"Bearer {token(role='user')}", f"Bearer {token()}"
-    assert await let_in(story, Authorization=user_token, X_API_Key=user)
-    assert await let_in(story, Authorization=admin_token, X_API_Key=admin)
+    assert await is_accepted(scenario, Authorization=user_token, X_API_Key=user)
+    assert await is_accepted(scenario, Authorization=admin_token, X_API_Key=admin)
 
     another = f"Bearer {token(role='user', sub=owner_id(2))}"
     for authorization, key in (
@@ -517,36 +515,34 @@ async def test_of_both_credentials_both_must_be_good_and_name_the_same_principal
         ("", user),
         ("Basic YWRtaW46YWRtaW4=", user),
     ):
-        assert await refused(story, Authorization=authorization, X_API_Key=key), (authorization, key)
+        assert await is_rejected(scenario, Authorization=authorization, X_API_Key=key), (authorization, key)
 
 
 # --- The order of checks ---------------------------------------------------------------------------------------------
 
 
-async def test_credentials_come_before_parameters_and_parameters_before_existence(story: Scenario) -> None:
-    nobody = path_of(new_number())
-    for path in ("/customers/not-a-uuid/campaigns", nobody):
+async def test_credentials_then_parameters_then_existence_are_checked(scenario: Scenario) -> None:
+    unknown = path_of(new_number())
+    for path in ("/customers/not-a-uuid/campaigns", unknown):
         for params in ({}, {"limit": "0", "cursor": "x"}):
-            reply = await story.client.get(path, params=params, headers={"Authorization": "Bearer x"})
+            reply = await scenario.client.get(path, params=params, headers={"Authorization": "Bearer x"})
             assert code_of(reply) == (401, "unauthenticated")
-    assert locs(await story.client.get(nobody, params={"limit": "0"}, headers=bearer(1))) == [["query", "limit"]]
-    assert code_of(await story.client.get(nobody, headers=bearer(1))) == (404, "customer_not_found")
+    assert locs(await scenario.client.get(unknown, params={"limit": "0"}, headers=bearer(1))) == [["query", "limit"]]
+    assert code_of(await scenario.client.get(unknown, headers=bearer(1))) == (404, "customer_not_found")
 
 
-async def test_a_refusal_says_the_same_whatever_was_wrong(story: Scenario) -> None:
-    wrong: list[dict[str, str | bytes]] = [
+async def test_every_401_has_the_same_body(scenario: Scenario) -> None:
+    invalid: list[dict[str, str | bytes]] = [
         {},
         {"Authorization": "Bearer x"},
         {"Authorization": f"Bearer {token(exp=1)}"},
         {"X_API_Key": "mbr_000000000000_" + "0" * 40},
     ]
-    replies = [await asked_with(story, X_Request_ID="same", **headers) for headers in wrong]
+    replies = [await get_with(scenario, X_Request_ID="same", **headers) for headers in invalid]
     assert len({reply.content for reply in replies}) == 1
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"])
-async def test_what_is_for_operators_and_readers_of_documentation_asks_for_no_credentials(
-    story: Scenario, path: str
-) -> None:
+async def test_operator_and_documentation_routes_need_no_credentials(scenario: Scenario, path: str) -> None:
     for headers in ({}, {"Authorization": "Bearer x"}):
-        assert (await story.client.get(path, headers=headers)).status_code == 200
+        assert (await scenario.client.get(path, headers=headers)).status_code == 200

@@ -1,4 +1,4 @@
-"""The running service against the contract file and the document it serves: generated requests, answers as promised."""
+"""Generated requests to the running service: responses conform to the contract file and to the served document."""
 
 import json
 import os
@@ -31,19 +31,19 @@ from tests.support.processes import System
 from tests.support.scenario import Scenario, bearer, client_of, new_number
 
 CASES = int(os.environ.get("MEMBERSHIP_TEST_CASES", "1000"))
-"""Generated requests over the contract file; half as many more go over the served document."""
+"""Requests generated from the contract file; half as many more are generated from the served document."""
 LIST = "/customers/{customer_id}/campaigns"
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 ADDED = {401, 404, 503}
-"""Answers that the served document adds, where the contract is silent."""
+"""Statuses that the served document adds to the contract."""
 TIMEOUT_S = 15
 CAMPAIGNS = 210
-"""More than the largest page holds."""
+"""More than fit on the largest page."""
 UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-class World(NamedTuple):
-    """What there is to ask about."""
+class Dataset(NamedTuple):
+    """The customers and callers that requests use."""
 
     api_url: str
     customers: list[str]
@@ -53,32 +53,37 @@ class World(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-async def world(system: System) -> World:
-    """Customers with no, few, many, deleted and hidden campaigns that have all fields, some or none."""
+async def dataset(system: System) -> Dataset:
+    """Customers with no, few, many, deleted and hidden campaigns, with all, some or no optional fields."""
     async with client_of(system.api_url) as client:
-        story = Scenario(system, client)
+        scenario = Scenario(system, client)
         rng = Random(4)
-        campaigns = [_campaign(story, rng) for _ in range(CAMPAIGNS)]
-        everywhere, few, none, unknown = story.member_of(*campaigns), story.customer(), story.customer(), new_number()
-        story.enrol(few, *campaigns[:3])
-        story.enrol(unknown, *campaigns[3:5])
+        campaigns = [_campaign(scenario, rng) for _ in range(CAMPAIGNS)]
+        everywhere, few, none, unknown = (
+            scenario.member_of(*campaigns),
+            scenario.customer(),
+            scenario.customer(),
+            new_number(),
+        )
+        scenario.enrol(few, *campaigns[:3])
+        scenario.enrol(unknown, *campaigns[3:5])
         for campaign in campaigns[::7]:
-            story.add_event("target.removed.v1", customer=everywhere, campaign=campaign)
+            scenario.add_event("target.removed.v1", customer=everywhere, campaign=campaign)
         for campaign in campaigns[::11]:
-            story.add_event("campaign.deleted.v1", campaign=campaign)
-        gone = story.member_of(*campaigns[:20])
-        story.add_event("customer.upserted.v1", customer=gone, deleted=True)
-        position = await story.publish_and_wait()
+            scenario.add_event("campaign.deleted.v1", campaign=campaign)
+        gone = scenario.member_of(*campaigns[:20])
+        scenario.add_event("customer.upserted.v1", customer=gone, deleted=True)
+        position = await scenario.publish_and_wait()
         customers = [customer_id(number) for number in (everywhere, few, none, unknown, gone)]
-        return World(system.api_url, customers, story.as_admin(), bearer(1), position)
+        return Dataset(system.api_url, customers, scenario.as_admin(), bearer(1), position)
 
 
-def _campaign(story: Scenario, rng: Random) -> int:
+def _campaign(scenario: Scenario, rng: Random) -> int:
     stage = {"id": an_id("57", 1), "campaign_id": an_id("ca", 1), "key": "k", "name": "n", "position": 1}
     stage |= {"semantic_type": rng.choice(["new", "active", "won", "lost"]), "color": "#fff", "is_system": True}
     stage |= {"created_at": "2026-01-01T00:00:00.5Z", "updated_at": "2026-01-01T00:00:00+05:30"}
     objectives = [{"type": "contact", "channels": ["call"]}, {"type": "email"}, {"type": "ai", "label_in": ["neutral"]}]
-    optional = {
+    optional: dict[str, Any] = {
         "created_at": "2026-01-01T00:00:00Z",
         "agent_name": "Ägent",
         "phone_number_id": an_id("0f", 1),
@@ -92,33 +97,33 @@ def _campaign(story: Scenario, rng: Random) -> int:
         "call_working_hours": {"weekdays": [1, 2, 3]},
         "stages": [stage],
     }
-    given_fields = {name: value for name, value in optional.items() if rng.random() < 0.5}
+    chosen = {name: value for name, value in optional.items() if rng.random() < 0.5}
     status = rng.choice(["draft", "running", "paused", "done"])
-    campaign = story.campaign(status=status, owner_id=owner_id(rng.choice([1, 1, 2])), **given_fields)
+    campaign = scenario.campaign(status=status, owner_id=owner_id(rng.choice([1, 1, 2])), **chosen)
     if rng.random() < 0.5:
-        story.add_event("campaign.counters_changed.v1", campaign=campaign)
+        scenario.add_event("campaign.counters_changed.v1", campaign=campaign)
     return campaign
 
 
 def read(document: bytes) -> OpenApiSchema:
-    """Read a document for schemathesis, its times of day with the meaning that their own defaults have.
+    """Load a document for schemathesis, replacing the format of times of day by a pattern.
 
-    To JSON Schema a `time` has an offset (RFC 3339); the contract's default, 09:00:00, is the local time of ISO 8601.
+    In JSON Schema a `time` has an offset (RFC 3339), but the contract's default, 09:00:00, is an ISO 8601 local time.
     """
-    whole = json.loads(document)
-    window = whole["components"]["schemas"]["CampaignCallWindow"]["properties"]
+    decoded = json.loads(document)
+    window = decoded["components"]["schemas"]["CampaignCallWindow"]["properties"]
     for name in ("start", "end"):
         assert window[name].pop("format") == "time"
         window[name]["pattern"] = r"^([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?$"
         assert re.fullmatch(window[name]["pattern"], window[name]["default"])
-    return schemathesis.openapi.from_dict(whole)
+    return schemathesis.openapi.from_dict(decoded)
 
 
-# --- What is asked ---------------------------------------------------------------------------------------------------
+# --- Requests --------------------------------------------------------------------------------------------------------
 
 SORT_FIELDS = ("enrolled_at", "name", "status", "created_at", "progress", "contacts_total", "contacts_succeeded")
 DATES = ("2026-01-01", "2026-01-01T00:30:00Z", "2025-12-31T23:00:00-02:00", "20260101", "2026-01-02 00:00")
-MERE_STRINGS = ("sort_field", "date_from", "date_to")
+UNTYPED = ("sort_field", "date_from", "date_to")
 SENSIBLE = st.fixed_dictionaries(
     {},
     optional={
@@ -129,60 +134,60 @@ SENSIBLE = st.fixed_dictionaries(
         "date_to": st.sampled_from(DATES),
     },
 )
-"""Values for what the contract calls a mere string, so that random ones do not make every request a 422."""
+"""Values for parameters that the contract types as plain strings; random ones would make every request a 422."""
 
 
-class Asking(NamedTuple):
-    """Turns generated cases into requests of somebody about somebody, and counts what came of them."""
+class Session(NamedTuple):
+    """Sends generated cases, validates the responses and counts their statuses."""
 
-    world: World
-    session: requests.Session
+    dataset: Dataset
+    http: requests.Session
     checks: list[Any]
     undocumented: set[int]
-    seen: Counter[int]
+    statuses: Counter[int]
 
-    def ask(self, case: Case) -> None:
-        """Send a case, and hold the answer against the document."""
-        reply = case.call(base_url=self.world.api_url, session=self.session, timeout=TIMEOUT_S)
-        self.seen[reply.status_code] += 1
+    def send(self, case: Case) -> None:
+        """Send a case, and validate the response against the document."""
+        reply = case.call(base_url=self.dataset.api_url, session=self.http, timeout=TIMEOUT_S)
+        self.statuses[reply.status_code] += 1
         if reply.status_code in self.undocumented:
             assert reply.headers["content-type"] == ["application/problem+json"]
             assert reply.json()["status"] == reply.status_code
             return
-        # This one 503 is what was asked for; any other is a server error.
-        is_too_early = reply.status_code == 503 and reply.json()["code"] == "position_not_reached"
-        case.validate_response(reply, checks=self.checks[1:] if is_too_early else self.checks)
+        # This 503 is expected; any other is a server error.
+        is_not_reached = reply.status_code == 503 and reply.json()["code"] == "position_not_reached"
+        case.validate_response(reply, checks=self.checks[1:] if is_not_reached else self.checks)
 
 
 @contextmanager
-def asking(world: World, checks: list[Any], undocumented: set[int]) -> Iterator[Asking]:
-    with requests.Session() as session:
-        session.headers.clear()
-        yield Asking(world, session, checks, undocumented, Counter())
+def open_session(dataset: Dataset, checks: list[Any], undocumented: set[int]) -> Iterator[Session]:
+    with requests.Session() as http:
+        http.headers.clear()
+        yield Session(dataset, http, checks, undocumented, Counter())
 
 
-def adjusted(case: Case, customer: str | None, who: dict[str, str], sensible: dict[str, str]) -> Case:
-    """Return a case about a customer and by a caller that exist, of sensible texts if it is to be a good one."""
+def adjusted(case: Case, customer: str | None, caller: dict[str, str], sensible: dict[str, str]) -> Case:
+    """Return the case with an existing customer and caller; a positive case also gets sensible strings."""
     if customer is not None and UUID.fullmatch(str(case.path_parameters["customer_id"])):
         case.path_parameters["customer_id"] = customer
     assert case.meta is not None
     if case.meta.generation.mode is GenerationMode.POSITIVE:
-        for name in MERE_STRINGS:
+        for name in UNTYPED:
             case.query.pop(name, None)
         case.query.update(sensible)
-    if who:
+    if caller:
         case.headers.pop("X-API-Key", None)
-        case.headers.update(who)
+        case.headers.update(caller)
     if "Membership-Min-Position" in case.headers:
-        # A position that will not come would be waited for, two seconds a case.
+        # A generated position is rarely reached; waiting for it would take two seconds per case.
         case.headers["Prefer"] = "wait=0"
     return case
 
 
-def ask_generated(asking: Asking, operation: APIOperation, mode: GenerationMode, cases: int) -> None:
-    """Ask so many generated cases about the list."""
-    customers = st.sampled_from([*asking.world.customers * 2, None])
-    callers = st.sampled_from([*[asking.world.admin] * 8, *[asking.world.owner] * 4, {}])
+def send_generated(session: Session, operation: APIOperation, mode: GenerationMode, cases: int) -> None:
+    """Send this many generated cases of the list operation."""
+    customers = st.sampled_from([*session.dataset.customers * 2, None])
+    callers = st.sampled_from([*[session.dataset.admin] * 8, *[session.dataset.owner] * 4, {}])
     generated = operation.as_strategy(generation_mode=mode)
 
     @settings(
@@ -193,62 +198,62 @@ def ask_generated(asking: Asking, operation: APIOperation, mode: GenerationMode,
         suppress_health_check=list(HealthCheck),
     )
     @given(case=st.builds(adjusted, generated, customers, callers, SENSIBLE))
-    def ask(case: Case) -> None:
-        asking.ask(case)
+    def send(case: Case) -> None:
+        session.send(case)
 
-    ask()
+    send()
 
 
-def ask_at_the_boundaries(asking: Asking, schema: OpenApiSchema, operation: APIOperation) -> None:
-    """Ask the cases that schemathesis derives from the bounds, types and presence of each parameter."""
+def send_boundary_cases(session: Session, schema: OpenApiSchema, operation: APIOperation) -> None:
+    """Send the cases that schemathesis derives from the bounds, types and presence of each parameter."""
     cases = schema.iter_coverage_cases(
         operation, generation_modes=list(GenerationMode), generation_config=schema.config.generation
     )
     for case in cases:
         if case.method == "GET":
-            asking.ask(adjusted(case, asking.world.customers[0], asking.world.admin, {}))
+            session.send(adjusted(case, session.dataset.customers[0], session.dataset.admin, {}))
 
 
-# --- What must come of it --------------------------------------------------------------------------------------------
+# --- Expected responses ----------------------------------------------------------------------------------------------
 
 
-def test_generated_requests_over_the_contract_get_what_it_promises(world: World) -> None:
+def test_responses_to_generated_requests_conform_to_the_contract(dataset: Dataset) -> None:
     schema = read(openapi.CONTRACT.read_bytes())
     operation = schema[LIST]["GET"]
-    seen = {}
+    statuses = {}
     for mode in GenerationMode:
-        with asking(world, CHECKS, ADDED) as generated:
-            ask_generated(generated, operation, mode, CASES // 2)
-        seen[mode] = generated.seen
-    with asking(world, CHECKS, ADDED) as bounds:
-        ask_at_the_boundaries(bounds, schema, operation)
+        with open_session(dataset, CHECKS, ADDED) as generated:
+            send_generated(generated, operation, mode, CASES // 2)
+        statuses[mode] = generated.statuses
+    with open_session(dataset, CHECKS, ADDED) as bounds:
+        send_boundary_cases(bounds, schema, operation)
 
-    good, bad = seen[GenerationMode.POSITIVE], seen[GenerationMode.NEGATIVE]
+    good, bad = statuses[GenerationMode.POSITIVE], statuses[GenerationMode.NEGATIVE]
     assert good.total() + bad.total() >= CASES
     assert good[200] >= 0.5 * good.total()
     assert bad[422] >= 0.4 * bad.total()
     for status, share in ((200, 0.05), (401, 0.01), (404, 0.01)):
-        assert good[status] + bad[status] >= share * CASES, seen
+        assert good[status] + bad[status] >= share * CASES, statuses
     assert (good + bad).keys() == {200, 401, 404, 422}
-    assert bounds.seen.keys() >= {200, 422}
-    assert bounds.seen.total() >= 50
+    assert bounds.statuses.keys() >= {200, 422}
+    assert bounds.statuses.total() >= 50
 
 
-def test_generated_requests_over_the_served_document_get_what_it_promises(world: World) -> None:
-    served = requests.get(f"{world.api_url}/openapi.json", timeout=TIMEOUT_S)
+def test_responses_to_generated_requests_conform_to_the_served_document(dataset: Dataset) -> None:
+    served = requests.get(f"{dataset.api_url}/openapi.json", timeout=TIMEOUT_S)
     schema = read(served.content)
     operation = schema[LIST]["GET"]
-    with asking(world, [*CHECKS, response_headers_conformance], set()) as generated:
+    with open_session(dataset, [*CHECKS, response_headers_conformance], set()) as generated:
         for mode in GenerationMode:
-            ask_generated(generated, operation, mode, CASES // 4)
-        ask_at_the_boundaries(generated, schema, operation)
-    assert generated.seen.total() >= CASES // 2
-    assert generated.seen.keys() == {200, 304, 401, 404, 422, 503}
+            send_generated(generated, operation, mode, CASES // 4)
+        send_boundary_cases(generated, schema, operation)
+    assert generated.statuses.total() >= CASES // 2
+    assert generated.statuses.keys() == {200, 304, 401, 404, 422, 503}
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics"])
-def test_operations_answer_as_the_served_document_promises(world: World, path: str) -> None:
+def test_operator_routes_conform_to_the_served_document(dataset: Dataset, path: str) -> None:
     operation = read(openapi.document())[path]["GET"]
-    with asking(world, [*CHECKS, response_headers_conformance], set()) as asked:
-        asked.ask(operation.Case())
-    assert asked.seen == {200: 1}
+    with open_session(dataset, [*CHECKS, response_headers_conformance], set()) as session:
+        session.send(operation.Case())
+    assert session.statuses == {200: 1}

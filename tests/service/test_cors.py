@@ -1,4 +1,4 @@
-"""Browsers may call from listed origins only, and by default from none."""
+"""Browsers may call from listed origins only; by default from none."""
 
 import httpx
 import pytest
@@ -23,21 +23,21 @@ def client(origins: str) -> httpx.AsyncClient:
 async def allowed(origins: str, origin: str) -> str | None:
     async with client(origins) as caller:
         preflight = await caller.options(PATH, headers={"Origin": origin} | PREFLIGHT)
-        answer = await caller.get("/health/live", headers={"Origin": origin})
-    found = preflight.headers.get("access-control-allow-origin")
-    assert answer.headers.get("access-control-allow-origin") == found
-    return found
+        response = await caller.get("/health/live", headers={"Origin": origin})
+    allowed_origin = preflight.headers.get("access-control-allow-origin")
+    assert response.headers.get("access-control-allow-origin") == allowed_origin
+    return allowed_origin
 
 
 async def test_a_listed_origin_may_call_and_read_our_headers() -> None:
     listed = "https://app.example, https://other.example"
     assert await allowed(listed, "https://app.example") == "https://app.example"
     async with client(listed) as caller:
-        answer = await caller.get("/health/live", headers={"Origin": "https://other.example"})
-    assert "Membership-Position" in answer.headers["access-control-expose-headers"]
-    assert "Origin" in answer.headers["vary"]
+        response = await caller.get("/health/live", headers={"Origin": "https://other.example"})
+    assert "Membership-Position" in response.headers["access-control-expose-headers"]
+    assert "Origin" in response.headers["vary"]
 
 
 @pytest.mark.parametrize("origins", ["", "https://app.example"])
-async def test_any_other_origin_may_not(origins: str) -> None:
+async def test_any_other_origin_may_not_call(origins: str) -> None:
     assert await allowed(origins, "https://evil.example") is None

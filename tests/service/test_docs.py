@@ -1,4 +1,4 @@
-"""The /docs page: complete, from this host alone, and under a strict content security policy."""
+"""The /docs page: complete, served from this host only, under a strict content security policy."""
 
 import hashlib
 import re
@@ -11,7 +11,7 @@ from tests.support.processes import System
 STATIC = Path(openapi.__file__).parent / "static"
 ASSETS = "/docs/assets/"
 
-# As published in swagger-ui-dist 5.35.0, but for the style sheet's last line: see VERSION there.
+# As published in swagger-ui-dist 5.35.0, except for the style sheet's last line: see VERSION there.
 VENDORED_SHA256 = {
     "LICENSE": "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30",
     "NOTICE": "0d20d1adef18aee3f40dd258172155521ce702ac445cb5f7b7d60ed32dad2fb2",
@@ -23,7 +23,7 @@ VENDORED_SHA256 = {
 
 
 class Page(HTMLParser):
-    """What of a page a browser would fetch, and what the policy would refuse to run."""
+    """Collects the URLs that a browser would fetch and the inline scripts that the policy would block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def read_page() -> Page:
     return page
 
 
-def test_the_page_fetches_only_files_that_are_here() -> None:
+def test_the_page_fetches_only_files_of_this_repository() -> None:
     fetched = read_page().fetched
 
     assert len(fetched) == 5
@@ -65,20 +65,20 @@ def test_the_page_has_no_inline_script() -> None:
     assert read_page().inline == []
 
 
-def test_our_own_files_name_no_other_host() -> None:
+def test_our_own_files_reference_no_other_host() -> None:
     for name in ("docs.html", "docs.css", "docs.js"):
         assert not re.search(r"//\S", (STATIC / name).read_text(encoding="utf-8")), name
 
 
-def test_the_vendored_files_are_the_published_ones_and_ask_for_no_source_maps() -> None:
+def test_vendored_files_match_the_release_and_reference_no_source_maps() -> None:
     folder = STATIC / "vendor" / "swagger-ui"
-    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "VERSION"}
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "VERSION"}
 
-    assert {name: hashlib.sha256(content).hexdigest() for name, content in found.items()} == VENDORED_SHA256
-    assert [name for name, content in found.items() if b"sourceMappingURL=" in content] == []
+    assert {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} == VENDORED_SHA256
+    assert [name for name, content in files.items() if b"sourceMappingURL=" in content] == []
 
 
-async def test_no_path_of_a_callers_reaches_the_disk(system: System) -> None:
+async def test_no_path_from_a_caller_reaches_the_disk(system: System) -> None:
     for name in ("%00", "..%2f..%2fapp.py", "../app.py", "nothing.js", "%ff"):
         assert (await system.get(f"/docs/assets/{name}")).status_code == 404, name
     assert (await system.get("/docs/assets/docs.js")).headers["content-type"].startswith("text/javascript")

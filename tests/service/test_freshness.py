@@ -1,4 +1,4 @@
-"""Foreign notices, a full queue and callers that wait: none of them stops the listener or keeps others out."""
+"""Foreign notices, a full queue and waiting callers neither stop the listener nor block other callers."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ async def fresh(database_url: str, cache: Cache) -> AsyncIterator[Freshness]:
     )
     fresh = Freshness(database_url, pool, cache)
     await fresh.start()
-    await eventually(lambda: cache.begin_read() is not None, "it listens", SOON_S)
+    await eventually(lambda: cache.begin_read() is not None, "the listener is connected", SOON_S)
     yield fresh
     await fresh.stop()
     await pool.close()
@@ -69,25 +69,33 @@ def test_a_payload_of_another_program_or_release_is_unreadable(payload: str) -> 
     assert decode_notice(payload) is None
 
 
-def test_a_payload_of_this_release_is_read() -> None:
+def test_a_payload_of_this_release_is_decoded() -> None:
     assert decode_notice(encode_notices(G1, 7, ["c" + "0" * 12])[0]) == Notice("g1", 7, "c" + "0" * 12)
 
 
+def _is_flushed(cache: Cache, before: int | None) -> bool:
+    return cache.begin_read() != before
+
+
+def _has_applied(cache: Cache, position: int) -> bool:
+    return cache.applied_through == position
+
+
 @pytest.mark.usefixtures("fresh")
-async def test_foreign_notices_empty_the_memory_and_the_listener_goes_on(
+async def test_foreign_notices_flush_the_cache_and_listening_continues(
     connection: asyncpg.Connection, cache: Cache
 ) -> None:
     for number, payload in enumerate(FOREIGN, start=1):
         before = cache.begin_read()
         await notify(connection, payload)
-        await eventually(lambda before=before: cache.begin_read() != before, "it is emptied", SOON_S)
+        await eventually(lambda before=before: cache.begin_read() != before, "the cache is flushed", SOON_S)
         await advance(connection, number)
-        await eventually(lambda number=number: cache.applied_through == number, "the next notice is read", SOON_S)
+        await eventually(lambda number=number: cache.applied_through == number, "the next notice is applied", SOON_S)
     assert cache.begin_read() is not None
 
 
 @pytest.mark.usefixtures("fresh")
-async def test_more_notices_than_the_queue_takes_empty_the_memory(
+async def test_overflowing_the_notice_queue_flushes_the_cache(
     connection: asyncpg.Connection, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(freshnesses, "NOTICES_QUEUED_MAX", 10)
@@ -96,17 +104,17 @@ async def test_more_notices_than_the_queue_takes_empty_the_memory(
         "AND datname = current_database()"
     )
     await eventually(lambda: cache.begin_read() is None, "the connection is lost", SOON_S)
-    await eventually(lambda: cache.begin_read() is not None, "it listens again", SOON_S)
+    await eventually(lambda: cache.begin_read() is not None, "the listener has reconnected", SOON_S)
     before = cache.begin_read()
     await notify(
         connection, *(json.dumps({"generation": "g1", "position": 0, "touched": f"c{n:012}"}) for n in range(99))
     )
-    await eventually(lambda: cache.begin_read() not in {before, None}, "it listens anew", SOON_S)
+    await eventually(lambda: cache.begin_read() not in {before, None}, "the listener has reconnected", SOON_S)
     await advance(connection, 5)
-    await eventually(lambda: cache.applied_through == 5, "the next notice is read", SOON_S)
+    await eventually(lambda: cache.applied_through == 5, "the next notice is applied", SOON_S)
 
 
-async def test_a_task_that_fails_unexpectedly_is_started_again(
+async def test_a_task_that_fails_unexpectedly_is_restarted(
     connection: asyncpg.Connection, fresh: Freshness, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apply = fresh._apply
@@ -117,9 +125,11 @@ async def test_a_task_that_fails_unexpectedly_is_started_again(
 
     monkeypatch.setattr(fresh, "_apply", failing)
     await advance(connection, 3)
-    await eventually(lambda: cache.applied_through == 3 and cache.begin_read() is not None, "it listens again", SOON_S)
+    await eventually(
+        lambda: cache.applied_through == 3 and cache.begin_read() is not None, "the listener has reconnected", SOON_S
+    )
     await advance(connection, 4)
-    await eventually(lambda: cache.applied_through == 4, "the next notice is read", SOON_S)
+    await eventually(lambda: cache.applied_through == 4, "the next notice is applied", SOON_S)
 
 
 async def test_one_caller_cannot_take_all_waiting_places(connection: asyncpg.Connection, fresh: Freshness) -> None:
@@ -136,11 +146,11 @@ async def test_one_caller_cannot_take_all_waiting_places(connection: asyncpg.Con
     assert not fresh._waiting_by_caller
 
 
-async def test_a_wait_that_is_over_or_given_up_leaves_nothing_behind(fresh: Freshness) -> None:
-    given_up = asyncio.create_task(fresh.wait_for_position(9, 60, "someone"))
+async def test_a_wait_that_ended_or_was_cancelled_leaves_no_state(fresh: Freshness) -> None:
+    cancelled = asyncio.create_task(fresh.wait_for_position(9, 60, "someone"))
     await asyncio.sleep(0)
-    given_up.cancel()
-    await asyncio.gather(given_up, return_exceptions=True)
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
     assert not await fresh.wait_for_position(9, 0.01, "someone")
-    left: list[Any] = [fresh._waiters, fresh._waiting_by_caller]
-    assert not any(left)
+    remaining: list[Any] = [fresh._waiters, fresh._waiting_by_caller]
+    assert not any(remaining)

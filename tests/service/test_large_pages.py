@@ -1,4 +1,4 @@
-"""Pages of very many bytes: answered in full, without the process growing beyond its bound, or refused clearly."""
+"""Large pages are either sent in full, within the process's memory bound, or rejected with a clear error."""
 
 import asyncio
 import hashlib
@@ -54,13 +54,13 @@ async def large(own_system: System) -> System:
 
 
 def resident_bytes(system: System) -> int:
-    """Return the most memory that the API process has used so far."""
+    """Return the peak memory of the API process so far."""
     status = Path(f"/proc/{system.children['serve'].pid}/status").read_text(encoding="ascii")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
-async def test_many_large_pages_at_once_stay_within_the_memory_bound(large: System) -> None:
+async def test_many_simultaneous_large_pages_stay_within_the_memory_bound(large: System) -> None:
     seen: Counter[tuple[int, str]] = Counter()
 
     async def call(encoding: str) -> None:
@@ -72,11 +72,11 @@ async def test_many_large_pages_at_once_stay_within_the_memory_bound(large: Syst
                 async with client.stream("GET", url, headers=headers) as reply:
                     received = sum([len(part) async for part in reply.aiter_bytes()])
                 whole = reply.status_code == 200 and received > CARDS * CARD_TEXT_BYTES
-                seen[reply.status_code, "whole" if whole else "refused"] += 1
+                seen[reply.status_code, "whole" if whole else "rejected"] += 1
 
     await asyncio.gather(*(call(("identity", "gzip")[n % 2]) for n in range(CALLERS)))
     assert resident_bytes(large) <= RSS_BYTES_MAX
-    assert seen.keys() <= {(200, "whole"), (503, "refused")}
+    assert seen.keys() <= {(200, "whole"), (503, "rejected")}
     assert seen[200, "whole"] > 0
 
 
@@ -93,34 +93,34 @@ async def test_a_large_page_is_the_same_page_in_every_representation(large: Syst
         zipped = await client.get(f"{path_of(1)}?limit=20", headers=admin | {"Accept-Encoding": "gzip"})
         assert zipped.headers["content-encoding"] == "gzip"
         assert zipped.content == plain.content
-        held = admin | {"If-None-Match": plain.headers["etag"]}
-        assert (await client.get(f"{path_of(1)}?limit=20", headers=held)).status_code == 304
+        conditional = admin | {"If-None-Match": plain.headers["etag"]}
+        assert (await client.get(f"{path_of(1)}?limit=20", headers=conditional)).status_code == 304
         assert (await client.get(f"{path_of(1)}?limit=20&sort_field=name", headers=admin)).status_code == 200
 
 
-async def test_reservations_are_served_in_order_and_never_exceed_the_budget() -> None:
+async def test_reservations_are_granted_in_order_within_the_budget() -> None:
     budget = PageBudget(Cache(), bytes_max=1_000)
     first = await budget.reserve(400, 1)
     waiting = [asyncio.create_task(budget.reserve(size, 10)) for size in (600, 100)]
     await asyncio.sleep(0)
-    assert not any(task.done() for task in waiting), "the small one does not overtake"
+    assert not any(task.done() for task in waiting), "the small reservation does not overtake"
     first.release()
     first.release()
     assert [reservation._size for reservation in await asyncio.gather(*waiting)] == [750, 125]
     assert budget.bytes_reserved == 875
 
 
-async def test_a_page_beyond_the_budget_or_the_wait_is_refused() -> None:
+async def test_a_page_beyond_the_budget_or_the_wait_is_rejected() -> None:
     budget = PageBudget(Cache(), bytes_max=1_000)
     with pytest.raises(PageTooLarge):
         await budget.reserve(900, 10)
-    held = await budget.reserve(700, 1)
+    reservation = await budget.reserve(700, 1)
     with pytest.raises(PageTooLarge):
         await budget.reserve(700, 0.01)
-    given_up = asyncio.create_task(budget.reserve(700, 10))
+    cancelled = asyncio.create_task(budget.reserve(700, 10))
     await asyncio.sleep(0)
-    given_up.cancel()
-    await asyncio.gather(given_up, return_exceptions=True)
-    held.release()
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
+    reservation.release()
     assert budget.bytes_reserved == 0
     assert not budget._queue

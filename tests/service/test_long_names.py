@@ -1,4 +1,4 @@
-"""Pages ordered by name are right for names longer than what an index entry can hold, in both directions."""
+"""Pages ordered by name are correct for names longer than an index entry, in both directions."""
 
 from random import Random
 
@@ -10,7 +10,7 @@ from projections.store.queries import Generation
 from service.parameters import ListRequest, SortDirection
 from service.read_model.reads import After, Page, page_statement, shape_of, values_of
 from tests.support.builders import campaign_id, customer_id, message, published
-from tests.support.bulk_fill import rebuilt
+from tests.support.bulk_fill import rebuild_generation
 from tests.support.read_model import applied, empty, rows
 
 G1 = Generation("g1")
@@ -18,7 +18,7 @@ PREFIX_CHARS = 600
 
 
 def names() -> list[str]:
-    """Names that differ before, at and after the end of the prefix, equal ones, and ones of 4-byte characters."""
+    """Return names that differ before, at and after the prefix's end, equal ones, and ones of 4-byte characters."""
     rng = Random(9)
     incompressible = ["".join(chr(rng.randint(0x20000, 0x2A6DF)) for _ in range(1_500)) for _ in range(3)]
     shared = "".join(chr(rng.randint(0x4E00, 0x9FFF)) for _ in range(PREFIX_CHARS))
@@ -27,12 +27,12 @@ def names() -> list[str]:
 
 
 async def enrol_in_all(connection: asyncpg.Connection, named: list[str]) -> None:
-    held = await empty(connection)
+    checkpoint = await empty(connection)
     events = []
     for number, name in enumerate(named, start=1):
         events.append(published("campaign.upserted.v1", 1, campaign=number, name=name))
         events.append(published("target.enrolled.v1", 1, campaign=number))
-    await applied(connection, held, [message(at, *event) for at, event in enumerate(events, start=1)])
+    await applied(connection, checkpoint, [message(at, *event) for at, event in enumerate(events, start=1)])
     assert await connection.fetch("SELECT * FROM g1.parked_event") == []
 
 
@@ -44,30 +44,30 @@ async def page_of(connection: asyncpg.Connection, request: ListRequest, after: A
 
 
 async def walked(connection: asyncpg.Connection, direction: SortDirection) -> list[str]:
-    """Return the campaigns' ids as a caller gets them who follows the cursors to the end."""
-    found: list[str] = []
+    """Return the campaign ids of all pages, following the cursors to the end."""
+    walked_ids: list[str] = []
     after = None
     while True:
         request = ListRequest(customer_id(1), limit=1, sort_field="name", sort_dir=direction)
         page = await page_of(connection, request, after)
         assert page.last_campaign_id is not None
-        found.append(page.last_campaign_id)
+        walked_ids.append(page.last_campaign_id)
         if not page.has_next:
-            return found
+            return walked_ids
         after = After(page.last_key, page.last_campaign_id)
 
 
-@pytest.mark.parametrize("near_rows", [2, 1_000], ids=["counted from the nearer end", "skipped"])
-async def test_pages_by_name_are_in_the_order_of_the_whole_key(
-    connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, near_rows: int
+@pytest.mark.parametrize("shallow_max", [2, 1_000], ids=["counted from the nearer end", "skipped"])
+async def test_pages_by_name_follow_the_order_of_the_whole_key(
+    connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, shallow_max: int
 ) -> None:
-    monkeypatch.setattr("service.read_model.reads.NEAR_ROWS", near_rows)
+    monkeypatch.setattr("service.read_model.reads.SHALLOW_OFFSET_MAX", shallow_max)
     named = names()
     await enrol_in_all(connection, named)
     numbered = [(search_key(name), campaign_id(number)) for number, name in enumerate(named, start=1)]
-    ascending = [each for _, each in sorted(numbered)]
-    # Equal names stay in the order of their ids, also when sorted backwards: Python's sort is stable.
-    descending = [each for _, each in sorted(sorted(numbered), key=lambda each: each[0], reverse=True)]
+    ascending = [campaign for _, campaign in sorted(numbered)]
+    # Equal names stay in id order, even in descending order: Python's sort is stable.
+    descending = [campaign for _, campaign in sorted(sorted(numbered), key=lambda pair: pair[0], reverse=True)]
     assert await walked(connection, "asc") == ascending
     assert await walked(connection, "desc") == descending
     for offset in range(len(named)):
@@ -75,10 +75,12 @@ async def test_pages_by_name_are_in_the_order_of_the_whole_key(
         assert page.last_campaign_id == descending[offset]
 
 
-async def test_a_rebuild_takes_the_same_long_names(connection: asyncpg.Connection) -> None:
+async def test_a_rebuild_accepts_the_same_long_names(connection: asyncpg.Connection) -> None:
     named = names()
     await enrol_in_all(connection, named)
     events = [published("campaign.upserted.v1", 1, campaign=number, name=name) for number, name in enumerate(named, 1)]
     events += [published("target.enrolled.v1", 1, campaign=number) for number in range(1, len(named) + 1)]
     chunk = [message(at, *event) for at, event in enumerate(events, start=1)]
-    assert await rows(connection, await rebuilt(connection, [chunk], killed_after=1_000)) == await rows(connection)
+    assert await rows(connection, await rebuild_generation(connection, [chunk], killed_after=1_000)) == await rows(
+        connection
+    )

@@ -1,4 +1,4 @@
-"""Parameters are read as pydantic 2 reads them, refused in its words, and never raise, whatever the bytes."""
+"""Parameters are parsed and rejected as by pydantic 2, with its messages; no bytes raise an exception."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -37,13 +37,13 @@ def accepted(query: str | bytes) -> ListRequest:
     return request
 
 
-def refused(query: str | bytes) -> list[tuple[tuple[str, ...], str]]:
+def rejected(query: str | bytes) -> list[tuple[tuple[str, ...], str]]:
     violations = read(query)
     assert isinstance(violations, list), violations
-    return [(each.loc, each.type) for each in violations]
+    return [(violation.loc, violation.type) for violation in violations]
 
 
-# --- Held against pydantic -------------------------------------------------------------------------------------------
+# --- Comparison with pydantic ----------------------------------------------------------------------------------------
 
 ORACLES: dict[str, TypeAdapter[Any]] = {
     "limit": TypeAdapter(Annotated[int, Field(ge=1, le=200)]),
@@ -57,13 +57,13 @@ ORACLES: dict[str, TypeAdapter[Any]] = {
 NEAR_MISSES = settings(max_examples=400)
 
 
-def spelled(*parts: str) -> st.SearchStrategy[str]:
-    """Texts made of these parts, so that most of them are almost right."""
+def joined(*parts: str) -> st.SearchStrategy[str]:
+    """Generate texts joined from these parts, so that most of them are nearly valid."""
     return st.lists(st.sampled_from(parts), max_size=7).map("".join)
 
 
 NUMBERS = st.one_of(
-    spelled("0", "5", "19", "_", "-", "+", ".0", ".", "0_", " ", "\t", "\u00a0", "\x1f", "\u0665", "e", "x"),
+    joined("0", "5", "19", "_", "-", "+", ".0", ".", "0_", " ", "\t", "\u00a0", "\x1f", "\u0665", "e", "x"),
     st.integers().map(str),
     st.builds(
         lambda near, by: str(near + by), st.sampled_from([0, 200, INT64_MAX, -(2**63), 2**64]), st.integers(-2, 2)
@@ -71,8 +71,8 @@ NUMBERS = st.one_of(
     st.text(max_size=4),
 )
 WORDS = st.one_of(
-    spelled("true", "FALSE", "1", "0", "y", "Es", "nO", "oN", "ff", "t", "F", " ", "\n", "\u017f", "\u212a", "_"),
-    spelled("asc", "desc", "DESC", *SORT_FIELDS, "_", " ", "\0", "s"),
+    joined("true", "FALSE", "1", "0", "y", "Es", "nO", "oN", "ff", "t", "F", " ", "\n", "\u017f", "\u212a", "_"),
+    joined("asc", "desc", "DESC", *SORT_FIELDS, "_", " ", "\0", "s"),
     st.text(max_size=4),
 )
 
@@ -81,8 +81,8 @@ def oracle(adapter: TypeAdapter[Any], text: str) -> tuple[str, Any]:
     try:
         return "value", adapter.validate_python(text)
     except ValidationError as problem:
-        (found,) = problem.errors(include_url=False, include_context=False, include_input=False)
-        return found["type"], found["msg"]
+        (error,) = problem.errors(include_url=False, include_context=False, include_input=False)
+        return error["type"], error["msg"]
 
 
 def ours(outcome: Any, field: str) -> tuple[str, Any]:
@@ -104,14 +104,14 @@ def ours(outcome: Any, field: str) -> tuple[str, Any]:
 @example("limit", "\u00a05\u3000")
 @example("limit", "\x1f5")
 @example("limit", "")
-def test_integers_are_read_and_refused_as_pydantic_does(name: str, text: str) -> None:
+def test_integers_are_parsed_and_rejected_as_by_pydantic(name: str, text: str) -> None:
     assert ours(read(f"{name}={quote(text)}"), name) == oracle(ORACLES[name], text)
 
 
 @pytest.mark.parametrize("before", ["", "+", "-", " ", "0", "-0", "0-"])
 @pytest.mark.parametrize("after", ["", " ", ".0", "x", "_1"])
 @pytest.mark.parametrize("digit", ["9", "0", "1_"])
-def test_huge_integers_are_refused_as_pydantic_does(before: str, after: str, digit: str) -> None:
+def test_huge_integers_are_rejected_as_by_pydantic(before: str, after: str, digit: str) -> None:
     for count in (4299, 4300, 4301):
         text = before + digit * count + after
         assert ours(read(f"offset={quote(text)}"), "offset") == oracle(ORACLES["offset"], text)
@@ -126,13 +126,13 @@ def test_huge_integers_are_refused_as_pydantic_does(before: str, after: str, dig
 @example("sort_field", "")
 @example("sort_field", "Name")
 @example("sort_dir", "desc ")
-def test_booleans_and_choices_are_read_and_refused_as_pydantic_does(name: str, text: str) -> None:
+def test_booleans_and_choices_are_parsed_and_rejected_as_by_pydantic(name: str, text: str) -> None:
     assert ours(read(f"{name}={quote(text)}"), name) == oracle(ORACLES[name], text)
 
 
 HEX = "0123456789abcdefABCDEF"
 GROUPS = st.tuples(*(st.text(HEX, min_size=n - 1, max_size=n + 1) for n in (8, 4, 4, 4, 12))).map("-".join)
-PLAIN = st.one_of(st.uuids().map(str), st.uuids().map(lambda each: each.hex), GROUPS, st.text(HEX, max_size=48))
+PLAIN = st.one_of(st.uuids().map(str), st.uuids().map(lambda uuid: uuid.hex), GROUPS, st.text(HEX, max_size=48))
 IDS = st.builds(
     lambda wrapping, inner: wrapping.format(inner),
     st.sampled_from(["{}", "{{{}}}", "urn:uuid:{}", "URN:UUID:{}", "{{{}", "urn:uuid:{{{}}}"]),
@@ -155,39 +155,43 @@ IDS = st.builds(
 @example("{" + CUSTOMER + "}", 6, 1, "g")
 @example("urn:uuid:" + CUSTOMER, 14, 1, "g")
 @example("urn:uuid:" + CUSTOMER, 14, 0, "g")
-def test_customer_ids_are_read_and_refused_as_pydantic_does(text: str, place: int, dropped: int, put: str) -> None:
-    near_miss = text[:place] + put + text[place + dropped :]
-    kind, wanted = oracle(TypeAdapter(UUID), near_miss)
-    found = ours(read(customer=near_miss), "customer_id")
-    assert found == (kind, str(wanted))
+def test_customer_ids_are_parsed_and_rejected_as_by_pydantic(
+    text: str, index: int, removed: int, inserted: str
+) -> None:
+    near_miss = text[:index] + inserted + text[index + removed :]
+    kind, expected = oracle(TypeAdapter(UUID), near_miss)
+    outcome = ours(read(customer=near_miss), "customer_id")
+    assert outcome == (kind, str(expected))
 
 
 @NEAR_MISSES
-@given(st.dates().map(str), st.integers(0, 10), st.integers(0, 2), spelled("0", "9", "3", "-", "x", "é", "Z", "T25:00"))
+@given(st.dates().map(str), st.integers(0, 10), st.integers(0, 2), joined("0", "9", "3", "-", "x", "é", "Z", "T25:00"))
 @example("2024-02-29", 10, 0, "T25:00")
 @example("2024-12-31", 5, 2, "13")
 @example("2023-02-28", 8, 2, "29")
 @example("2024-02-29", 0, 10, "")
-def test_what_begins_like_a_date_is_refused_in_pydantics_words(text: str, place: int, dropped: int, put: str) -> None:
-    near_miss = text[:place] + put + text[place + dropped :]
-    found = read(f"date_to={quote(near_miss)}")
-    kind, wanted = oracle(TypeAdapter(datetime), near_miss)
-    # It takes numbers for Unix times, and has another type for the year 0; neither is this contract's.
-    assume(not isinstance(found, ListRequest) and kind == "datetime_from_date_parsing")
-    assert ours(found, "date_to") == (kind, wanted)
+def test_malformed_dates_are_rejected_with_pydantics_message(
+    text: str, index: int, removed: int, inserted: str
+) -> None:
+    near_miss = text[:index] + inserted + text[index + removed :]
+    outcome = read(f"date_to={quote(near_miss)}")
+    kind, expected = oracle(TypeAdapter(datetime), near_miss)
+    # pydantic also accepts Unix times and has another type for the year 0; neither is in the contract.
+    assume(not isinstance(outcome, ListRequest) and kind == "datetime_from_date_parsing")
+    assert ours(outcome, "date_to") == (kind, expected)
 
 
-# --- By definition ---------------------------------------------------------------------------------------------------
+# --- Own definitions -------------------------------------------------------------------------------------------------
 
 
-def test_defaults_are_the_contracts() -> None:
+def test_the_defaults_are_those_of_the_contract() -> None:
     assert accepted("") == ListRequest(CUSTOMER)
     assert msgspec.to_builtins(accepted(""))["sort_field"] == "enrolled_at"
 
 
-def test_all_violations_come_together_path_first_then_in_the_contracts_order() -> None:
-    found = read("date_to=x&limit=0&sort_field=colour&offset=-1&q=%00", customer="nobody", header="-1")
-    assert [each.loc for each in found] == [
+def test_all_violations_are_returned_together_in_the_contracts_order() -> None:
+    violations = read("date_to=x&limit=0&sort_field=colour&offset=-1&q=%00", customer="nobody", header="-1")
+    assert [violation.loc for violation in violations] == [
         ("path", "customer_id"),
         ("query", "limit"),
         ("query", "offset"),
@@ -198,7 +202,7 @@ def test_all_violations_come_together_path_first_then_in_the_contracts_order() -
     ]
 
 
-def test_a_wrong_sort_field_names_the_allowed_ones() -> None:
+def test_the_message_for_an_unknown_sort_field_lists_the_allowed_ones() -> None:
     (violation,) = read("sort_field=colour")
     assert violation.type == "literal_error"
     assert violation.msg.startswith("Input should be 'enrolled_at', 'name', 'status'")
@@ -206,12 +210,12 @@ def test_a_wrong_sort_field_names_the_allowed_ones() -> None:
     assert all(f"'{field}'" in violation.msg for field in SORT_FIELDS)
 
 
-def test_of_a_repeated_parameter_the_last_counts_and_unknown_ones_are_ignored() -> None:
+def test_the_last_repeated_parameter_counts_unknown_ones_are_ignored() -> None:
     request = accepted(b"limit=x&limit=7&colour=%FF%00&%6Cimit=8&=&&q=a+b")
     assert (request.limit, request.q) == (8, "a b")
 
 
-def test_q_is_trimmed_and_blank_is_absent() -> None:
+def test_q_is_trimmed_and_ignored_if_blank() -> None:
     assert accepted("q=%20%09caf%C3%A9%C2%A0").q == "café"
     assert accepted("q=").q is None
     assert accepted("q=%E3%80%80").q is None
@@ -220,23 +224,23 @@ def test_q_is_trimmed_and_blank_is_absent() -> None:
 @pytest.mark.parametrize("raw", ["%00", "a%00b", "%ED%A0%80", "%FF", "%C3", "%ED%BF%BF"])
 def test_nul_surrogates_and_ill_formed_utf_8_are_violations(raw: str) -> None:
     for name in ("q", "sort_field", "sort_dir", "date_from", "date_to", "cursor", "limit", "include_deleted"):
-        assert [loc for loc, _ in refused(f"{name}={raw}")] == [("query", name)]
+        assert [loc for loc, _ in rejected(f"{name}={raw}")] == [("query", name)]
 
 
-def test_a_search_is_refused_for_what_it_holds() -> None:
-    assert refused("q=a%00b") == [(("query", "q"), "value_error")]
-    assert refused("q=%ED%A0%80") == [(("query", "q"), "string_unicode")]
-    assert refused(b"q=\xff") == [(("query", "q"), "string_unicode")]
+def test_a_search_with_nul_or_invalid_unicode_is_rejected() -> None:
+    assert rejected("q=a%00b") == [(("query", "q"), "value_error")]
+    assert rejected("q=%ED%A0%80") == [(("query", "q"), "string_unicode")]
+    assert rejected(b"q=\xff") == [(("query", "q"), "string_unicode")]
 
 
-def test_unescaped_utf_8_is_read_as_the_escaped_is() -> None:
+def test_unescaped_utf_8_is_read_like_escaped_utf_8() -> None:
     assert accepted("q=café").q == "café"
     assert accepted("limit=\u30007").limit == 7
 
 
 @pytest.mark.parametrize("name", ["limit", "offset", "include_deleted", "sort_field", "date_from", "date_to", "cursor"])
-def test_an_empty_value_is_a_violation_where_text_is_not_free(name: str) -> None:
-    assert [loc for loc, _ in refused(f"{name}=")] == [("query", name)]
+def test_an_empty_value_is_a_violation_except_for_q(name: str) -> None:
+    assert [loc for loc, _ in rejected(f"{name}=")] == [("query", name)]
 
 
 DATES = {
@@ -254,15 +258,15 @@ DATES = {
 }
 
 
-@pytest.mark.parametrize(("text", "wanted"), DATES.items())
-def test_dates_and_date_times_are_iso_8601_and_utc_unless_they_say_otherwise(text: str, wanted: datetime) -> None:
-    found = accepted(f"date_from={quote(text)}").date_from
-    assert found == wanted
-    assert found is not None
-    assert found.tzinfo is UTC
+@pytest.mark.parametrize(("text", "expected"), DATES.items())
+def test_dates_and_date_times_are_iso_8601_and_utc_by_default(text: str, expected: datetime) -> None:
+    parsed = accepted(f"date_from={quote(text)}").date_from
+    assert parsed == expected
+    assert parsed is not None
+    assert parsed.tzinfo is UTC
 
 
-def test_a_date_as_date_to_is_that_whole_day_the_last_one_of_the_calendar_included() -> None:
+def test_date_to_includes_the_whole_day_even_the_calendars_last() -> None:
     last = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
     assert accepted("date_to=9999-12-31").date_to == last
     assert accepted("date_to=2024-02-29T00:00").date_to == datetime(2024, 2, 29, tzinfo=UTC)
@@ -312,7 +316,7 @@ def test_a_plus_that_became_a_space_gets_a_hint(query: str, hinted: bool) -> Non
         "0000-01-01",
     ],
 )
-def test_what_is_no_date_is_refused_in_pydantics_manner(text: str) -> None:
+def test_an_invalid_date_is_rejected_with_pydantics_type_and_prefix(text: str) -> None:
     (violation,) = read(f"date_from={quote(text)}")
     assert violation.loc == ("query", "date_from")
     assert violation.type == "datetime_from_date_parsing"
@@ -320,21 +324,21 @@ def test_what_is_no_date_is_refused_in_pydantics_manner(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-01:00"])
-def test_a_time_outside_the_calendar_in_utc_says_so(text: str) -> None:
+def test_a_time_out_of_range_in_utc_has_its_own_message(text: str) -> None:
     (violation,) = read(f"date_to={quote(text)}")
     assert violation.msg == "Input should be a valid datetime or date, year is out of range in UTC"
 
 
-def test_a_cursor_goes_with_no_offset_but_zero() -> None:
-    assert refused("cursor=abc&offset=1") == [(("query", "offset"), "value_error")]
+def test_a_cursor_may_only_be_combined_with_offset_zero() -> None:
+    assert rejected("cursor=abc&offset=1") == [(("query", "offset"), "value_error")]
     assert accepted("cursor=abc&offset=0").cursor == "abc"
     assert accepted("cursor=abc").offset == 0
-    assert refused("cursor=abc&offset=-1") == [(("query", "offset"), "greater_than_equal")]
+    assert rejected("cursor=abc&offset=-1") == [(("query", "offset"), "greater_than_equal")]
 
 
-def test_an_offset_beside_a_cursor_is_reported_in_its_place() -> None:
-    found = read("date_to=x&offset=1&cursor=&limit=0", header="x")
-    assert [(each.loc[1], each.type) for each in found] == [
+def test_an_offset_with_a_cursor_is_reported_in_the_contracts_order() -> None:
+    violations = read("date_to=x&offset=1&cursor=&limit=0", header="x")
+    assert [(violation.loc[1], violation.type) for violation in violations] == [
         ("limit", "greater_than_equal"),
         ("offset", "value_error"),
         ("date_to", "datetime_from_date_parsing"),
@@ -343,7 +347,7 @@ def test_an_offset_beside_a_cursor_is_reported_in_its_place() -> None:
     ]
 
 
-def test_the_position_header_is_an_int64_from_zero() -> None:
+def test_the_position_header_is_a_non_negative_int64() -> None:
     assert read(header=" 7 ").min_position == 7
     assert read(header=str(INT64_MAX)).min_position == INT64_MAX
     kinds = {"": "int_parsing", "x": "int_parsing", "-1": "greater_than_equal", str(2**63): "less_than_equal"}
@@ -352,7 +356,7 @@ def test_the_position_header_is_an_int64_from_zero() -> None:
         assert (violation.loc, violation.type) == (("header", "Membership-Min-Position"), kind)
 
 
-# --- Whatever the bytes ----------------------------------------------------------------------------------------------
+# --- Arbitrary bytes -------------------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from([*(name for name in ListRequest.__struct_fields__ if name != "customer_id"), "x", "\xff"])
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=50)
@@ -365,20 +369,20 @@ QUERIES = st.lists(st.tuples(NAMES, st.binary(max_size=24).map(quote_from_bytes)
 @example(b"", "\ud800", None)
 @example(b"", CUSTOMER, "\ud800€")
 @example(b"limit=" + b"9" * 10_000, CUSTOMER, "0" * 10_000 + "7")
-def test_any_bytes_are_a_request_or_violations_to_send(query: bytes, customer: str, header: str | None) -> None:
+def test_any_bytes_give_a_request_or_encodable_violations(query: bytes, customer: str, header: str | None) -> None:
     outcome = read(query, customer, header)
     if not isinstance(outcome, ListRequest):
         assert outcome
-        assert all(isinstance(each, Violation) for each in outcome)
+        assert all(isinstance(violation, Violation) for violation in outcome)
         msgspec.json.encode(outcome)
 
 
 @given(QUERIES | st.lists(st.sampled_from([b"a", b"=", b"&", b"\xe9", b"%41", b"+", b";"]), max_size=9).map(b"".join))
-def test_a_query_is_split_the_same_whether_or_not_it_holds_escapes(query: bytes) -> None:
+def test_a_query_is_split_as_by_parse_qsl_with_or_without_escapes(query: bytes) -> None:
     assert query_pairs(query) == parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
 
 
 @given(st.text(st.characters(codec="utf-8")))
-def test_any_text_without_nul_is_a_search(text: str) -> None:
+def test_any_text_without_nul_is_a_valid_search(text: str) -> None:
     if "\0" not in text:
         assert accepted(f"q={quote(text)}").q == (text.strip() or None)

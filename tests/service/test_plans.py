@@ -1,4 +1,4 @@
-"""Pages are read by indexes, whatever the size of the customer: PostgreSQL's own plans, run, on 54,000 memberships."""
+"""Pages are read by index for customers of any size, by PostgreSQL's executed plans on 54,000 memberships."""
 
 import itertools
 import re
@@ -18,14 +18,14 @@ G1 = Generation("g1")
 MANY = 30_000
 FEW = 12
 FEW_PAGES = 8
-"""The customer's own row, which has to be looked at."""
+"""Buffers needed to read the customer's own row."""
 EXPLAIN_BUFFERS = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS)"
 NEVER = ("Seq Scan on membership", "Seq Scan on campaign", "Seq Scan on customer")
 
 
 @pytest.fixture
 async def large(connection: asyncpg.Connection) -> asyncpg.Connection:
-    """A customer in 30,000 campaigns among 2,000 in twelve, with statistics as autovacuum would take them."""
+    """A customer in 30,000 campaigns and 2,000 customers in twelve each, vacuumed and analyzed."""
     await connection.execute(
         f"""
         INSERT INTO g1.campaign (
@@ -73,20 +73,20 @@ PLANNED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 async def test_a_customer_in_very_many_campaigns_is_read_by_an_index(large: asyncpg.Connection) -> None:
-    for what, (given, index) in PLANNED.items():
-        plan = await plan_of(large, G1, ListRequest(customer_id(1), **given))
+    for what, (params, index) in PLANNED.items():
+        plan = await plan_of(large, G1, ListRequest(customer_id(1), **params))
         assert f" using {index} " in plan or f" on {index} " in plan, f"{what}\n{plan}"
         assert not [scan for scan in NEVER if scan in plan], f"{what}\n{plan}"
         assert max(map(int, actual_rows(plan))) <= MANY / 2 + 20, f"{what}\n{plan}"
 
 
-async def test_the_shared_statement_walks_the_index_whoever_is_asked_for(large: asyncpg.Connection) -> None:
+async def test_the_batched_statement_scans_the_index_for_any_customer(large: asyncpg.Connection) -> None:
     for customer in (1, 2):
         plan = await plan_of(large, G1, ListRequest(customer_id(customer)))
         assert max(map(int, actual_rows(plan))) <= 50, plan
 
 
-async def test_a_customer_in_a_few_campaigns_costs_a_few_rows_in_any_order(large: asyncpg.Connection) -> None:
+async def test_a_customer_in_few_campaigns_reads_few_rows_in_any_order(large: asyncpg.Connection) -> None:
     for field in SORT_KEYS:
         plan = await plan_of(large, G1, ListRequest(customer_id(2), sort_field=field))
         assert max(map(int, actual_rows(plan))) <= 50, plan
@@ -104,18 +104,20 @@ SHAPES: tuple[dict[str, Any], ...] = (
 )
 
 
-async def test_a_foreign_customer_costs_what_an_unknown_one_does(large: asyncpg.Connection) -> None:
-    for given, exact in itertools.product(SHAPES, (False, True)):
-        unknown = await pages_of(large, 999_999, owner_id(2), exact, given)
-        assert await pages_of(large, 1, owner_id(2), exact, given) <= unknown + FEW_PAGES, (given, exact)
-        assert await pages_of(large, 1, owner_id(1), exact, given) > unknown + FEW_PAGES, "the owner's are read"
+async def test_a_foreign_customer_costs_as_much_as_an_unknown_one(large: asyncpg.Connection) -> None:
+    for params, exact in itertools.product(SHAPES, (False, True)):
+        unknown = await pages_of(large, 999_999, owner_id(2), exact, params)
+        assert await pages_of(large, 1, owner_id(2), exact, params) <= unknown + FEW_PAGES, (params, exact)
+        assert await pages_of(large, 1, owner_id(1), exact, params) > unknown + FEW_PAGES, (
+            "for its owner, memberships are read"
+        )
 
 
-async def test_a_deleted_customer_costs_what_an_unknown_one_does(large: asyncpg.Connection) -> None:
+async def test_a_deleted_customer_costs_as_much_as_an_unknown_one(large: asyncpg.Connection) -> None:
     await large.execute("UPDATE g1.customer SET deleted = true WHERE customer_id = $1", customer_id(1))
-    for given, exact in itertools.product(SHAPES[:-1], (False, True)):
-        unknown = await pages_of(large, 999_999, None, exact, given)
-        assert await pages_of(large, 1, None, exact, given) <= unknown + FEW_PAGES, (given, exact)
+    for params, exact in itertools.product(SHAPES[:-1], (False, True)):
+        unknown = await pages_of(large, 999_999, None, exact, params)
+        assert await pages_of(large, 1, None, exact, params) <= unknown + FEW_PAGES, (params, exact)
 
 
 async def test_a_fan_out_does_not_make_a_foreign_customer_cost_more(large: asyncpg.Connection) -> None:
@@ -128,22 +130,22 @@ async def test_a_fan_out_does_not_make_a_foreign_customer_cost_more(large: async
 
 
 async def pages_of(
-    connection: asyncpg.Connection, customer: int, scope: str | None, exact: bool, given: dict[str, Any]
+    connection: asyncpg.Connection, customer: int, scope: str | None, exact: bool, params: dict[str, Any]
 ) -> int:
-    """Return how many pages of tables and indexes a request touches, the catalog's aside, which is read only once."""
-    request = ListRequest(customer_id(customer), **given)
+    """Return how many table and index pages a request touches; the catalog's are read by the first of two runs."""
+    request = ListRequest(customer_id(customer), **params)
     for _ in range(2):
         plan = await plan_of(connection, G1, request, scope, exact=exact, explain=EXPLAIN_BUFFERS)
-    found = re.search(r"Buffers: shared(?: hit=(\d+))?(?: read=(\d+))?", plan)
-    assert found is not None, plan
-    return sum(int(number or 0) for number in found.groups())
+    match = re.search(r"Buffers: shared(?: hit=(\d+))?(?: read=(\d+))?", plan)
+    assert match is not None, plan
+    return sum(int(number or 0) for number in match.groups())
 
 
 def actual_rows(plan: str) -> list[str]:
-    """Return how many rows each node of a plan has handed on."""
+    """Return how many rows each node of a plan has returned."""
     return [part.split(".")[0].split()[0] for part in plan.split("(actual rows=")[1:]]
 
 
-async def test_an_absurd_offset_looks_at_no_membership(large: asyncpg.Connection) -> None:
+async def test_an_offset_beyond_all_rows_reads_no_membership(large: asyncpg.Connection) -> None:
     plan = await plan_of(large, G1, ListRequest(customer_id(1), offset=2**63 - 1))
     assert max(map(int, actual_rows(plan))) <= 20, plan

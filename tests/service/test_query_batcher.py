@@ -1,4 +1,4 @@
-"""No request is left behind by the batch workers, and all that wait for a silent server fail together."""
+"""The batch workers answer every request; all requests that wait for an unresponsive server fail together."""
 
 import asyncio
 import os
@@ -11,10 +11,10 @@ import pytest
 
 from projections.store import database
 from projections.store.database import DatabaseUnresponsive, ReadPool
-from service.read_model import query_batcher as readers
+from service.read_model import query_batcher
 from service.read_model.query_batcher import BATCH_REQUESTS_MAX, QueryBatcher
 
-NUMBERS = "SELECT asked, number FROM unnest($1::bigint[]) WITH ORDINALITY AS asked (asked, number)"
+NUMBERS = "SELECT value, number FROM unnest($1::bigint[]) WITH ORDINALITY AS request (value, number)"
 BURST = 4
 BURSTS = 3_000
 DEADLINE_S = 10
@@ -27,7 +27,7 @@ async def pool_of(url: str, timeout_s: float = 15, connections_max: int = 4) -> 
         url,
         connections_max=connections_max,
         statement_timeout_s=timeout_s,
-        name="test-reader",
+        name="test-batcher",
         planner=database.GENERIC_PLANS,
     )
 
@@ -39,57 +39,58 @@ async def pool(database_url: str) -> AsyncIterator[ReadPool]:
     await pool.close()
 
 
-async def asked(reader: QueryBatcher, number: int) -> int:
-    return int((await reader.fetch_batched(NUMBERS, (number,)))["asked"])
+async def echo(batcher: QueryBatcher, number: int) -> int:
+    """Return the number that PostgreSQL returns for a number."""
+    return int((await batcher.fetch_batched(NUMBERS, (number,)))["value"])
 
 
-async def test_a_request_that_follows_an_answer_at_once_is_answered(
+async def test_a_request_sent_immediately_after_a_result_is_answered(
     pool: ReadPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "CONNECTIONS_TOGETHER", 1)
-    reader = QueryBatcher(pool, pool)
+    monkeypatch.setattr(query_batcher, "BATCH_CONNECTIONS", 1)
+    batcher = QueryBatcher(pool, pool)
     async with asyncio.timeout(DEADLINE_S):
-        assert [await asked(reader, number) for number in range(50)] == list(range(50))
+        assert [await echo(batcher, number) for number in range(50)] == list(range(50))
 
 
-async def test_thousands_of_bursts_leave_no_request_behind(pool: ReadPool) -> None:
-    reader = QueryBatcher(pool, pool)
+async def test_thousands_of_bursts_leave_no_request_unanswered(pool: ReadPool) -> None:
+    batcher = QueryBatcher(pool, pool)
     async with asyncio.timeout(6 * DEADLINE_S):
         for _ in range(BURSTS):
-            assert await asyncio.gather(*(asked(reader, n) for n in range(BURST))) == list(range(BURST))
-    assert reader._working == 0
-    assert not reader._waiting
+            assert await asyncio.gather(*(echo(batcher, n) for n in range(BURST))) == list(range(BURST))
+    assert batcher._working == 0
+    assert not batcher._waiting
 
 
-async def test_all_that_wait_for_a_silent_server_fail_when_one_statement_does(database_url: str) -> None:
+async def test_all_waiting_requests_fail_when_one_statement_times_out(database_url: str) -> None:
     pool = await pool_of(database_url, TIMEOUT_S)
-    reader = QueryBatcher(pool, pool)
-    assert await asked(reader, 1) == 1
+    batcher = QueryBatcher(pool, pool)
+    assert await echo(batcher, 1) == 1
     backend = (await pool.fetch("SELECT pg_backend_pid() AS pid"))[0]["pid"]
     os.kill(backend, signal.SIGSTOP)
     try:
         began = time.monotonic()
-        found = await asyncio.gather(
-            *(asked(reader, n) for n in range(20 * BATCH_REQUESTS_MAX)), return_exceptions=True
+        results = await asyncio.gather(
+            *(echo(batcher, n) for n in range(20 * BATCH_REQUESTS_MAX)), return_exceptions=True
         )
         took_s = time.monotonic() - began
     finally:
         os.kill(backend, signal.SIGCONT)
         await pool.close()
-    assert {type(each) for each in found} <= {TimeoutError, int}
-    assert TimeoutError in {type(each) for each in found}
+    assert {type(result) for result in results} <= {TimeoutError, int}
+    assert TimeoutError in {type(result) for result in results}
     assert took_s <= TIMEOUT_S + database.ANSWER_GRACE_S + AT_ONCE_S * 5
 
 
-async def test_suspending_a_pool_fails_its_reads_at_once_and_resuming_answers(database_url: str) -> None:
+async def test_suspending_a_pool_fails_its_reads_until_it_is_resumed(database_url: str) -> None:
     pool = await pool_of(database_url, connections_max=2)
     slow = [asyncio.create_task(pool.fetch("SELECT pg_sleep(20)")) for _ in range(5)]
     await until_running(database_url, 2)
     began = time.monotonic()
     await pool.suspend()
-    found = await asyncio.gather(*slow, return_exceptions=True)
+    results = await asyncio.gather(*slow, return_exceptions=True)
     assert time.monotonic() - began <= AT_ONCE_S
-    assert [type(each) for each in found] == [DatabaseUnresponsive] * 5
+    assert [type(result) for result in results] == [DatabaseUnresponsive] * 5
     with pytest.raises(DatabaseUnresponsive):
         await pool.fetch("SELECT 1")
     pool.resume()

@@ -1,4 +1,4 @@
-"""What a caller sends leaves nothing behind that grows with its length."""
+"""Content negotiation keeps nothing that grows with a caller's header; compression in parts is lossless."""
 
 import gzip
 
@@ -6,15 +6,15 @@ from service import representation
 from service.representation import ACCEPT_ENCODING_CHARS_MAX, GzipParts, accepts_gzip
 
 
-def test_a_long_list_of_encodings_is_neither_parsed_nor_kept() -> None:
-    usual = representation._accepts_gzip.cache_info().currsize
+def test_a_long_list_of_encodings_is_neither_parsed_nor_cached() -> None:
+    size_before = representation._accepts_gzip.cache_info().currsize
     for number in range(100):
         assert not accepts_gzip(f"gzip, x{number};q=0.5" + ", y" * ACCEPT_ENCODING_CHARS_MAX)
-    assert representation._accepts_gzip.cache_info().currsize == usual
+    assert representation._accepts_gzip.cache_info().currsize == size_before
     assert accepts_gzip("gzip, deflate, br, zstd")
 
 
-def test_a_body_compressed_in_parts_is_the_body() -> None:
+def test_a_body_compressed_in_parts_decompresses_to_the_body() -> None:
     parts = [b"a" * 100_000, b"", b"b", b"c" * 5]
-    pack = GzipParts()
-    assert gzip.decompress(b"".join([*map(pack.add, parts), pack.end()])) == b"".join(parts)
+    compressor = GzipParts()
+    assert gzip.decompress(b"".join([*map(compressor.add, parts), compressor.end()])) == b"".join(parts)

@@ -1,4 +1,4 @@
-"""With several hosts in the URL, reads go to the primary: a standby lags, and what it says must not be remembered."""
+"""With several hosts in the URL, reads go to the primary: a standby lags, so its responses must not be cached."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ SOON_S = 30.0
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    """A PostgreSQL server of this module's own, which a standby may copy."""
+    """A PostgreSQL server for this module, which a standby may copy."""
     with TemporaryDirectory(prefix="membership-primary-") as folder:
         server = PostgresServer(Path(folder) / "data", settings={"fsync": "off"})
         server.start()
@@ -35,11 +35,30 @@ def standby_port(server: PostgresServer) -> Iterator[int]:
     """The port of a hot standby of the server."""
     owner, port = server.cluster.stat(), free_port()
     cluster = server.data_dir / "standby"
-    copy = [_programs() / "pg_basebackup", "-d", server.url, "-D", cluster, "-R", "-X", "stream", "-c", "fast"]
+    copy: list[str | Path] = [
+        _programs() / "pg_basebackup",
+        "-d",
+        server.url,
+        "-D",
+        cluster,
+        "-R",
+        "-X",
+        "stream",
+        "-c",
+        "fast",
+    ]
     subprocess.run(copy, check=True)  # noqa: S603
     for path in (cluster, *cluster.rglob("*")):
         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-    command = [_programs() / "postgres", "-D", cluster, "-p", str(port), "-c", "listen_addresses=127.0.0.1"]
+    command: list[str | Path] = [
+        _programs() / "postgres",
+        "-D",
+        cluster,
+        "-p",
+        str(port),
+        "-c",
+        "listen_addresses=127.0.0.1",
+    ]
     with (server.data_dir / "standby.log").open("wb") as log:
         child = subprocess.Popen(  # noqa: S603
             [*command, "-c", "unix_socket_directories="],
@@ -55,7 +74,7 @@ def standby_port(server: PostgresServer) -> Iterator[int]:
     shutil.rmtree(cluster)
 
 
-async def test_reads_go_to_the_primary_unless_the_url_asks_for_another(
+async def test_reads_go_to_the_primary_unless_the_url_selects_another(
     server: PostgresServer, standby_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PGTARGETSESSIONATTRS", raising=False)
@@ -68,15 +87,15 @@ async def test_reads_go_to_the_primary_unless_the_url_asks_for_another(
             pool = await database.open_pool(
                 url, connections_max=1, statement_timeout_s=5, name="test-standby", planner=database.CUSTOM_PLANS
             )
-            found = await pool.fetchrow("SELECT pg_is_in_recovery() AS standby")
+            row = await pool.fetchrow("SELECT pg_is_in_recovery() AS standby")
             await pool.close()
-            return bool(found and found["standby"])
+            return bool(row and row["standby"])
         return None
 
-    async def standby_is_there() -> bool:
+    async def standby_answers() -> bool:
         return bool(await in_recovery(url + "?target_session_attrs=standby"))
 
-    await eventually(standby_is_there, "the standby answers, and is used where it is asked for", SOON_S)
+    await eventually(standby_answers, "the standby answers and is used when requested", SOON_S)
     assert await in_recovery(url) is False
     connection = await database.connect(url, "test-standby")
     assert await connection.fetchval("SELECT pg_is_in_recovery()") is False
@@ -86,7 +105,7 @@ async def test_reads_go_to_the_primary_unless_the_url_asks_for_another(
         await database.connect(only_standby, "test-standby")
 
 
-def test_answers_are_remembered_only_where_reads_go_to_the_primary(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_responses_are_cached_only_if_reads_go_to_the_primary(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PGTARGETSESSIONATTRS", raising=False)
     url = "postgresql://a:1,b:2/membership"
     assert database.reads_from_primary(url)

@@ -1,4 +1,4 @@
-"""Builds events for tests: whole and valid unless a test says otherwise, as structs, as bodies, as messages."""
+"""Builds events for tests: complete and valid by default, as data, as bodies, as messages."""
 
 import itertools
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
 
 
 def an_id(kind: str, number: int) -> str:
-    """Return a readable id: the kind's two hexadecimal letters in front, the number behind."""
+    """Return a readable id: the kind's two hexadecimal digits first, the number last."""
     return f"{kind}000000-0000-4000-8000-{number:012x}"
 
 
@@ -39,7 +39,7 @@ def owner_id(number: int) -> str:
 
 
 def data_of(event_type: str, version: int, /, customer: int = 1, campaign: int = 1, **fields: Any) -> dict[str, Any]:
-    """Return the data of an event with every required field; `fields` replace or add, `...` removes."""
+    """Return the data of an event with every required field; `fields` replace or add fields, `...` removes one."""
     customer_only: dict[str, Any] = {"customer_id": customer_id(customer)}
     campaign_only: dict[str, Any] = {"campaign_id": campaign_id(campaign)}
     target = {"target_id": an_id("7a", 1000 * customer + campaign)} | customer_only | campaign_only
@@ -67,12 +67,12 @@ def data_of(event_type: str, version: int, /, customer: int = 1, campaign: int =
         "target.removed.v1": target,
         "target.restored.v1": target,
     }
-    given = required[event_type] | {"version": version} | fields
-    return {name: value for name, value in given.items() if value is not ...}
+    data = required[event_type] | {"version": version} | fields
+    return {name: value for name, value in data.items() if value is not ...}
 
 
 def body_of(event_type: str, data: Any, /, **attributes: Any) -> bytes:
-    """Return the CloudEvents JSON of an event; `attributes` replace or add, `...` removes."""
+    """Return the CloudEvents JSON of an event; `attributes` replace or add attributes, `...` removes one."""
     envelope = {
         "specversion": "1.0",
         "id": f"event-{next(_numbers)}",
@@ -85,20 +85,20 @@ def body_of(event_type: str, data: Any, /, **attributes: Any) -> bytes:
 
 
 def subject_for(event_type: str, data: dict[str, Any]) -> str:
-    """Return the subject an event belongs on."""
+    """Return the subject for an event's data."""
     family = family_of(event_type)
     assert family is not None
     return ".".join([SUBJECT_ROOT, family, *(str(data[name]) for name in SUBJECT_IDS[family])])
 
 
-def published(event_type: str, version: int, /, **given: Any) -> tuple[str, bytes]:
-    """Return (subject, body) of a valid event."""
-    data = data_of(event_type, version, **given)
+def published(event_type: str, version: int, /, **fields: Any) -> tuple[str, bytes]:
+    """Return (subject, body) of a valid event; `fields` as for `data_of`."""
+    data = data_of(event_type, version, **fields)
     return subject_for(event_type, data), body_of(event_type, data)
 
 
 def message(position: int, subject: str, body: bytes) -> Message:
-    """Return a message as the intake hands it over."""
+    """Return a message as the intake returns it."""
     return Message(Position(position), subject, body, time_ns=1_767_225_600_000_000_000 + position)
 
 

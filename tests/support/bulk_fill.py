@@ -1,4 +1,4 @@
-"""Fills a generation by the bulk path, as a rebuild does."""
+"""Fills a generation through the bulk path, as a rebuild does."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,15 @@ from projections.store.queries import Generation
 from tests.support.read_model import CREATED
 
 
-async def begun(connection: asyncpg.Connection) -> Checkpoint:
+async def start_rebuild(connection: asyncpg.Connection) -> Checkpoint:
+    """Create a generation and take over its checkpoint."""
     async with connection.transaction():
         name = await rebuild.create(connection)
     return await checkpoints.take_over(connection, name)
 
 
-async def finished(connection: asyncpg.Connection, name: Generation, killed_after: int = 1000) -> None:
-    """Run the steps left, but only so many of the first time, as a job would that is killed and resumed."""
+async def run_remaining_steps(connection: asyncpg.Connection, name: Generation, killed_after: int = 1000) -> None:
+    """Run the remaining steps in two passes: the first ends after `killed_after`, like a killed job; then resume."""
     for step in (await rebuild.steps_left(connection, name))[:killed_after]:
         await connection.execute(step.script)
     for step in await rebuild.steps_left(connection, name):
@@ -27,9 +28,12 @@ async def finished(connection: asyncpg.Connection, name: Generation, killed_afte
     assert await rebuild.steps_left(connection, name) == []
 
 
-async def rebuilt(connection: asyncpg.Connection, chunks: Sequence[Sequence[Message]], killed_after: int) -> Generation:
-    held = await begun(connection)
+async def rebuild_generation(
+    connection: asyncpg.Connection, chunks: Sequence[Sequence[Message]], killed_after: int
+) -> Generation:
+    """Fill a new generation with the messages, and return its name."""
+    checkpoint = await start_rebuild(connection)
     for chunk in chunks:
-        held = await rebuild.fill(connection, held, chunk, CREATED)
-    await finished(connection, held.generation, killed_after)
-    return held.generation
+        checkpoint = await rebuild.fill(connection, checkpoint, chunk, CREATED)
+    await run_remaining_steps(connection, checkpoint.generation, killed_after)
+    return checkpoint.generation

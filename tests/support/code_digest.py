@@ -1,7 +1,7 @@
 """Digests definitions by content: comments, docstrings, local names, moves and renames do not change a digest.
 
-A reference to a definition of this project counts as that definition's own content, wherever it is and whatever it is
-called. Attributes and keyword arguments count by name, for fields of events and rows are part of what the code means.
+A reference to a definition of this project counts as that definition's content, independent of its module and name.
+Attributes and keyword arguments count by name, because fields of events and rows are part of the code's meaning.
 """
 
 import ast
@@ -31,20 +31,20 @@ class Module:
             case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
                 self.definitions[name] = statement
             case ast.ImportFrom(module=str(module)):
-                self.imports |= {each.asname or each.name: f"{module}.{each.name}" for each in statement.names}
+                self.imports |= {alias.asname or alias.name: f"{module}.{alias.name}" for alias in statement.names}
             case ast.Import():
-                self.imports |= {each.asname or each.name: each.name for each in statement.names}
+                self.imports |= {alias.asname or alias.name: alias.name for alias in statement.names}
 
 
 @cache
 def module(name: str) -> Module:
-    """Return a module of this project, read once."""
+    """Return a module of this project, parsed once."""
     return Module(name)
 
 
 @cache
 def digest_of(module_name: str, name: str, within: frozenset[tuple[str, str]] = frozenset()) -> str:
-    """Return the digest of a definition, and of everything of this project that it refers to."""
+    """Return the digest of a definition, including every definition of this project that it refers to."""
     key = (module_name, name)
     if key in within:
         return CYCLE
@@ -55,7 +55,7 @@ def digest_of(module_name: str, name: str, within: frozenset[tuple[str, str]] = 
 
 
 class _Normal(ast.NodeTransformer):
-    """Replaces names by what they stand for: an order number, a digest, or a dotted name from elsewhere."""
+    """Replaces each name by what it refers to: a running number, a digest, or an external dotted name."""
 
     def __init__(self, module_name: str, within: frozenset[tuple[str, str]], own_name: str) -> None:
         self._module_name = module_name
@@ -85,27 +85,27 @@ class _Normal(ast.NodeTransformer):
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         if isinstance(node.value, ast.Name):
             target = module(self._module_name).imports.get(node.value.id, "")
-            if found := self._project_digest(target, node.attr):
-                return ast.Name(found, node.ctx)
+            if digest := self._project_digest(target, node.attr):
+                return ast.Name(digest, node.ctx)
         return ast.Attribute(self.visit(node.value), node.attr, node.ctx)
 
     def _definition(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> ast.AST:
         first = node.body[0]
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
             node.body = node.body[1:] or [ast.Pass()]
-        node.body = [each for each in node.body if not _is_docstring(each)] or [ast.Pass()]
+        node.body = [statement for statement in node.body if not _is_docstring(statement)] or [ast.Pass()]
         node.name = self._numbers.get(node.name, node.name)
         return self.generic_visit(node)
 
     def _meaning(self, name: str) -> str:
         if name in self._numbers:
             return self._numbers[name]
-        here = module(self._module_name)
-        if name in here.definitions:
+        own_module = module(self._module_name)
+        if name in own_module.definitions:
             return digest_of(self._module_name, name, self._within)
-        if name in here.imports:
-            package, _, attribute = here.imports[name].rpartition(".")
-            return self._project_digest(package, attribute) or here.imports[name]
+        if name in own_module.imports:
+            package, _, attribute = own_module.imports[name].rpartition(".")
+            return self._project_digest(package, attribute) or own_module.imports[name]
         return self._numbers.setdefault(name, f"local {len(self._numbers)}")
 
     def _project_digest(self, module_name: str, name: str) -> str | None:
@@ -116,7 +116,7 @@ class _Normal(ast.NodeTransformer):
 
 @cache
 def _is_module(name: str) -> bool:
-    """Return whether a dotted name is a module of this project; it may be a class in one."""
+    """Return whether a dotted name is a module of this project, rather than a class in one."""
     if not name.startswith(PACKAGE):
         return False
     try:
@@ -130,7 +130,7 @@ def _is_docstring(statement: ast.stmt) -> bool:
 
 
 def _path(name: str) -> Path:
-    found = importlib.util.find_spec(name)
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin)
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin)

@@ -1,4 +1,4 @@
-"""Runs the `membership` command as an operator does, and returns what it printed and how it ended."""
+"""Runs the `membership` command as an operator does, and returns its exit code and output."""
 
 import asyncio
 import sys
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Ended(NamedTuple):
+class CompletedCommand(NamedTuple):
     code: int
     out: str
     err: str
 
 
-async def membership(environment: dict[str, str], *arguments: str, cwd: Path | None = None) -> Ended:
+async def membership(environment: dict[str, str], *arguments: str, cwd: Path | None = None) -> CompletedCommand:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -26,4 +26,4 @@ async def membership(environment: dict[str, str], *arguments: str, cwd: Path | N
     out, err = await process.communicate()
     assert process.returncode is not None
     assert b"Traceback" not in err, err.decode()
-    return Ended(process.returncode, out.decode(), err.decode())
+    return CompletedCommand(process.returncode, out.decode(), err.decode())

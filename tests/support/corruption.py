@@ -1,4 +1,4 @@
-"""Damages rows as disks, hands and old bugs do: another value, a row gone, a row that never was."""
+"""Damages rows as disks, manual edits and old bugs do: a changed value or a deleted row."""
 
 from random import Random
 from typing import NamedTuple
@@ -34,7 +34,7 @@ CHANGES = {
     ],
     "customer_summary": ["memberships = memberships + 1", "memberships = memberships - 1"],
 }
-WHOLE = {
+COMPLETE = {
     "customer": "version > 0",
     "campaign": "definition_version > 0",
     "membership": "enrolled_at IS NOT NULL AND owner_id IS NOT NULL",
@@ -43,38 +43,38 @@ WHOLE = {
 
 
 class Damage(NamedTuple):
-    """A row that is not as it was: its table and key, and what was done to it."""
+    """A damaged row: its table, its key, and the change."""
 
     table: str
     key: dict[str, object]
-    what: str
+    change: str
 
 
 async def damage(connection: asyncpg.Connection, schema: str, rng: Random, number: int) -> list[Damage]:
-    """Damage `number` different rows of a generation and return which."""
-    done: list[Damage] = []
-    while len(done) < number:
+    """Damage `number` different rows of a generation and return them."""
+    damages: list[Damage] = []
+    while len(damages) < number:
         table = rng.choice(list(KEYS))
-        found = await _any_row(connection, schema, table, rng)
-        key = {name: found[name] for name in KEYS[table]}
-        plain = {name: _plain(value) for name, value in key.items()}
-        if any((each.table, each.key) == (table, plain) for each in done):
+        row = await _any_row(connection, schema, table, rng)
+        key = {name: row[name] for name in KEYS[table]}
+        json_key = {name: _json_value(value) for name, value in key.items()}
+        if any((earlier.table, earlier.key) == (table, json_key) for earlier in damages):
             continue
-        what = rng.choice([*CHANGES[table], "DELETE"])
-        where = " AND ".join(f"{name} = ${at}" for at, name in enumerate(key, start=1))
-        change = f"DELETE FROM {schema}.{table}" if what == "DELETE" else f"UPDATE {schema}.{table} SET {what}"  # noqa: S608
-        assert (await connection.execute(f"{change} WHERE {where}", *key.values())).endswith(" 1")
-        done.append(Damage(table, plain, what))
-    return done
+        change = rng.choice([*CHANGES[table], "DELETE"])
+        where = " AND ".join(f"{name} = ${index}" for index, name in enumerate(key, start=1))
+        verb = f"DELETE FROM {schema}.{table}" if change == "DELETE" else f"UPDATE {schema}.{table} SET {change}"  # noqa: S608
+        assert (await connection.execute(f"{verb} WHERE {where}", *key.values())).endswith(" 1")
+        damages.append(Damage(table, json_key, change))
+    return damages
 
 
 async def _any_row(connection: asyncpg.Connection, schema: str, table: str, rng: Random) -> asyncpg.Record:
     order = ", ".join(KEYS[table])
     rows = await connection.fetch(
-        f"SELECT {order} FROM {schema}.{table} WHERE {WHOLE[table]} ORDER BY {order}"  # noqa: S608
+        f"SELECT {order} FROM {schema}.{table} WHERE {COMPLETE[table]} ORDER BY {order}"  # noqa: S608
     )
     return rng.choice(rows)
 
 
-def _plain(value: object) -> object:
+def _json_value(value: object) -> object:
     return value if isinstance(value, int | bool) else str(value)

@@ -1,4 +1,4 @@
-"""The service as its users meet it: projector and API as processes, an HTTP client, a publisher, and a deadline."""
+"""The running system: projector and API as processes, an HTTP client, a publisher, and waiting with a deadline."""
 
 import asyncio
 import os
@@ -32,14 +32,14 @@ def free_port() -> int:
 
 async def eventually(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
     """Return the first true result of `condition` (plain or async); fail naming `what` after the deadline."""
-    ends = time.monotonic() + deadline_s
+    deadline = time.monotonic() + deadline_s
     while True:
         result = condition()
         if asyncio.iscoroutine(result):
             result = await result
         if result:
             return result
-        assert time.monotonic() < ends, f"not within {deadline_s} s: {what}"
+        assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
         await asyncio.sleep(0.02)
 
 
@@ -58,7 +58,7 @@ class System:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the processes are told."""
+        """The processes' environment variables."""
         return os.environ | {
             "MEMBERSHIP_DATABASE_URL": self.database_url,
             "MEMBERSHIP_NATS_URL": self.nats_url,
@@ -67,13 +67,13 @@ class System:
         }
 
     async def start(self) -> None:
-        """Start both and wait until reads are answered."""
+        """Start both and wait until the API is ready."""
         self.launch("project")
         self.launch("serve")
         await eventually(self._ready, "the API is ready")
 
     def launch(self, role: str, name: str | None = None) -> subprocess.Popen[bytes]:
-        """Start a process of a role; its output goes to a file, shown when a test fails."""
+        """Start a process of a role; its output goes to a file that `log` reads."""
         log = (self._folder / f"{name or role}.log").open("ab")
         child = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "ops", role], env=self.environment, stdout=log, stderr=subprocess.STDOUT
@@ -83,11 +83,11 @@ class System:
         return child
 
     def log(self, name: str) -> str:
-        """Return what a process has said so far."""
+        """Return the output of a process so far."""
         return (self._folder / f"{name}.log").read_text(encoding="utf-8")
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
-        """Send a signal to a process; wait for its end if it ends by it."""
+        """Send a signal to a process; wait for its end if the signal is SIGKILL or SIGTERM."""
         self.children[name].send_signal(number)
         if number in (signal.SIGKILL, signal.SIGTERM):
             self.children[name].wait(DEADLINE_S)
@@ -100,35 +100,35 @@ class System:
             child.wait(DEADLINE_S)
 
     async def publish(self, messages: Iterable[tuple[str, bytes]], window: int = 200) -> int:
-        """Publish (subject, body) pairs in order of position and return the last position."""
+        """Publish (subject, body) pairs in order and return the last position."""
         client = await nats.connect(self.nats_url)
         stream = client.jetstream()
         last = 0
         batch: list[tuple[str, bytes]] = list(messages)
         try:
             for start in range(0, len(batch), window):
-                # One connection writes in order, so the positions follow the list even inside a window.
+                # One connection writes in order, so positions follow the list even within a window.
                 acks = await asyncio.gather(
-                    *(stream.publish(*each, timeout=10) for each in batch[start : start + window])
+                    *(stream.publish(*message, timeout=10) for message in batch[start : start + window])
                 )
                 last = max(last, *(ack.seq for ack in acks))
         finally:
             await client.close()
         return last
 
-    async def settled(self, position: int) -> None:
-        """Return when the API answers from `position` or later."""
+    async def wait_until_applied(self, position: int) -> None:
+        """Return when the API's live position is `position` or later."""
         async with httpx.AsyncClient(base_url=self.api_url) as client:
-            await eventually(lambda: self._at(client, position), f"position {position} is applied")
+            await eventually(lambda: self._has_reached(client, position), f"position {position} is applied")
 
     async def get(self, path: str, token: str | None = None, **options: Any) -> httpx.Response:
-        """Ask the API, as an admin unless told otherwise."""
+        """Send a GET request to the API, as an admin unless `token` is given."""
         headers = {"Authorization": f"Bearer {token or self.admin_token}"} | options.pop("headers", {})
         async with httpx.AsyncClient(base_url=self.api_url, timeout=15) as client:
             return await client.get(path, headers=headers, **options)
 
     async def fetch(self, statement: str, *args: object) -> list[asyncpg.Record]:
-        """Ask the database."""
+        """Run a statement in the system's database and return its rows."""
         connection = await asyncpg.connect(self.database_url)
         try:
             return await connection.fetch(statement, *args)
@@ -136,7 +136,7 @@ class System:
             await connection.close()
 
     async def parked_positions(self) -> set[int]:
-        """Return the positions that were parked."""
+        """Return the positions of all parked events of the first generation."""
         return {row["position"] for row in await self.fetch("SELECT position FROM g1.parked_event")}
 
     async def _ready(self) -> bool:
@@ -148,6 +148,6 @@ class System:
         except httpx.TransportError:
             return False
 
-    async def _at(self, client: httpx.AsyncClient, position: int) -> bool:
+    async def _has_reached(self, client: httpx.AsyncClient, position: int) -> bool:
         reply = await client.get("/health/ready")
         return bool(reply.status_code == httpx.codes.OK and reply.json()["position"] >= position)

@@ -1,9 +1,10 @@
-"""A small dense world made from a seed: its events as a producer would publish them, its truth, and its vandals.
+"""A random history from a seed: events as a producer would publish them, their expected outcome, and invalid messages.
 
-The truth is noted while the events are written, never by reading them back, so that it can judge the reference too.
+The expected outcome is recorded while the events are generated, not by reading them back, so it also tests the
+reference model.
 
-Invariants: versions rise along `publications` for every entity, so no two good events tie; every spoiled message
-carries a version above all good ones, so that a service which applied it would show it.
+Invariants: versions rise along `publications` for every entity, so no two valid events tie; every invalid message
+carries a version above all valid ones, so that applying it would show.
 """
 
 import json
@@ -21,11 +22,11 @@ BODY_BYTES_MAX = 256 * 1024
 EVENT_ID_CHARS_MAX = 128
 INT64_MAX = 2**63 - 1
 COPIES_WEIGHTS = (40, 25, 15, 10, 10)
-"""How often a good event is delivered once, twice, … five times."""
+"""Weights of delivering a valid event once, twice, … five times."""
 
 Fields = dict[str, Any]
-Truth = dict[str, dict[Any, tuple[int, Any]]]
-"""Register → entity → (version, value): the same words as the reference's model."""
+Registers = dict[str, dict[Any, tuple[int, Any]]]
+"""Register → entity → (version, value), with the names of the reference's model."""
 
 NAMES = (
     "Été à la plage",
@@ -120,12 +121,12 @@ OPTIONAL = (
 
 @dataclass(frozen=True)
 class Publication:
-    """One message as handed to JetStream; `spoiled` names what is wrong with it, "" for a good one."""
+    """One message for JetStream; `defect` describes what makes it invalid, "" if it is valid."""
 
     subject: str
     body: bytes
     msg_id: str
-    spoiled: str = ""
+    defect: str = ""
 
 
 def new_id(rng: Random) -> str:
@@ -137,8 +138,8 @@ def in_utc(when: datetime) -> str:
     return f"{when.year:04d}-{when.month:02d}-{when.day:02d}T{when:%H:%M:%S}{fraction}Z"
 
 
-def spelled_moment(rng: Random, when: datetime) -> str:
-    """Write an instant in one of the RFC 3339 spellings: any offset, any number of digits up to six."""
+def format_moment(rng: Random, when: datetime) -> str:
+    """Format an instant in one of the RFC 3339 notations: any offset, up to six decimals."""
     if when in EXTREME_MOMENTS:
         return in_utc(when)
     minutes = rng.choice((0, 0, 0, 60, 120, -300, 330, 345, -570, 840))
@@ -151,61 +152,61 @@ def spelled_moment(rng: Random, when: datetime) -> str:
     return f"{local:%Y-%m-%dT%H:%M:%S}" + (f".{digits}" if digits else "") + offset
 
 
-def spelled(rng: Random, truth: Fields, defaults: Fields, optional: tuple[str, ...] = ()) -> Fields:
-    """Write an object as producers do: defaults left out or null at times, absent fields null at times."""
-    written = dict(truth)
+def as_sent(rng: Random, expected: Fields, defaults: Fields, optional: tuple[str, ...] = ()) -> Fields:
+    """Return an object as producers send it: defaults sometimes omitted or null, absent fields sometimes null."""
+    sent = dict(expected)
     for name, default in defaults.items():
-        if truth[name] == default and rng.random() < 0.7:
-            written[name] = None
+        if expected[name] == default and rng.random() < 0.7:
+            sent[name] = None
             if rng.random() < 0.6:
-                del written[name]
+                del sent[name]
     for name in optional:
-        if name not in truth and rng.random() < 0.3:
-            written[name] = None
+        if name not in expected and rng.random() < 0.3:
+            sent[name] = None
     if rng.random() < 0.2:
-        written["x_unknown"] = {"ignored": [1, None, 10**30]}
-    return written
+        sent["x_unknown"] = {"ignored": [1, None, 10**30]}
+    return sent
 
 
-def some_of(rng: Random, words: tuple[str, ...]) -> list[str]:
+def random_subset(rng: Random, words: tuple[str, ...]) -> list[str]:
     return rng.sample(words, rng.randint(0, len(words)))
 
 
 def objective(rng: Random) -> tuple[Fields, Fields]:
-    """Make an objective: (its truth, its spelling)."""
+    """Return an objective: (as expected, as sent)."""
     kind = rng.choice(("contact", "email", "ai"))
     count: Fields = {"type": kind, "min_count": rng.choice((1, 1, 2, 5))}
     if kind == "email":
-        return count, spelled(rng, count, {"min_count": 1})
+        return count, as_sent(rng, count, {"min_count": 1})
     is_listed = rng.random() < 0.7
     if kind == "contact":
-        channels = {"channels": some_of(rng, ("call", "whatsapp"))} if is_listed else {}
-        return count | channels, spelled(rng, count | channels, {"min_count": 1}, ("channels",))
+        channels = {"channels": random_subset(rng, ("call", "whatsapp"))} if is_listed else {}
+        return count | channels, as_sent(rng, count | channels, {"min_count": 1}, ("channels",))
     score: Fields = {"type": kind, "min_score": rng.choice((0.0, 0.0, 0.75, -2.0))}
-    labels = {"label_in": some_of(rng, ("positive", "negative", "neutral"))} if is_listed else {}
-    return score | labels, spelled(rng, score | labels, {"min_score": 0.0}, ("label_in",))
+    labels = {"label_in": random_subset(rng, ("positive", "negative", "neutral"))} if is_listed else {}
+    return score | labels, as_sent(rng, score | labels, {"min_score": 0.0}, ("label_in",))
 
 
-def goal_spec(rng: Random, at_least: int) -> tuple[Fields, Fields]:
-    if not at_least and rng.random() < 0.2:
+def goal_spec(rng: Random, count_min: int) -> tuple[Fields, Fields]:
+    if not count_min and rng.random() < 0.2:
         return {}, rng.choice(({}, {"objectives": None}))
-    made = [objective(rng) for _ in range(rng.randint(at_least, 4))]
-    return {"objectives": [truth for truth, _ in made]}, {"objectives": [written for _, written in made]}
+    parts = [objective(rng) for _ in range(rng.randint(count_min, 4))]
+    return {"objectives": [expected for expected, _ in parts]}, {"objectives": [sent for _, sent in parts]}
 
 
 def working_hours(rng: Random) -> tuple[Fields, Fields]:
-    truth: Fields = {
+    expected: Fields = {
         "start": rng.choice(("09:00:00", "09:00:00", "08:30:00")),
         "end": rng.choice(("19:00:00", "19:00:00", "23:59:59")),
     }
     if rng.random() < 0.6:
-        truth["weekdays"] = sorted(rng.sample(range(7), rng.randint(0, 7)))
-    return truth, spelled(rng, truth, {"start": "09:00:00", "end": "19:00:00"}, ("weekdays",))
+        expected["weekdays"] = sorted(rng.sample(range(7), rng.randint(0, 7)))
+    return expected, as_sent(rng, expected, {"start": "09:00:00", "end": "19:00:00"}, ("weekdays",))
 
 
 def stage(rng: Random, campaign_id: str, position: int) -> tuple[Fields, Fields]:
     created, updated = rng.choice(ENROLLED_AT), rng.choice(ENROLLED_AT)
-    truth: Fields = {
+    expected: Fields = {
         "id": new_id(rng),
         "campaign_id": campaign_id,
         "key": f"stage_{position}",
@@ -217,16 +218,16 @@ def stage(rng: Random, campaign_id: str, position: int) -> tuple[Fields, Fields]
         "updated_at": in_utc(updated),
     }
     if rng.random() < 0.5:
-        truth["color"] = "#00ff7f"
-    written = spelled(rng, truth, {"is_system": False}, ("color",))
-    moments = {"created_at": spelled_moment(rng, created), "updated_at": spelled_moment(rng, updated)}
-    return truth, written | moments
+        expected["color"] = "#00ff7f"
+    sent = as_sent(rng, expected, {"is_system": False}, ("color",))
+    moments = {"created_at": format_moment(rng, created), "updated_at": format_moment(rng, updated)}
+    return expected, sent | moments
 
 
-def optional_parts(rng: Random, campaign_id: str, whole: bool) -> tuple[Fields, Fields]:
-    """Make the optional fields of a campaign, most of them or (`whole`) all: (their truth, their spelling)."""
-    stages = [stage(rng, campaign_id, position) for position in range(rng.randint(int(whole), 3))]
-    plain: Fields = {
+def optional_parts(rng: Random, campaign_id: str, complete: bool) -> tuple[Fields, Fields]:
+    """Return optional fields of a campaign, most of them or (`complete`) all: (as expected, as sent)."""
+    stages = [stage(rng, campaign_id, position) for position in range(rng.randint(int(complete), 3))]
+    values: Fields = {
         "agent_name": rng.choice(AGENTS),
         "phone_number_id": new_id(rng),
         "phone_number": rng.choice(("+39 055 123456", "")),
@@ -234,18 +235,18 @@ def optional_parts(rng: Random, campaign_id: str, whole: bool) -> tuple[Fields, 
         "goal": rng.choice(GOALS),
         "call_opening_message": rng.choice(("Buongiorno!\nÈ qui…", "Hi")),
         "whatsapp_first_message": rng.choice(("👋", "Hello {name}")),
-        "call_attempt_delays": [rng.choice((0, 15, 60, 1440)) for _ in range(rng.randint(int(whole), 3))],
+        "call_attempt_delays": [rng.choice((0, 15, 60, 1440)) for _ in range(rng.randint(int(complete), 3))],
     }
-    made: dict[str, tuple[Any, Any]] = {name: (value, value) for name, value in plain.items()}
-    made["goal_spec"] = goal_spec(rng, at_least=int(whole))
-    made["call_working_hours"] = working_hours(rng)
-    made["stages"] = ([truth for truth, _ in stages], [written for _, written in stages])
-    kept = [name for name in OPTIONAL if whole or rng.random() < 0.6]
-    return {name: made[name][0] for name in kept}, {name: made[name][1] for name in kept}
+    parts: dict[str, tuple[Any, Any]] = {name: (value, value) for name, value in values.items()}
+    parts["goal_spec"] = goal_spec(rng, count_min=int(complete))
+    parts["call_working_hours"] = working_hours(rng)
+    parts["stages"] = ([expected for expected, _ in stages], [sent for _, sent in stages])
+    names = [name for name in OPTIONAL if complete or rng.random() < 0.6]
+    return {name: parts[name][0] for name in names}, {name: parts[name][1] for name in names}
 
 
-def definition(rng: Random, campaign_id: str, owner_id: str, whole: bool = False) -> tuple[Fields, Fields]:
-    """Make a campaign's definition: (its truth, its fields in an event, status and version excepted)."""
+def definition(rng: Random, campaign_id: str, owner_id: str, complete: bool = False) -> tuple[Fields, Fields]:
+    """Return a campaign's definition: (as expected, as sent in an event without status and version)."""
     created_at = None if rng.random() < 0.35 else rng.choice(ENROLLED_AT[:5])
     required = {
         "name": rng.choice(NAMES),
@@ -253,28 +254,28 @@ def definition(rng: Random, campaign_id: str, owner_id: str, whole: bool = False
         "first_contact_channel": rng.choice(("call", "whatsapp")),
         "whatsapp_after_attempts": rng.randint(0, 9),
     }
-    truth, written = optional_parts(rng, campaign_id, whole)
-    written = spelled(rng, {**required, **written}, {}, OPTIONAL)
-    written |= {"campaign_id": campaign_id, "owner_id": owner_id}
+    expected, sent = optional_parts(rng, campaign_id, complete)
+    sent = as_sent(rng, {**required, **sent}, {}, OPTIONAL)
+    sent |= {"campaign_id": campaign_id, "owner_id": owner_id}
     if created_at is not None or rng.random() < 0.5:
-        written["created_at"] = created_at and spelled_moment(rng, created_at)
-    card = {"id": campaign_id, **required, **truth}
-    return {"owner_id": owner_id, "created_at": created_at, "card": card}, written
+        sent["created_at"] = created_at and format_moment(rng, created_at)
+    card = {"id": campaign_id, **required, **expected}
+    return {"owner_id": owner_id, "created_at": created_at, "card": card}, sent
 
 
 def counters(rng: Random) -> Fields:
-    tally: Fields = {name: rng.choice((0, 0, 1, 2, 5, 10, 10)) for name in COUNTERS}
+    counts: Fields = {name: rng.choice((0, 0, 1, 2, 5, 10, 10)) for name in COUNTERS}
     if rng.random() < 0.1:
-        tally[rng.choice(COUNTERS)] = rng.choice((INT64_MAX, INT64_MAX - 1, 2**53 + 1, 2**31))
-    return {**tally, "progress": rng.choice(PROGRESS)}
+        counts[rng.choice(COUNTERS)] = rng.choice((INT64_MAX, INT64_MAX - 1, 2**53 + 1, 2**31))
+    return {**counts, "progress": rng.choice(PROGRESS)}
 
 
 def shuffled(rng: Random, fields: Fields) -> Fields:
     return dict(rng.sample(list(fields.items()), len(fields)))
 
 
-def written_out(rng: Random, event: Fields) -> bytes:
-    """Give an event as bytes in one of JSON's layouts."""
+def encoded(rng: Random, event: Fields) -> bytes:
+    """Encode an event as JSON, compact, indented or default."""
     layout = rng.choice(({}, {"separators": (",", ":")}, {"indent": 2}))
     body = json.dumps(event, ensure_ascii=rng.random() < 0.4, allow_nan=False, **layout)
     return (body + rng.choice(("", "", "\n", " \r\n"))).encode()
@@ -283,40 +284,40 @@ def written_out(rng: Random, event: Fields) -> bytes:
 class History:
     """Customers, campaigns and enrolments of one seed.
 
-    `publications` are the good events, each once, in version order; `final()` is what they come to.
+    `publications` are the valid events, each once, in version order; `final()` is their expected outcome.
     """
 
     def __init__(self, seed: int, customers: int = 20, campaigns: int = 40, owners: int = 4) -> None:
         self.seed = seed
-        self._rng = Random(f"world {seed}")
+        self._rng = Random(f"world {seed}")  # the text stays as it is, so that recorded seeds give the same history
         self.owners = [new_id(self._rng) for _ in range(owners)]
         self.customers = [new_id(self._rng) for _ in range(customers)]
         self.campaigns = [new_id(self._rng) for _ in range(campaigns)]
         self.stranger = new_id(self._rng)
         self.publications: list[Publication] = []
         self._versions: Counter[str] = Counter()
-        self._truth: Truth = {
+        self._expected: Registers = {
             name: {} for name in ("customer", "definition", "status", "deletion", "counters", "enrolment", "presence")
         }
-        self._tell_campaigns()
-        self._tell_customers()
-        self._tell_targets()
-        self._tell_highest_version()
+        self._add_campaigns()
+        self._add_customers()
+        self._add_targets()
+        self._add_highest_version()
 
-    def final(self) -> Truth:
-        """Return the model that all good events come to, in whatever order and number they arrive."""
-        return deepcopy(self._truth)
+    def final(self) -> Registers:
+        """Return the expected registers after all valid events, in any order and with any repetitions."""
+        return deepcopy(self._expected)
 
-    def scrambled(self, seed: int) -> list[Publication]:
-        """Return a delivery: the good events permuted and repeated, one spoiled message of every kind among them."""
+    def delivery(self, seed: int) -> list[Publication]:
+        """Return a delivery: the valid events shuffled and repeated, with one invalid message of every kind."""
         rng = Random(f"delivery {self.seed} {seed}")
-        delivered = [copy for each in self.publications for copy in _copies(rng, each)]
-        delivered += InvalidMessages(self, rng, f"{self.seed}-{seed}").each_kind()
-        rng.shuffle(delivered)
-        return delivered
+        publications = [copy for original in self.publications for copy in _copies(rng, original)]
+        publications += InvalidMessages(self, rng, f"{self.seed}-{seed}").each_kind()
+        rng.shuffle(publications)
+        return publications
 
     def next_version(self, subject: str) -> int:
-        """Return a version above all that `subject` has seen, without using it up."""
+        """Return a version above all used on `subject`, without reserving it."""
         return self._versions[subject] + 1_000
 
     def envelope(self, rng: Random, event_type: str, fields: Fields) -> Fields:
@@ -326,19 +327,19 @@ class History:
             "id": new_id(rng),
             "source": rng.choice(("/umanize/api", "urn:producer:é")),
             "type": event_type,
-            "time": spelled_moment(rng, rng.choice(ENROLLED_AT)),
+            "time": format_moment(rng, rng.choice(ENROLLED_AT)),
             "data": shuffled(rng, fields),
         }
         extra: Fields = {"datacontenttype": "application/json", "subject": "x", "traceparent": None, "depth": [[{}]]}
         return shuffled(rng, event | extra if rng.random() < 0.3 else event)
 
-    def _tell_highest_version(self) -> None:
+    def _add_highest_version(self) -> None:
         subject = f"membership.counters.{self.campaigns[0]}"
         self._versions[subject] = INT64_MAX - 1
-        self._tell_counters(self.campaigns[0], step=1)
+        self._add_counters(self.campaigns[0], step=1)
 
-    def _tell(self, event_type: str, subject: str, fields: Fields, step: int = 0) -> int:
-        """Publish an event with the next version of its subject; return that version."""
+    def _add(self, event_type: str, subject: str, fields: Fields, step: int = 0) -> int:
+        """Add an event with the next version of its subject; return that version."""
         rng = self._rng
         start = self._versions[subject] or rng.choice((0, 0, 1_710_000_000_000_000))
         version = start + (step or rng.choice((1, 1, 2, 17, 1_000_000)))
@@ -346,96 +347,100 @@ class History:
         event = self.envelope(rng, event_type, {**fields, "version": version})
         if len(self.publications) % 97 == 5:
             event["id"] = event["id"].ljust(EVENT_ID_CHARS_MAX, "x")
-        body = written_out(rng, event)
+        body = encoded(rng, event)
         if len(self.publications) == 50:
             body = padded(event, BODY_BYTES_MAX)
         self.publications.append(Publication(subject, body, event["id"]))
         return version
 
-    def _note(self, register: str, entity: object, version: int, value: object) -> None:
-        self._truth[register][entity] = (version, value)
+    def _record(self, register: str, entity: object, version: int, value: object) -> None:
+        self._expected[register][entity] = (version, value)
 
-    def _tell_campaigns(self) -> None:
+    def _add_campaigns(self) -> None:
         for number, campaign_id in enumerate(self.campaigns):
-            known = number % 20 != 19
-            steps = ["upserted"] * (self._rng.choice((1, 1, 2, 3)) if known else 0)
+            is_upserted = number % 20 != 19
+            steps = ["upserted"] * (self._rng.choice((1, 1, 2, 3)) if is_upserted else 0)
             steps += ["status"] * self._rng.randint(0, 3)
             steps += self._rng.choice(([], [], [], ["deleted"], ["deleted", "restored"], ["restored", "deleted"]))
             steps += ["counters"] * self._rng.choice((0, 1, 2, 4))
             self._rng.shuffle(steps)
             for step in steps:
-                getattr(self, f"_tell_{step}")(campaign_id)
+                getattr(self, f"_add_{step}")(campaign_id)
 
-    def _tell_upserted(self, campaign_id: str) -> None:
+    def _add_upserted(self, campaign_id: str) -> None:
         owner_id = self._rng.choice((self.owners[0], *self.owners))
-        truth, written = definition(self._rng, campaign_id, owner_id)
+        expected, sent = definition(self._rng, campaign_id, owner_id)
         status = self._rng.choice(STATUSES)
         subject = f"membership.campaign.{campaign_id}"
-        version = self._tell("campaign.upserted.v1", subject, {**written, "status": status})
-        self._note("definition", campaign_id, version, truth)
-        self._note("status", campaign_id, version, status)
+        version = self._add("campaign.upserted.v1", subject, {**sent, "status": status})
+        self._record("definition", campaign_id, version, expected)
+        self._record("status", campaign_id, version, status)
 
-    def _tell_status(self, campaign_id: str) -> None:
+    def _add_status(self, campaign_id: str) -> None:
         status = self._rng.choice(STATUSES)
         subject = f"membership.campaign.{campaign_id}"
         fields = {"campaign_id": campaign_id, "status": status}
-        self._note("status", campaign_id, self._tell("campaign.status_changed.v1", subject, fields), status)
+        self._record("status", campaign_id, self._add("campaign.status_changed.v1", subject, fields), status)
 
-    def _tell_deleted(self, campaign_id: str) -> None:
-        self._tell_deletion(campaign_id, "campaign.deleted.v1", deleted=True)
+    def _add_deleted(self, campaign_id: str) -> None:
+        self._add_deletion(campaign_id, "campaign.deleted.v1", deleted=True)
 
-    def _tell_restored(self, campaign_id: str) -> None:
-        self._tell_deletion(campaign_id, "campaign.restored.v1", deleted=False)
+    def _add_restored(self, campaign_id: str) -> None:
+        self._add_deletion(campaign_id, "campaign.restored.v1", deleted=False)
 
-    def _tell_deletion(self, campaign_id: str, event_type: str, deleted: bool) -> None:
+    def _add_deletion(self, campaign_id: str, event_type: str, deleted: bool) -> None:
         subject = f"membership.campaign.{campaign_id}"
-        fields: Fields = {"campaign_id": campaign_id, "name": 7, "status": None}  # known elsewhere, not here
-        self._note("deletion", campaign_id, self._tell(event_type, subject, fields), deleted)
+        fields: Fields = {
+            "campaign_id": campaign_id,
+            "name": 7,
+            "status": None,
+        }  # other types' fields
+        self._record("deletion", campaign_id, self._add(event_type, subject, fields), deleted)
 
-    def _tell_counters(self, campaign_id: str, step: int = 0) -> None:
-        tally = counters(self._rng)
+    def _add_counters(self, campaign_id: str, step: int = 0) -> None:
+        counts = counters(self._rng)
         subject = f"membership.counters.{campaign_id}"
-        fields = {"campaign_id": campaign_id, **tally}
-        version = self._tell("campaign.counters_changed.v1", subject, fields, step)
-        self._note("counters", campaign_id, version, tally)
+        fields = {"campaign_id": campaign_id, **counts}
+        version = self._add("campaign.counters_changed.v1", subject, fields, step)
+        self._record("counters", campaign_id, version, counts)
 
-    def _tell_customers(self) -> None:
-        """Tell of all customers but every sixth and the last; every fifth ends deleted."""
+    def _add_customers(self) -> None:
+        """Add all customers except every sixth and the last; every fifth ends deleted."""
         for number, customer_id in enumerate(self.customers):
-            is_told = number % 6 != 5 and customer_id != self.customers[-1]
-            for change in range(self._rng.randint(1, 3) if is_told else 0):
+            is_added = number % 6 != 5 and customer_id != self.customers[-1]
+            for change in range(self._rng.randint(1, 3) if is_added else 0):
                 owner_id = self._rng.choice(self.owners)
                 fields: Fields = {"customer_id": customer_id, "owner_id": owner_id}
                 deleted = number % 5 == 4 or (change == 0 and number % 5 == 3)
                 fields |= {"deleted": True} if deleted else self._rng.choice(({}, {"deleted": None}))
                 fields |= {} if deleted else self._rng.choice(({}, {"deleted": False}))
-                version = self._tell("customer.upserted.v1", f"membership.customer.{customer_id}", fields)
-                self._note("customer", customer_id, version, {"owner_id": owner_id, "deleted": deleted})
+                version = self._add("customer.upserted.v1", f"membership.customer.{customer_id}", fields)
+                self._record("customer", customer_id, version, {"owner_id": owner_id, "deleted": deleted})
 
-    def _tell_targets(self) -> None:
-        """Enrol customers, the first in all campaigns, the last but one in none; the last is only ever removed."""
+    def _add_targets(self) -> None:
+        """Enrol the first customer in all campaigns, the others in some; none for the last two, but a removal."""
         for number, customer_id in enumerate(self.customers[:-2]):
             density = 1.0 if number == 0 else self._rng.choice((0.1, 0.5, 0.7, 0.9))
             for campaign_id in self.campaigns:
                 if self._rng.random() < density:
-                    self._tell_target(customer_id, campaign_id)
-        self._tell_target(self.customers[-1], self.campaigns[0], ("removed",))
+                    self._add_target(customer_id, campaign_id)
+        self._add_target(self.customers[-1], self.campaigns[0], ("removed",))
 
-    def _tell_target(self, customer_id: str, campaign_id: str, steps: tuple[str, ...] = ()) -> None:
-        histories = ("e", "e", "e", "e", "ee", "er", "er", "erR", "ere", "re", "R", "r", "eR")
+    def _add_target(self, customer_id: str, campaign_id: str, steps: tuple[str, ...] = ()) -> None:
+        sequences = ("e", "e", "e", "e", "ee", "er", "er", "erR", "ere", "re", "R", "r", "eR")
         names = {"e": "enrolled", "r": "removed", "R": "restored"}
-        steps = steps or tuple(names[letter] for letter in self._rng.choice(histories))
+        steps = steps or tuple(names[letter] for letter in self._rng.choice(sequences))
         fields = {"target_id": new_id(self._rng), "customer_id": customer_id, "campaign_id": campaign_id}
         subject = f"membership.target.{customer_id}.{campaign_id}"
         for step in steps:
             enrolled_at = self._enrolled_at()
-            about: Fields = {"enrolled_at": "ignored unless enrolled", "reason": self._rng.choice((None, "ok"))}
+            extra: Fields = {"enrolled_at": "ignored unless enrolled", "reason": self._rng.choice((None, "ok"))}
             if step == "enrolled":
-                about = {"enrolled_at": spelled_moment(self._rng, enrolled_at), "reason": 7, "source": None}
-            version = self._tell(f"target.{step}.v1", subject, fields | about)
-            self._note("presence", (customer_id, campaign_id), version, step != "removed")
+                extra = {"enrolled_at": format_moment(self._rng, enrolled_at), "reason": 7, "source": None}
+            version = self._add(f"target.{step}.v1", subject, fields | extra)
+            self._record("presence", (customer_id, campaign_id), version, step != "removed")
             if step == "enrolled":
-                self._note("enrolment", (customer_id, campaign_id), version, enrolled_at)
+                self._record("enrolment", (customer_id, campaign_id), version, enrolled_at)
 
     def _enrolled_at(self) -> datetime:
         if self._rng.random() < 0.03:
@@ -446,7 +451,7 @@ class History:
 
 
 def _copies(rng: Random, original: Publication) -> Iterator[Publication]:
-    """Yield an event one to five times, each time with a message id that the broker has not seen."""
+    """Yield an event one to five times, each time with a new message id."""
     (count,) = rng.choices(range(1, 6), COPIES_WEIGHTS)
     yield original
     for number in range(2, count + 1):
@@ -454,16 +459,16 @@ def _copies(rng: Random, original: Publication) -> Iterator[Publication]:
 
 
 def padded(event: Fields, size_bytes: int) -> bytes:
-    """Give an event with an unknown attribute that fills it up to exactly this size."""
-    bare = len(json.dumps({**event, "padding": ""}).encode())
-    return json.dumps({**event, "padding": "x" * (size_bytes - bare)}).encode()
+    """Encode an event with an unknown attribute that pads it to exactly this size."""
+    unpadded = len(json.dumps({**event, "padding": ""}).encode())
+    return json.dumps({**event, "padding": "x" * (size_bytes - unpadded)}).encode()
 
 
 MISSING = object()
 
 
 def literal(json_text: str) -> str:
-    """Stand for a JSON text that json.dumps would not write."""
+    """Return a placeholder for JSON text that json.dumps does not produce."""
     return f"<<{json_text}>>"
 
 
@@ -472,25 +477,25 @@ def dumped(event: object) -> bytes:
     return re.sub(r'"<<(.*?)>>"', r"\1", body).encode()
 
 
-def planted(event: Fields, path: str, value: object) -> Fields:
-    """Return a copy of the event with the value at a dotted path replaced, or taken out if MISSING."""
+def with_value(event: Fields, path: str, value: object) -> Fields:
+    """Return a copy of the event with the value at a dotted path replaced, or removed if MISSING."""
     changed = deepcopy(event)
-    *way, last = [int(step) if step.isdigit() else step for step in path.split(".")]
-    holder: Any = changed
-    for step in way:
-        holder = holder[step]
+    *parents, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    container: Any = changed
+    for step in parents:
+        container = container[step]
     if value is MISSING:
-        del holder[last]
+        del container[last]
     else:
-        holder[last] = value
+        container[last] = value
     return changed
 
 
 SOME_ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
-NOT_IDS = (MISSING, None, "", 7, SOME_ID.upper(), SOME_ID.replace("-", ""), f"{{{SOME_ID}}}", SOME_ID[:-1] + "g")
-NOT_VERSIONS = (MISSING, None, 0, -1, 2**63, "7", literal("1.0"), 1.5, True, [1], literal("1e400"))
-NOT_TEXTS = (MISSING, None, 7, True, ["a"], {"a": 1}, "with \0 NUL", literal(r'"lone \ud800"'))
-NOT_MOMENTS = (
+INVALID_IDS = (MISSING, None, "", 7, SOME_ID.upper(), SOME_ID.replace("-", ""), f"{{{SOME_ID}}}", SOME_ID[:-1] + "g")
+INVALID_VERSIONS = (MISSING, None, 0, -1, 2**63, "7", literal("1.0"), 1.5, True, [1], literal("1e400"))
+INVALID_TEXTS = (MISSING, None, 7, True, ["a"], {"a": 1}, "with \0 NUL", literal(r'"lone \ud800"'))
+INVALID_MOMENTS = (
     MISSING,
     None,
     1_710_000_000,
@@ -502,8 +507,8 @@ NOT_MOMENTS = (
     "2024-03-05T25:00:00Z",
     "0001-01-01T00:00:00+10:00",
 )
-NOT_COUNTS = (MISSING, None, -1, 2**63, "3", literal("1.0"), True)
-NOT_NUMBERS = (
+INVALID_COUNTS = (MISSING, None, -1, 2**63, "3", literal("1.0"), True)
+INVALID_NUMBERS = (
     MISSING,
     None,
     "50",
@@ -514,16 +519,16 @@ NOT_NUMBERS = (
     literal("1e400"),
 )
 
-CAMPAIGN_WRONGS: dict[str, tuple[object, ...]] = {
-    "name": NOT_TEXTS,
+INVALID_CAMPAIGN_FIELDS: dict[str, tuple[object, ...]] = {
+    "name": INVALID_TEXTS,
     "status": (MISSING, None, "RUNNING", "archived", 1),
-    "agent_id": NOT_IDS,
-    "owner_id": NOT_IDS,
+    "agent_id": INVALID_IDS,
+    "owner_id": INVALID_IDS,
     "first_contact_channel": (MISSING, None, "sms", "Call"),
     "whatsapp_after_attempts": (MISSING, None, "3", literal("3.0"), True),
-    "created_at": NOT_MOMENTS[2:],
-    "agent_name": NOT_TEXTS[2:],
-    "phone_number_id": NOT_IDS[2:],
+    "created_at": INVALID_MOMENTS[2:],
+    "agent_name": INVALID_TEXTS[2:],
+    "phone_number_id": INVALID_IDS[2:],
     "phone_number": (390551234, "\0"),
     "whatsapp_channel_id": ("x",),
     "goal": (5, "a\0b"),
@@ -557,46 +562,46 @@ CAMPAIGN_WRONGS: dict[str, tuple[object, ...]] = {
     "stages.0.created_at": (MISSING, "2024-03-05T10:00:00"),
     "stages.0.updated_at": (MISSING, 0),
 }
-TARGET_WRONGS: dict[str, tuple[object, ...]] = {
-    "target_id": NOT_IDS,
+INVALID_TARGET_FIELDS: dict[str, tuple[object, ...]] = {
+    "target_id": INVALID_IDS,
     "customer_id": (MISSING, SOME_ID),
     "campaign_id": (MISSING, SOME_ID),
-    "version": NOT_VERSIONS[:5],
+    "version": INVALID_VERSIONS[:5],
 }
-DATA_WRONGS: dict[str, dict[str, tuple[object, ...]]] = {
+INVALID_DATA: dict[str, dict[str, tuple[object, ...]]] = {
     "customer.upserted.v1": {
-        "customer_id": (*NOT_IDS, SOME_ID),
-        "owner_id": NOT_IDS,
-        "version": NOT_VERSIONS,
+        "customer_id": (*INVALID_IDS, SOME_ID),
+        "owner_id": INVALID_IDS,
+        "version": INVALID_VERSIONS,
         "deleted": ("false", 0, 1, []),
     },
     "campaign.upserted.v1": {
-        "campaign_id": (*NOT_IDS, SOME_ID),
-        "version": NOT_VERSIONS[:8],
-        **CAMPAIGN_WRONGS,
+        "campaign_id": (*INVALID_IDS, SOME_ID),
+        "version": INVALID_VERSIONS[:8],
+        **INVALID_CAMPAIGN_FIELDS,
     },
     "campaign.status_changed.v1": {
         "campaign_id": (MISSING, SOME_ID),
         "status": (MISSING, None, "Running", "deleted", 2),
-        "version": NOT_VERSIONS[:5],
+        "version": INVALID_VERSIONS[:5],
     },
-    "campaign.deleted.v1": {"campaign_id": (MISSING, SOME_ID), "version": NOT_VERSIONS[:5]},
-    "campaign.restored.v1": {"campaign_id": (MISSING, SOME_ID), "version": NOT_VERSIONS[:5]},
+    "campaign.deleted.v1": {"campaign_id": (MISSING, SOME_ID), "version": INVALID_VERSIONS[:5]},
+    "campaign.restored.v1": {"campaign_id": (MISSING, SOME_ID), "version": INVALID_VERSIONS[:5]},
     "campaign.counters_changed.v1": {
         "campaign_id": (MISSING, SOME_ID),
-        "version": NOT_VERSIONS[:8],
-        "progress": NOT_NUMBERS,
+        "version": INVALID_VERSIONS[:8],
+        "progress": INVALID_NUMBERS,
         "x_unknown": (literal("NaN"),),
-        **dict.fromkeys(COUNTERS[:2], NOT_COUNTS),
+        **dict.fromkeys(COUNTERS[:2], INVALID_COUNTS),
         **dict.fromkeys(COUNTERS[2:], (MISSING, -1)),
     },
-    "target.enrolled.v1": {**TARGET_WRONGS, "enrolled_at": NOT_MOMENTS},
-    "target.removed.v1": TARGET_WRONGS,
-    "target.restored.v1": TARGET_WRONGS,
+    "target.enrolled.v1": {**INVALID_TARGET_FIELDS, "enrolled_at": INVALID_MOMENTS},
+    "target.removed.v1": INVALID_TARGET_FIELDS,
+    "target.restored.v1": INVALID_TARGET_FIELDS,
 }
-"""Event type → dotted path in its data → values that make it one to be parked."""
+"""Event type → dotted path in its data → values with which it must be parked."""
 
-ENVELOPE_WRONGS: dict[str, tuple[object, ...]] = {
+INVALID_ATTRIBUTES: dict[str, tuple[object, ...]] = {
     "specversion": (MISSING, None, "0.3", 1.0),
     "id": (MISSING, None, 7, "x" * (EVENT_ID_CHARS_MAX + 1), "a\0b"),
     "source": (MISSING, None, 7),
@@ -607,7 +612,7 @@ ENVELOPE_WRONGS: dict[str, tuple[object, ...]] = {
 
 DEEP = b"[" * 50_000 + b"]" * 50_000
 
-BODY_WRONGS: dict[str, Callable[[bytes], bytes]] = {
+INVALID_BODIES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda _: b"",
     "blank": lambda _: b" \n",
     "truncated": lambda body: body[:-5],
@@ -621,11 +626,11 @@ BODY_WRONGS: dict[str, Callable[[bytes], bytes]] = {
     "invalid UTF-8": lambda body: body.replace(b'"1.0"', b'"1.0", "source": "\xff"'),
     "invalid UTF-8 in an unknown field": lambda body: body.replace(b'"1.0"', b'"1.0", "x_unknown": "\xff"'),
     "UTF-8 of a surrogate": lambda body: body.replace(b'"1.0"', b'"1.0", "source": "\xed\xa0\x80"'),
-    "a raw line feed in a text": lambda body: body.replace(b'"1.0"', b'"1.0", "x_unknown": "a\nb"'),
-    "a list around": lambda body: b"[" + body + b"]",
+    "a raw line feed in a string": lambda body: body.replace(b'"1.0"', b'"1.0", "x_unknown": "a\nb"'),
+    "wrapped in a list": lambda body: b"[" + body + b"]",
     "null": lambda _: b"null",
     "a number": lambda _: b"7",
-    "a text": lambda _: b'"event"',
+    "a string": lambda _: b'"event"',
     "nested 100,000 deep, open": lambda _: b"[" * 100_000,
     "nested 100,000 objects deep, open": lambda _: b'{"a":' * 50_000,
     "nested 50,000 deep, closed": lambda _: DEEP,
@@ -634,57 +639,57 @@ BODY_WRONGS: dict[str, Callable[[bytes], bytes]] = {
 
 
 class Template(NamedTuple):
-    """One good event about to be spoiled."""
+    """A valid event from which an invalid message is parts."""
 
     subject: str
     event: Fields
 
 
 class InvalidMessages:
-    """Makes one message of every kind that must be parked, each on top of an event that would otherwise win."""
+    """Makes one message of every kind that must be parked, each from an event that would otherwise take effect."""
 
-    def __init__(self, world: History, rng: Random, name: str) -> None:
-        self._world = world
+    def __init__(self, history: History, rng: Random, name: str) -> None:
+        self._history = history
         self._rng = rng
         self._name = name
         self._count = 0
 
     def each_kind(self) -> Iterator[Publication]:
-        """Yield every kind of spoiled message once."""
-        for event_type, wrongs in DATA_WRONGS.items():
-            prefixed = {f"data.{path}": values for path, values in wrongs.items()}
-            yield from self._wrong_values(event_type, prefixed)
-        yield from self._wrong_values("customer.upserted.v1", ENVELOPE_WRONGS)
-        yield from self._wrong_bodies()
-        yield from self._wrong_subjects()
-        yield from self._wrong_types()
+        """Yield every kind of invalid message once."""
+        for event_type, fields in INVALID_DATA.items():
+            prefixed = {f"data.{path}": values for path, values in fields.items()}
+            yield from self._invalid_values(event_type, prefixed)
+        yield from self._invalid_values("customer.upserted.v1", INVALID_ATTRIBUTES)
+        yield from self._invalid_bodies()
+        yield from self._invalid_subjects()
+        yield from self._invalid_types()
 
-    def _spoiled(self, label: str, subject: str, body: bytes) -> Publication:
+    def _invalid(self, label: str, subject: str, body: bytes) -> Publication:
         self._count += 1
-        return Publication(subject, body, f"spoiled-{self._name}-{self._count}", label)
+        return Publication(subject, body, f"invalid-{self._name}-{self._count}", label)
 
-    def _wrong_values(self, event_type: str, wrongs: dict[str, tuple[object, ...]]) -> Iterator[Publication]:
-        for path, values in wrongs.items():
+    def _invalid_values(self, event_type: str, invalid: dict[str, tuple[object, ...]]) -> Iterator[Publication]:
+        for path, values in invalid.items():
             for value in values:
-                subject, event = self._victim(event_type)
+                subject, event = self._template(event_type)
                 shown = "missing" if value is MISSING else repr(value)[:60]
                 label = f"{event_type}: {path} {shown}"
-                yield self._spoiled(label, subject, dumped(planted(event, path, value)))
+                yield self._invalid(label, subject, dumped(with_value(event, path, value)))
 
-    def _wrong_bodies(self) -> Iterator[Publication]:
-        for label, spoil in BODY_WRONGS.items():
-            subject, event = self._victim(self._rng.choice(tuple(DATA_WRONGS)))
-            yield self._spoiled(label, subject, spoil(dumped(event)))
-        subject, event = self._victim("campaign.upserted.v1")
-        yield self._spoiled("one byte over 256 KiB", subject, padded(event, BODY_BYTES_MAX + 1))
-        yield self._spoiled("far over 256 KiB", subject, padded(event, 2 * BODY_BYTES_MAX))
+    def _invalid_bodies(self) -> Iterator[Publication]:
+        for label, corrupt in INVALID_BODIES.items():
+            subject, event = self._template(self._rng.choice(tuple(INVALID_DATA)))
+            yield self._invalid(label, subject, corrupt(dumped(event)))
+        subject, event = self._template("campaign.upserted.v1")
+        yield self._invalid("one byte over 256 KiB", subject, padded(event, BODY_BYTES_MAX + 1))
+        yield self._invalid("far over 256 KiB", subject, padded(event, 2 * BODY_BYTES_MAX))
 
-    def _wrong_subjects(self) -> Iterator[Publication]:
+    def _invalid_subjects(self) -> Iterator[Publication]:
         for event_type in ("customer.upserted.v1", "campaign.deleted.v1", "campaign.counters_changed.v1"):
-            subject, event = self._victim(event_type)
+            subject, event = self._template(event_type)
             family, entity_id = subject.removeprefix("membership.").split(".")
             other_family = "campaign" if family == "counters" else "counters"
-            for wrong in (
+            for invalid_subject in (
                 f"membership.{family}",
                 f"membership.{family}.{SOME_ID}",
                 f"membership.{family}.{entity_id.upper()}",
@@ -693,13 +698,13 @@ class InvalidMessages:
                 f"membership.{other_family}.{entity_id}",
                 f"membership.{entity_id}",
             ):
-                yield self._spoiled(f"{event_type} on {wrong}", wrong, dumped(event))
-        yield from self._wrong_target_subjects()
+                yield self._invalid(f"{event_type} on {invalid_subject}", invalid_subject, dumped(event))
+        yield from self._invalid_target_subjects()
 
-    def _wrong_target_subjects(self) -> Iterator[Publication]:
-        _, event = self._victim("target.removed.v1")
+    def _invalid_target_subjects(self) -> Iterator[Publication]:
+        _, event = self._template("target.removed.v1")
         customer_id, campaign_id = event["data"]["customer_id"], event["data"]["campaign_id"]
-        for wrong in (
+        for invalid_subject in (
             f"membership.target.{campaign_id}.{customer_id}",
             f"membership.target.{customer_id}",
             f"membership.target.{customer_id}.{campaign_id}.x",
@@ -707,42 +712,42 @@ class InvalidMessages:
             f"membership.target.{SOME_ID}.{campaign_id}",
             f"membership.campaign.{campaign_id}",
         ):
-            yield self._spoiled(f"target.removed.v1 on {wrong}", wrong, dumped(event))
+            yield self._invalid(f"target.removed.v1 on {invalid_subject}", invalid_subject, dumped(event))
 
-    def _wrong_types(self) -> Iterator[Publication]:
-        """Yield upper-case ids on subjects that agree with them, and types on the subject of another family."""
-        subject, event = self._victim("customer.upserted.v1")
-        shouted = event["data"]["customer_id"].upper()
-        yield self._spoiled(
-            "upper-case ids that agree",
-            f"membership.customer.{shouted}",
-            dumped(planted(event, "data.customer_id", shouted)),
+    def _invalid_types(self) -> Iterator[Publication]:
+        """Yield upper-case ids on matching subjects, and event types on the subject of another family."""
+        subject, event = self._template("customer.upserted.v1")
+        upper_case_id = event["data"]["customer_id"].upper()
+        yield self._invalid(
+            "upper-case ids that match",
+            f"membership.customer.{upper_case_id}",
+            dumped(with_value(event, "data.customer_id", upper_case_id)),
         )
-        subject, event = self._victim("campaign.counters_changed.v1")
+        subject, event = self._template("campaign.counters_changed.v1")
         for event_type in ("campaign.deleted.v1", "campaign.upserted.v1", "target.removed.v1"):
-            body = dumped(planted(event, "type", event_type))
-            yield self._spoiled(f"{event_type} on a counters subject", subject, body)
+            body = dumped(with_value(event, "type", event_type))
+            yield self._invalid(f"{event_type} on a counters subject", subject, body)
 
-    def _victim(self, event_type: str) -> Template:
-        """Make a good event that would change what readers see, were it not about to be spoiled."""
-        world, rng = self._world, self._rng
-        customer_id, campaign_id = rng.choice(world.customers), rng.choice(world.campaigns[1:19])
+    def _template(self, event_type: str) -> Template:
+        """Return a valid event that would change what readers see."""
+        history, rng = self._history, self._rng
+        customer_id, campaign_id = rng.choice(history.customers), rng.choice(history.campaigns[1:19])
         family = event_type.partition(".")[0]
         entity = {"customer": customer_id, "campaign": campaign_id, "target": f"{customer_id}.{campaign_id}"}
         subject = f"membership.{family}.{entity[family]}"
         if event_type == "campaign.counters_changed.v1":
             subject = f"membership.counters.{campaign_id}"
         fields = self._fields(event_type, customer_id, campaign_id)
-        fields["version"] = world.next_version(subject)
-        return Template(subject, world.envelope(rng, event_type, fields))
+        fields["version"] = history.next_version(subject)
+        return Template(subject, history.envelope(rng, event_type, fields))
 
     def _fields(self, event_type: str, customer_id: str, campaign_id: str) -> Fields:
         rng = self._rng
         if event_type == "customer.upserted.v1":
-            return {"customer_id": customer_id, "owner_id": self._world.stranger, "deleted": False}
+            return {"customer_id": customer_id, "owner_id": self._history.stranger, "deleted": False}
         if event_type == "campaign.upserted.v1":
-            _, written = definition(rng, campaign_id, self._world.stranger, whole=True)
-            return {**written, "status": "done", "name": "Vandalised", "created_at": "2020-01-01T00:00:00Z"}
+            _, sent = definition(rng, campaign_id, self._history.stranger, complete=True)
+            return {**sent, "status": "done", "name": "Invalid name", "created_at": "2020-01-01T00:00:00Z"}
         if event_type == "campaign.counters_changed.v1":
             return {"campaign_id": campaign_id, **dict.fromkeys(COUNTERS, 666), "progress": 6.66}
         if event_type.startswith("campaign."):

@@ -1,4 +1,4 @@
-"""Applies messages to a generation in a test's database, and reads all of its rows back."""
+"""Applies messages to a generation in a test's database, and reads back all its rows."""
 
 from typing import Any
 
@@ -27,6 +27,7 @@ WHERE enrolled_at IS NOT NULL AND owner_id IS NOT NULL GROUP BY 1, 2, 3, 4 ORDER
 
 
 async def empty(connection: asyncpg.Connection) -> Checkpoint:
+    """Empty the first generation and return its checkpoint, at position 0 in a new term."""
     await connection.execute("TRUNCATE control.fan_out, " + ", ".join(f"g1.{table}" for table in TABLES))
     await connection.execute(
         "UPDATE control.checkpoint SET position = 0, message_time_ns = NULL, stream_created = NULL"
@@ -34,13 +35,15 @@ async def empty(connection: asyncpg.Connection) -> Checkpoint:
     return await checkpoints.take_over(connection, G1)
 
 
-async def applied(connection: asyncpg.Connection, held: Checkpoint, messages: list[Message]) -> Checkpoint:
-    return await apply_batch(connection, held, read_batch(messages), CREATED)
+async def applied(connection: asyncpg.Connection, checkpoint: Checkpoint, messages: list[Message]) -> Checkpoint:
+    """Apply the messages as one batch and return the new checkpoint."""
+    return await apply_batch(connection, checkpoint, read_batch(messages), CREATED)
 
 
 async def rows(connection: asyncpg.Connection, name: Generation = G1) -> dict[str, list[dict[str, Any]]]:
-    found = {}
+    """Return all rows by table, in key order, without the only column that depends on the clock."""
+    tables = {}
     for table, key in TABLES.items():
         records = await connection.fetch(f"SELECT * FROM {name}.{table} ORDER BY {key}")  # noqa: S608
-        found[table] = [{name: value for name, value in each.items() if name != "first_seen_at"} for each in records]
-    return found
+        tables[table] = [{name: value for name, value in row.items() if name != "first_seen_at"} for row in records]
+    return tables

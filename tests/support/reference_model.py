@@ -1,9 +1,9 @@
-"""A plain-dictionary reading of DESIGN 2 and 3, slow and obvious, so that the running service can be held against it.
+"""A reference implementation of docs/events.md and docs/api.md, slow and obvious, to compare the running service with.
 
-It shares no line with the service: bodies go through `json` and isinstance checks, registers are dictionaries, a
-page is a sorted list cut with a slice.
+It shares no code with the service: bodies are parsed by `json` and isinstance checks, registers are dictionaries, a
+page is a slice of a sorted list.
 
-Invariants: a register changes only for a strictly higher version; a message either applies whole or is parked whole.
+Invariants: a register changes only for a strictly higher version; a message is applied as a whole or parked.
 """
 
 import json
@@ -52,7 +52,7 @@ class ParkedError(Exception):
 
 
 class Principal(NamedTuple):
-    """Who asks."""
+    """The caller of a request."""
 
     user_id: str
     is_admin: bool
@@ -60,9 +60,10 @@ class Principal(NamedTuple):
 
 @dataclass(frozen=True)
 class Expected:
-    """What the service must answer to `question`: a whole body for 200, the set of `loc` for 422."""
+    """The response the service must give to `request`: the complete body for 200, the set of `loc` for 422."""
 
-    question: str
+    request: str
+    """A description for messages."""
     status: int
     body: Fields | None = None
     locs: frozenset[Loc] = field(default=frozenset())
@@ -72,29 +73,29 @@ class Expected:
 # Values: each check returns the value in its normal form, or raises ValueError.
 
 
-def demand(holds: bool, sentence: str) -> None:
-    if not holds:
+def require(condition: bool, sentence: str) -> None:
+    if not condition:
         raise ValueError(sentence)
 
 
 def storable(value: str) -> bool:
-    """Tell whether UTF-8 and PostgreSQL can hold the text: no NUL, no lone surrogate."""
+    """Return whether UTF-8 and PostgreSQL can store the text: no NUL, no lone surrogate."""
     return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def text(value: object) -> str:
     if isinstance(value, str) and storable(value):
         return value
-    raise ValueError("not a text free of NUL and lone surrogates")
+    raise ValueError("not a string without NUL and lone surrogates")
 
 
 def filled_text(value: object) -> str:
-    demand(text(value) != "", "an empty text")
+    require(text(value) != "", "an empty string")
     return text(value)
 
 
 def event_id(value: object) -> str:
-    demand(len(filled_text(value)) <= EVENT_ID_CHARS_MAX, "an id too long")
+    require(len(filled_text(value)) <= EVENT_ID_CHARS_MAX, "an id too long")
     return text(value)
 
 
@@ -121,7 +122,7 @@ def finite_number(value: object) -> float:
 
 def one_of(*allowed: str) -> Check:
     def check(value: object) -> str:
-        demand(isinstance(value, str) and value in allowed, f"not one of {allowed}")
+        require(isinstance(value, str) and value in allowed, f"not one of {allowed}")
         return str(value)
 
     return check
@@ -130,7 +131,7 @@ def one_of(*allowed: str) -> Check:
 def list_of(check_member: Check) -> Check:
     def check(value: object) -> list[Any]:
         if not isinstance(value, list):
-            raise ValueError("not a list")  # noqa: TRY004 (one kind of error: whatever is wrong parks the event)
+            raise ValueError("not a list")  # noqa: TRY004 (a single error type: any error parks the event)
         return [check_member(member) for member in value]
 
     return check
@@ -138,15 +139,15 @@ def list_of(check_member: Check) -> Check:
 
 def canonical_uuid(value: object) -> str:
     pattern = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-    demand(re.fullmatch(pattern, text(value)) is not None, "not a lower-case hyphenated UUID")
+    require(re.fullmatch(pattern, text(value)) is not None, "not a lower-case hyphenated UUID")
     return text(value)
 
 
 def moment(value: object) -> datetime:
-    """Read an RFC 3339 date-time, offset required; digits beyond microseconds are cut."""
+    """Parse an RFC 3339 date-time, offset required; digits beyond microseconds are truncated."""
     clock = r"([01]\d|2[0-3]):[0-5]\d"
     pattern = rf"\d{{4}}-\d\d-\d\d[Tt]{clock}:[0-5]\d(\.\d+)?([Zz]|[+-]{clock})"
-    demand(re.fullmatch(pattern, text(value), re.ASCII) is not None, "not an RFC 3339 date-time")
+    require(re.fullmatch(pattern, text(value), re.ASCII) is not None, "not an RFC 3339 date-time")
     try:
         return datetime.fromisoformat(text(value).upper()).astimezone(UTC)
     except OverflowError:
@@ -154,12 +155,12 @@ def moment(value: object) -> datetime:
 
 
 def stamp(value: object) -> str:
-    """Give a date-time the form in which it goes out."""
-    return outgoing(moment(value))
+    """Return a date-time in the API's format."""
+    return format_utc(moment(value))
 
 
 def clock_time(value: object) -> str:
-    demand(re.fullmatch(r"\d\d:\d\d:\d\d(\.\d{1,6})?", text(value), re.ASCII) is not None, "not hh:mm:ss")
+    require(re.fullmatch(r"\d\d:\d\d:\d\d(\.\d{1,6})?", text(value), re.ASCII) is not None, "not hh:mm:ss")
     time.fromisoformat(text(value))
     return text(value)
 
@@ -170,29 +171,29 @@ def any_object(value: object) -> Fields:
     raise ValueError("not an object")
 
 
-def outgoing(when: datetime) -> str:
+def format_utc(when: datetime) -> str:
     return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-# Shapes: what an object's fields must be. Unknown fields are ignored, null counts as absent.
+# Shapes: the fields of an object. Unknown fields are ignored, null counts as absent.
 
 REQUIRED = object()
 OMITTED = object()
 
 
 def shape(fields: dict[str, tuple[Check, object]]) -> Check:
-    """Check each field; the second of each pair is REQUIRED, OMITTED, or the default that is filled in."""
+    """Return a check of each field; the second of each pair is REQUIRED, OMITTED, or the default to fill in."""
 
     def check(value: object) -> Fields:
-        given = any_object(value)
+        values = any_object(value)
         result = {}
-        for name, (check_field, otherwise) in fields.items():
-            if given.get(name) is not None:
-                result[name] = check_field(given[name])
-            elif otherwise is REQUIRED:
+        for name, (check_field, default) in fields.items():
+            if values.get(name) is not None:
+                result[name] = check_field(values[name])
+            elif default is REQUIRED:
                 raise ValueError(f"{name} is missing")
-            elif otherwise is not OMITTED:
-                result[name] = otherwise
+            elif default is not OMITTED:
+                result[name] = default
         return result
 
     return check
@@ -220,9 +221,9 @@ OBJECTIVES = {
 
 
 def objective(value: object) -> Fields:
-    """Read an objective by its type; without one it is the first that the contract lists."""
+    """Check an objective by its type; without a type it is the first that the contract lists."""
     kind = any_object(value).get("type") or "contact"
-    demand(isinstance(kind, str) and kind in OBJECTIVES, "an unknown objective")
+    require(isinstance(kind, str) and kind in OBJECTIVES, "an unknown objective")
     return OBJECTIVES[kind](value)  # type: ignore[no-any-return]
 
 
@@ -266,7 +267,7 @@ CARD = {
     "call_working_hours": (call_window, OMITTED),
     "stages": (list_of(stage), OMITTED),
 }
-"""What a campaign's definition shows in an item, beside its id, status and counters."""
+"""The fields of an item that come from the campaign's definition; id, status and counters are added."""
 
 VERSION = {"version": (integer(1), REQUIRED)}
 CUSTOMER_ID = {"customer_id": (canonical_uuid, REQUIRED)}
@@ -323,7 +324,7 @@ def _no_constants(name: str) -> NoReturn:
 
 
 def parsed(body: bytes) -> object:
-    """Read strict UTF-8 JSON, or park."""
+    """Parse strict UTF-8 JSON; raises ParkedError."""
     if len(body) > BODY_BYTES_MAX:
         raise ParkedError("oversize", f"{len(body)} bytes")
     try:
@@ -340,7 +341,7 @@ def checked(reason: str, check: Check, value: object) -> Fields:
 
 
 def subject_of(event_type: str, event: Fields) -> str:
-    """Name the one subject on which such an event may stand."""
+    """Return the only subject on which such an event is valid."""
     if event_type == "customer.upserted.v1":
         return f"membership.customer.{event['customer_id']}"
     if event_type == "campaign.counters_changed.v1":
@@ -351,7 +352,7 @@ def subject_of(event_type: str, event: Fields) -> str:
 
 
 def read_event(subject: str, body: bytes) -> tuple[str, Fields]:
-    """Return the event's type and checked fields; raise ParkedError if anything is wrong."""
+    """Return the event's type and checked fields; raises ParkedError if anything is invalid."""
     envelope = checked("envelope", ENVELOPE, parsed(body))
     event_type = envelope["type"]
     if event_type not in EVENTS:
@@ -390,11 +391,11 @@ WRITES: dict[str, dict[str, Callable[[Fields], object]]] = {
     "target.removed.v1": {"presence": lambda _: False},
     "target.restored.v1": {"presence": lambda _: True},
 }
-"""Event type → register → the value written there, where the event's version is higher."""
+"""Event type → register → the value written if the event's version is higher."""
 
 
 def entity_of(register: str, event: Fields) -> object:
-    """Name whose register it is: a customer's, a campaign's, or a (customer, campaign) pair's."""
+    """Return the register's entity: a customer, a campaign, or a (customer, campaign) pair."""
     if register == "customer":
         return event["customer_id"]
     if register in ("enrolment", "presence"):
@@ -405,54 +406,54 @@ def entity_of(register: str, event: Fields) -> object:
 # Parameters: each reader returns a value or raises ValueError.
 
 
-def read_boolean(given: str) -> bool:
-    if given.lower() in {"true", "1", "yes", "on", "t", "y"}:
+def read_boolean(raw: str) -> bool:
+    if raw.lower() in {"true", "1", "yes", "on", "t", "y"}:
         return True
-    demand(given.lower() in {"false", "0", "no", "off", "f", "n"}, "not a boolean")
+    require(raw.lower() in {"false", "0", "no", "off", "f", "n"}, "not a boolean")
     return False
 
 
 def read_integer(lowest: int, highest: int) -> Callable[[str], int]:
-    """Read an integer as pydantic 2 does: blanks around, a sign, single underscores and a zero fraction pass."""
+    """Read an integer as pydantic 2 does: accepts outer blanks, a sign, single underscores and a zero fraction."""
 
-    def read(given: str) -> int:
-        found = re.fullmatch(r"([+-]?\d+(?:_\d+)*)(?:\.0+)?", given.strip(), re.ASCII)
-        if found is None:
+    def read(raw: str) -> int:
+        match = re.fullmatch(r"([+-]?\d+(?:_\d+)*)(?:\.0+)?", raw.strip(), re.ASCII)
+        if match is None:
             raise ValueError("not an integer")
-        demand(lowest <= int(found[1]) <= highest, "out of bounds")
-        return int(found[1])
+        require(lowest <= int(match[1]) <= highest, "out of bounds")
+        return int(match[1])
 
     return read
 
 
-def read_q(given: str) -> str | None:
-    demand(storable(given), "NUL or a lone surrogate")
-    return given.strip() or None
+def read_q(raw: str) -> str | None:
+    require(storable(raw), "NUL or a lone surrogate")
+    return raw.strip() or None
 
 
-def read_word(*allowed: str) -> Callable[[str], str]:
-    def read(given: str) -> str:
-        demand(given in allowed, f"not one of {allowed}")
-        return given
+def read_choice(*allowed: str) -> Callable[[str], str]:
+    def read(raw: str) -> str:
+        require(raw in allowed, f"not one of {allowed}")
+        return raw
 
     return read
 
 
-def read_moment(given: str) -> datetime:
-    """Read an ISO 8601 date or date-time; no offset means UTC."""
+def read_moment(raw: str) -> datetime:
+    """Parse an ISO 8601 date or date-time; no offset means UTC."""
     clock = r"\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?"
-    demand(re.fullmatch(rf"\d{{4}}-\d\d-\d\d(T{clock})?", given, re.ASCII) is not None, "not ISO 8601")
-    read = datetime.fromisoformat(given)
+    require(re.fullmatch(rf"\d{{4}}-\d\d-\d\d(T{clock})?", raw, re.ASCII) is not None, "not ISO 8601")
+    when = datetime.fromisoformat(raw)
     try:
-        return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
+        return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
     except OverflowError:
         raise ValueError("outside the years 1 to 9999") from None
 
 
-def read_date_to(given: str) -> datetime:
-    """Read an upper bound; a mere date covers its whole day."""
-    read = read_moment(given)
-    return read if "T" in given else datetime.combine(read, time.max, UTC)
+def read_date_to(raw: str) -> datetime:
+    """Parse an upper bound; a date without a time covers its whole day."""
+    when = read_moment(raw)
+    return when if "T" in raw else datetime.combine(when, time.max, UTC)
 
 
 PARAMETERS: dict[str, tuple[Callable[[str], Any], object]] = {
@@ -461,50 +462,50 @@ PARAMETERS: dict[str, tuple[Callable[[str], Any], object]] = {
     "limit": (read_integer(1, LIMIT_MAX), 10),
     "offset": (read_integer(0, INT64_MAX), 0),
     "q": (read_q, None),
-    "sort_field": (read_word(*SORT_FIELDS), "enrolled_at"),
-    "sort_dir": (read_word("asc", "desc"), "desc"),
+    "sort_field": (read_choice(*SORT_FIELDS), "enrolled_at"),
+    "sort_dir": (read_choice("asc", "desc"), "desc"),
     "include_aggregations": (read_boolean, False),
     "date_from": (read_moment, None),
     "date_to": (read_date_to, None),
 }
 
 
-def read_customer_id(given: str) -> str:
-    """Read a UUID in the spellings that pydantic 2 takes: hyphenated, bare, braced, urn; any case."""
+def read_customer_id(raw: str) -> str:
+    """Read a UUID in the notations that pydantic 2 accepts: hyphenated, plain, braced, urn; any case."""
     digits = "[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-    spelled = rf"{digits}|[0-9a-fA-F]{{32}}|\{{{digits}\}}|urn:uuid:{digits}"
-    demand(re.fullmatch(spelled, given) is not None, "not a UUID")
-    bare = re.sub("[^0-9a-f]", "", given.removeprefix("urn:uuid:").lower())
-    return "-".join((bare[:8], bare[8:12], bare[12:16], bare[16:20], bare[20:]))
+    notations = rf"{digits}|[0-9a-fA-F]{{32}}|\{{{digits}\}}|urn:uuid:{digits}"
+    require(re.fullmatch(notations, raw) is not None, "not a UUID")
+    hexadecimal = re.sub("[^0-9a-f]", "", raw.removeprefix("urn:uuid:").lower())
+    return "-".join(hexadecimal[start:end] for start, end in ((0, 8), (8, 12), (12, 16), (16, 20), (20, None)))
 
 
 def read_request(path: str, query_pairs: Pairs) -> tuple[Fields, set[Loc]]:
-    """Read path and parameters, and name every one that is wrong. Of a repeated parameter the last counts."""
+    """Return the values of path and parameters, and the location of every invalid one. The last repetition counts."""
     last = dict(query_pairs)
     values: Fields = {}
-    wrong: set[Loc] = set()
+    invalid: set[Loc] = set()
     try:
         values["customer_id"] = read_customer_id(path.removeprefix("/customers/").removesuffix("/campaigns"))
     except ValueError:
-        wrong.add(("path", "customer_id"))
-    for name, (read, otherwise) in PARAMETERS.items():
+        invalid.add(("path", "customer_id"))
+    for name, (read, default) in PARAMETERS.items():
         try:
-            values[name] = read(last[name]) if name in last else otherwise
+            values[name] = read(last[name]) if name in last else default
         except ValueError:
-            wrong.add(("query", name))
-    return values, wrong
+            invalid.add(("query", name))
+    return values, invalid
 
 
-# Answers.
+# Responses.
 
 
-def search_key(of: str) -> str:
-    decomposed = unicodedata.normalize("NFKD", of)
-    return "".join(each for each in decomposed if unicodedata.combining(each) == 0).casefold()
+def search_key(raw: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", raw)
+    return "".join(char for char in decomposed if unicodedata.combining(char) == 0).casefold()
 
 
-def matches(row: Fields, values: Fields) -> bool:
-    """Tell whether `q` and the dates let a membership through."""
+def matches_search(row: Fields, values: Fields) -> bool:
+    """Return whether a membership passes `q` and the dates."""
     item, after, before = row["item"], values["date_from"], values["date_to"]
     if after is not None and row["enrolled_at"] < after:
         return False
@@ -513,11 +514,11 @@ def matches(row: Fields, values: Fields) -> bool:
     if values["q"] is None:
         return True
     searched = [item[name] for name in ("name", "goal", "agent_name") if name in item]
-    return any(search_key(values["q"]) in search_key(each) for each in searched)
+    return any(search_key(values["q"]) in search_key(field) for field in searched)
 
 
-def wanted(row: Fields, values: Fields) -> bool:
-    """Tell whether the two flags let a membership through."""
+def matches_flags(row: Fields, values: Fields) -> bool:
+    """Return whether a membership passes the two deletion flags."""
     if values["only_deleted"]:
         return bool(row["deleted"])
     return values["include_deleted"] or not row["deleted"]
@@ -538,13 +539,13 @@ def ordered(rows: list[Fields], sort_field: str, sort_dir: str) -> list[Fields]:
     by_id = sorted(rows, key=lambda row: row["item"]["id"])
     known = [row for row in by_id if sort_value(row, sort_field) is not None]
     unknown = [row for row in by_id if sort_value(row, sort_field) is None]
-    # A stable sort keeps equal rows as they stood, reversed or not: here, by id ascending.
+    # A stable sort keeps the order of equal rows, reversed or not: here, by id ascending.
     return sorted(known, key=lambda row: sort_value(row, sort_field), reverse=sort_dir == "desc") + unknown
 
 
 def echo(values: Fields) -> Fields:
-    """Build the body's `query`."""
-    dates = {name: outgoing(values[name]) for name in ("date_from", "date_to") if values[name] is not None}
+    """Return the body's `query`."""
+    dates = {name: format_utc(values[name]) for name in ("date_from", "date_to") if values[name] is not None}
     return {
         **({} if values["q"] is None else {"q": values["q"]}),
         **dates,
@@ -558,7 +559,7 @@ def sort_of(values: Fields) -> Fields:
 
 
 def aggregations(matching: list[Fields], listed: list[Fields]) -> Fields:
-    """Count: `listed` is what meta.total counts, `matching` is that without regard to the flags."""
+    """Return the counts: of `listed`, which meta.total counts, and of `matching`, which ignores the flags."""
     by_status = {status: sum(row["item"]["status"] == status for row in listed) for status in STATUSES}
     return {
         "quick_filters": {"all": len(listed), **by_status},
@@ -567,7 +568,7 @@ def aggregations(matching: list[Fields], listed: list[Fields]) -> Fields:
 
 
 class Reference:
-    """The read model as it must be after the messages applied so far."""
+    """The expected read model after the messages applied so far."""
 
     def __init__(self) -> None:
         self.model: Model = {name: {} for name in REGISTERS}
@@ -583,24 +584,24 @@ class Reference:
             return
         for register, value_of in WRITES[event_type].items():
             entity = entity_of(register, event)
-            held = self.model[register].get(entity)
-            if held is None or event["version"] > held[0]:
+            current = self.model[register].get(entity)
+            if current is None or event["version"] > current[0]:
                 self.model[register][entity] = (event["version"], value_of(event))
 
-    def answer(self, principal: Principal, path: str, query_pairs: Pairs) -> Expected:
-        """Return the complete answer to GET `path` (unescaped) with these parameters; `cursor` is not read."""
-        question = f"GET {path} {list(query_pairs)} as {principal}"
-        values, wrong = read_request(path, query_pairs)
-        if wrong:
-            return Expected(question, 422, locs=frozenset(wrong))
+    def respond(self, principal: Principal, path: str, query_pairs: Pairs) -> Expected:
+        """Return the complete response to GET `path` (unescaped) with these parameters; `cursor` is ignored."""
+        request = f"GET {path} {list(query_pairs)} as {principal}"
+        values, invalid = read_request(path, query_pairs)
+        if invalid:
+            return Expected(request, 422, locs=frozenset(invalid))
         if not self._customer_is_visible(principal, values):
-            return Expected(question, 404)
-        matching = [row for row in self._memberships(principal, values) if matches(row, values)]
-        listed = [row for row in matching if wanted(row, values)]
+            return Expected(request, 404)
+        matching = [row for row in self._memberships(principal, values) if matches_search(row, values)]
+        listed = [row for row in matching if matches_flags(row, values)]
         body, has_next = self._page(values, listed)
         if values["include_aggregations"]:
             body["aggregations"] = aggregations(matching, listed)
-        return Expected(question, 200, body, has_next=has_next)
+        return Expected(request, 200, body, has_next=has_next)
 
     def _page(self, values: Fields, listed: list[Fields]) -> tuple[Fields, bool]:
         full = ordered(listed, values["sort_field"], values["sort_dir"])
@@ -620,7 +621,7 @@ class Reference:
         return bool(principal.is_admin or customer["owner_id"] == principal.user_id)
 
     def _memberships(self, principal: Principal, values: Fields) -> Iterator[Fields]:
-        """Yield the customer's visible material, deleted or not, that this principal may see."""
+        """Yield the customer's memberships, deleted or not, that this principal may see."""
         for (customer_id, campaign_id), (_, enrolled_at) in self.model["enrolment"].items():
             if customer_id != values["customer_id"] or campaign_id not in self.model["definition"]:
                 continue
@@ -634,10 +635,10 @@ class Reference:
                 }
 
     def _item(self, campaign_id: str) -> Fields:
-        nothing = dict.fromkeys(COUNTERS, 0) | {"progress": 0.0}
+        no_counters = dict.fromkeys(COUNTERS, 0) | {"progress": 0.0}
         _, definition = self.model["definition"][campaign_id]
         _, status = self.model["status"][campaign_id]
-        _, counters = self.model["counters"].get(campaign_id, (0, nothing))
+        _, counters = self.model["counters"].get(campaign_id, (0, no_counters))
         return {**definition["card"], "status": status, **counters}
 
     def _is_deleted(self, customer_id: str, campaign_id: str) -> bool:

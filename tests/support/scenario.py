@@ -1,4 +1,4 @@
-"""What the tests of this room have in common: a little world each, told as events, and its answers read back."""
+"""Scenarios for the API tests: customers and campaigns of one test, published as events and read back over HTTP."""
 
 import itertools
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ _numbers = itertools.count(1)
 
 
 def new_number() -> int:
-    """Return a number that no other test uses, higher than all before: ids made of it sort in order of making."""
+    """Return a number that no other test uses, higher than all before, so that ids sort in order of creation."""
     return next(_numbers)
 
 
@@ -44,7 +44,7 @@ def ids(body: dict[str, Any]) -> list[str]:
 
 
 def locs(reply: httpx.Response) -> list[list[str]]:
-    """Return where a 422 says the violations are."""
+    """Return the locations of the violations in a 422 response."""
     assert reply.status_code == 422, f"{reply.request.url}: {reply.status_code} {reply.text[:300]}"
     return [violation["loc"] for violation in reply.json()["detail"]]
 
@@ -57,7 +57,7 @@ def code_of(reply: httpx.Response) -> tuple[int, str]:
 
 @asynccontextmanager
 async def client_of(api_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A client that sends nothing but what it is told to: no credentials, no encodings it would accept."""
+    """A client without default headers: no credentials, no accepted encodings."""
     async with httpx.AsyncClient(base_url=api_url, timeout=TIMEOUT_S) as client:
         client.headers.clear()
         yield client
@@ -65,7 +65,7 @@ async def client_of(api_url: str) -> AsyncIterator[httpx.AsyncClient]:
 
 @asynccontextmanager
 async def another_api(system: System, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a second API over the same read model, told by the environment as it is now."""
+    """A client of a second API over the same read model, configured by the current environment variables."""
     api = System(system.database_url, system.broker, folder)
     api.launch("serve")
     try:
@@ -77,61 +77,61 @@ async def another_api(system: System, folder: Path) -> AsyncIterator[httpx.Async
 
 
 class Scenario:
-    """Events of customers and campaigns of its own, which `tell` publishes; versions rise with every event."""
+    """Adds events of its own customers and campaigns, then publishes them; versions rise with every event."""
 
     def __init__(self, system: System, client: httpx.AsyncClient) -> None:
         self.system = system
         self.client = client
-        self.untold: list[tuple[str, bytes]] = []
+        self.unpublished: list[tuple[str, bytes]] = []
         self._version = 0
 
-    def add_event(self, event_type: str, /, **given: Any) -> None:
-        """Add an event, later than all before."""
+    def add_event(self, event_type: str, /, **fields: Any) -> None:
+        """Add an event with a higher version than all before."""
         self._version += 1
-        self.untold.append(published(event_type, self._version, **given))
+        self.unpublished.append(published(event_type, self._version, **fields))
 
     def customer(self, **fields: Any) -> int:
-        """Add a customer, of owner 1 unless told otherwise, and return its number."""
+        """Add a customer, of owner 1 by default, and return its number."""
         number = new_number()
         self.add_event("customer.upserted.v1", customer=number, **fields)
         return number
 
     def campaign(self, name: str | None = None, **fields: Any) -> int:
-        """Add a campaign, of owner 1 unless told otherwise, and return its number; numbers rise, and so do ids."""
+        """Add a campaign, of owner 1 by default, and return its number; numbers and ids rise."""
         number = new_number()
-        named = {} if name is None else {"name": name}
-        self.add_event("campaign.upserted.v1", campaign=number, **named, **fields)
+        name_field = {} if name is None else {"name": name}
+        self.add_event("campaign.upserted.v1", campaign=number, **name_field, **fields)
         return number
 
     def enrol(self, customer: int, *campaigns: int, **fields: Any) -> None:
-        """Enrol a customer in campaigns, a minute apart in order of the campaigns' making."""
+        """Enrol a customer in campaigns, a minute apart in order of the campaigns' creation."""
         for campaign in campaigns:
             self.add_event("target.enrolled.v1", customer=customer, campaign=campaign, **fields)
 
     def member_of(self, *campaigns: int, **fields: Any) -> int:
-        """Add a customer of owner 1 who is enrolled in these, and return its number."""
+        """Add a customer of owner 1 who is enrolled in these campaigns, and return its number."""
         customer = self.customer()
         self.enrol(customer, *campaigns, **fields)
         return customer
 
     async def publish(self) -> int:
-        """Publish what was added since the last time; return its last position."""
-        messages, self.untold = self.untold, []
+        """Publish the events added since the last time; return their last position."""
+        messages, self.unpublished = self.unpublished, []
         return await self.system.publish(messages)
 
     async def publish_and_wait(self) -> int:
-        """Publish what was added since the last time; return its last position once the API answers from there."""
+        """Publish as `publish` does, and wait until the API has applied the events."""
         position = await self.publish()
-        await self.system.settled(position)
+        await self.system.wait_until_applied(position)
         return position
 
-    async def ask(self, customer: int, headers: dict[str, str] | None = None, **params: Any) -> httpx.Response:
-        """Ask for a customer's campaigns, as an admin unless the headers say otherwise."""
+    async def ask(self, customer: int, headers: dict[str, str] | None = None, /, **params: Any) -> httpx.Response:
+        """Request a customer's campaigns, as an admin unless `headers` are given."""
         credentials = headers if headers is not None else self.as_admin()
         return await self.client.get(path_of(customer), headers=credentials, params=params)
 
-    async def page(self, customer: int, headers: dict[str, str] | None = None, **params: Any) -> dict[str, Any]:
-        """Return the body of an answer that must be a page."""
+    async def page(self, customer: int, headers: dict[str, str] | None = None, /, **params: Any) -> dict[str, Any]:
+        """Return the body of a response that must be a page."""
         reply = await self.ask(customer, headers, **params)
         assert reply.status_code == 200, f"{reply.request.url}: {reply.status_code} {reply.text[:300]}"
         body: dict[str, Any] = reply.json()

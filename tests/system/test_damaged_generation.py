@@ -1,4 +1,4 @@
-"""A live generation whose tables cannot be read is replaced by a rebuild, which says what it could not compare."""
+"""A rebuild replaces a live generation with unreadable tables, and reports what it could not compare."""
 
 import json
 
@@ -6,21 +6,21 @@ import asyncpg
 import pytest
 
 from tests.support.builders import campaign_id, customer_id, published
-from tests.support.command import Ended, membership
+from tests.support.command import CompletedCommand, membership
 from tests.support.known_outcome import Dataset
 from tests.support.processes import System, eventually
 
 
-async def operate(system: System, *arguments: str) -> Ended:
+async def operate(system: System, *arguments: str) -> CompletedCommand:
     return await membership(system.environment, *arguments)
 
 
 @pytest.fixture
-async def town(own_system: System) -> Dataset:
-    """A town whose events are all applied."""
-    town = Dataset(3, customers=10, campaigns=6, memberships_each=3)
-    await own_system.settled(await own_system.publish(town.events()))
-    return town
+async def dataset(own_system: System) -> Dataset:
+    """A dataset whose events are all applied."""
+    dataset = Dataset(3, customers=10, campaigns=6, memberships_each=3)
+    await own_system.wait_until_applied(await own_system.publish(dataset.events()))
+    return dataset
 
 
 async def execute(system: System, statement: str) -> None:
@@ -30,19 +30,17 @@ async def execute(system: System, statement: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "problem"),
     [
         ("ALTER TABLE g1.campaign RENAME COLUMN created_at TO oops", 'column "oops" does not exist'),
         ("DROP TABLE g1.parked_event", 'relation "g1.parked_event" does not exist'),
     ],
     ids=["column renamed", "table dropped"],
 )
-@pytest.mark.usefixtures("town")
-async def test_a_live_generation_that_cannot_be_compared_is_replaced(
-    own_system: System, damage: str, said: str
-) -> None:
+@pytest.mark.usefixtures("dataset")
+async def test_an_unreadable_live_generation_is_replaced(own_system: System, damage: str, problem: str) -> None:
     await execute(own_system, damage)
-    sentence = f"The live generation g1 cannot be compared: {said}."
+    sentence = f"The live generation g1 cannot be compared: {problem}."
     verified = await operate(own_system, "verify", "--no-throttle")
     assert (verified.code, sentence in verified.err, "No row differs" in verified.out) == (1, True, False), verified
     refused = await operate(own_system, "rebuild", "--no-throttle")
@@ -52,17 +50,20 @@ async def test_a_live_generation_that_cannot_be_compared_is_replaced(
     replaced = await operate(own_system, "rebuild", "--yes", "--no-throttle")
     assert replaced.code == 0, replaced
     assert replaced.out.splitlines()[-1] == (
-        "g3 is live. g1 is broken and follows no longer, so no rollback returns to it; it is dropped after 24 hours."
+        "g3 is live. g1 is broken and no longer follows, so a rollback cannot return to it; "
+        "it is dropped after 24 hours."
     )
-    back = await operate(own_system, "rollback")
-    assert (back.code, "Generation g1, which was live before, is broken" in back.err) == (1, True), back
-    assert said in (await operate(own_system, "audit")).out
-    await own_system.settled(await own_system.publish([published("customer.upserted.v1", 10**9, customer=1)]))
+    rollback = await operate(own_system, "rollback")
+    assert (rollback.code, "Generation g1, which was live before, is broken" in rollback.err) == (1, True), rollback
+    assert problem in (await operate(own_system, "audit")).out
+    await own_system.wait_until_applied(
+        await own_system.publish([published("customer.upserted.v1", 10**9, customer=1)])
+    )
     reply = await own_system.get(f"/customers/{customer_id(1)}/campaigns", params={"include_deleted": True})
     assert reply.status_code == 200, reply.text
     verified = await operate(own_system, "verify", "--no-throttle", "--json")
-    found = json.loads(verified.out.splitlines()[-1])
-    assert (verified.code, found["differences"], found["not_compared"]) == (0, 0, None)
+    report = json.loads(verified.out.splitlines()[-1])
+    assert (verified.code, report["differences"], report["not_compared"]) == (0, 0, None)
 
 
 @pytest.mark.usefixtures("town")
@@ -78,8 +79,8 @@ async def test_a_broken_generation_with_a_fan_out_left_over_is_replaced(own_syst
     await eventually(broken, "g1 is broken")
     await execute(
         own_system,
-        "INSERT INTO control.fan_out (generation, campaign_id, resumes_at) "  # noqa: S608 - an id of the tests
+        "INSERT INTO control.fan_out (generation, campaign_id, resumes_at) "  # noqa: S608 - the tests' own ids
         f"VALUES ('g1', '{campaign_id(1)}', '{customer_id(1)}')",
     )
     replaced = await operate(own_system, "rebuild", "--yes", "--no-throttle")
-    assert (replaced.code, "g1 is broken and follows no longer" in replaced.out) == (0, True), replaced
+    assert (replaced.code, "g1 is broken and no longer follows" in replaced.out) == (0, True), replaced

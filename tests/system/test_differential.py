@@ -1,136 +1,126 @@
-"""Holds the running service, from JetStream to HTTP, against a reference that shares no code with it.
+"""Compares the running service, from JetStream to HTTP, with a reference that shares no code with it.
 
-Every test publishes worlds of its own, scrambled, repeated and vandalised, so it may share the system with others.
+Every test publishes its own histories, shuffled, with repetitions and invalid messages, so tests may share the system.
 """
 
 import os
 from collections import Counter
 from collections.abc import Sequence
 from itertools import product
-from typing import Protocol, TypeVar
 
 import pytest
 
 from tests.support.api_fuzz import (
     PageWalk,
     RequestCase,
-    expected_of,
+    expected_response,
     invalid_cursor_cases,
     kinds,
-    questions,
+    request_cases,
     too_rare,
 )
-from tests.support.differential import Telling, asking, demand_none, differing, in_batches
+from tests.support.differential import (
+    DifferentialRun,
+    System,
+    api_client,
+    assert_no_differences,
+    in_batches,
+    response_differences,
+)
 from tests.support.random_history import History
 from tests.support.reference_model import SORT_FIELDS, Principal, Reference
 
 REQUESTS = int(os.environ.get("MEMBERSHIP_TEST_REQUESTS", "1500"))
 SEEDS = range(int(os.environ.get("MEMBERSHIP_TEST_SEEDS", "2")))
 WALK_SEEDS = range(1000, 1000 + len(SEEDS))
-"""Other worlds than those of SEEDS: the broker swallows a message id that it has just seen."""
+"""Other histories than those of SEEDS: the broker drops a message id that it has just seen."""
 EARLY_SHARE = 0.25
-"""How many of the requests are asked when only half the world has arrived, and again at the end."""
-WALKED_AT_ONCE_MAX = 8
-Given = TypeVar("Given")
-Result = TypeVar("Result")
+"""Share of the requests that are sent when only half the history has arrived, and again at the end."""
+WALK_CONCURRENCY_MAX = 8
 
 
-class System(Protocol):
-    """What the `system` fixture gives: a running broker, projector and API."""
-
-    api_url: str
-    nats_url: str
-    jwt_secret: str
-
-    async def settled(self, position: int) -> None:
-        """Return once the API has applied this stream position."""
-
-    async def parked_positions(self) -> set[int]:
-        """Return the positions of all parked events."""
-
-
-def demand_interesting(reference: Reference, asked: Sequence[RequestCase]) -> None:
-    counted = Counter(kind for each in asked for kind in kinds(each, expected_of(reference, each)))
-    assert not too_rare(counted, len(asked)), "these came up too rarely for the comparison to mean much"
+def assert_all_kinds_covered(reference: Reference, requests: Sequence[RequestCase]) -> None:
+    counts = Counter(kind for request in requests for kind in kinds(request, expected_response(reference, request)))
+    assert not too_rare(counts, len(requests)), "too few of these kinds for a meaningful comparison"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_every_answer_is_the_references_and_what_cannot_apply_is_parked(system: System, seed: int) -> None:
-    world = History(seed)
-    asked = questions(world, seed, REQUESTS)
-    early = asked[: int(REQUESTS * EARLY_SHARE)]
-    late = asked[: REQUESTS - len(early)]
-    delivery = world.scrambled(seed)
-    telling = Telling(system)
-    async with asking(system) as asker:
-        await telling.tell(delivery[: len(delivery) // 2])
-        found = await differing(asker, telling.reference, early)
-        await telling.tell(delivery[len(delivery) // 2 :])
-        assert telling.reference.model == world.final()
-        found += await differing(asker, telling.reference, late)
-    demand_interesting(telling.reference, late)
-    demand_none(await telling.parked_otherwise() + found, f"world {seed}")
+async def test_responses_and_parked_events_equal_the_references(system: System, seed: int) -> None:
+    history = History(seed)
+    requests = request_cases(history, seed, REQUESTS)
+    early = requests[: int(REQUESTS * EARLY_SHARE)]
+    late = requests[: REQUESTS - len(early)]
+    delivery = history.delivery(seed)
+    run = DifferentialRun(system)
+    async with api_client(system) as api:
+        await run.publish(delivery[: len(delivery) // 2])
+        differences = await response_differences(api, run.reference, early)
+        await run.publish(delivery[len(delivery) // 2 :])
+        assert run.reference.model == history.final()
+        differences += await response_differences(api, run.reference, late)
+    assert_all_kinds_covered(run.reference, late)
+    assert_no_differences(await run.parking_differences() + differences, f"history {seed}")
 
 
 @pytest.mark.parametrize("seed", WALK_SEEDS)
-async def test_all_pages_end_to_end_are_the_references_whole_listing(system: System, seed: int) -> None:
-    world = History(seed)
-    telling = Telling(system)
-    await telling.tell(world.scrambled(seed))
-    async with asking(system) as asker:
+async def test_the_pages_of_a_listing_add_up_to_the_references_listing(system: System, seed: int) -> None:
+    history = History(seed)
+    run = DifferentialRun(system)
+    await run.publish(history.delivery(seed))
+    async with api_client(system) as api:
 
-        async def walk(question: RequestCase) -> list[PageWalk]:
-            walks = [PageWalk(asker, telling.reference, question) for _ in range(3)]
+        async def walk(request: RequestCase) -> list[PageWalk]:
+            walks = [PageWalk(api, run.reference, request) for _ in range(3)]
             await walks[0].by_cursor()
             await walks[1].by_links()
             await walks[2].by_offset()
             return walks
 
-        walked = await in_batches(walk, listings(world), WALKED_AT_ONCE_MAX)
-    walks = [each for three in walked for each in three]
-    demand_none([found for walking in walks for found in walking.found], f"world {seed}")
-    assert sum(walking.pages for walking in walks) > 2 * len(walks), "hardly any listing had two pages"
+        walks_by_listing = await in_batches(walk, listings(history), WALK_CONCURRENCY_MAX)
+    walks = [walk for listing_walks in walks_by_listing for walk in listing_walks]
+    assert_no_differences([text for walk in walks for text in walk.differences], f"history {seed}")
+    assert sum(walk.pages for walk in walks) > 2 * len(walks), "hardly any listing had two pages"
 
 
 @pytest.mark.parametrize("seed", WALK_SEEDS)
-async def test_a_cursor_serves_only_the_request_and_the_caller_it_was_made_for(system: System, seed: int) -> None:
-    world = History(seed + 1000)
-    telling = Telling(system)
-    await telling.tell(world.scrambled(seed))
-    owner = Principal(owner_of_first(world), is_admin=False)
-    admin = Principal(world.stranger, is_admin=True)
-    question = RequestCase(admin, f"/customers/{world.customers[0]}/campaigns", (("limit", "2"),))
-    async with asking(system) as asker:
-        cursor = (await asker.ask(question)).json()["meta"]["next_cursor"]
-        for misuse in invalid_cursor_cases(question, cursor, [owner]):
-            response = await asker.ask(misuse)
-            assert response.status_code == 422, f"{misuse.target} as {misuse.principal}: {response.text}"
+async def test_a_cursor_is_valid_only_for_its_request_and_caller(system: System, seed: int) -> None:
+    history = History(seed + 1000)
+    run = DifferentialRun(system)
+    await run.publish(history.delivery(seed))
+    owner = Principal(owner_of_first(history), is_admin=False)
+    admin = Principal(history.stranger, is_admin=True)
+    request = RequestCase(admin, f"/customers/{history.customers[0]}/campaigns", (("limit", "2"),))
+    async with api_client(system) as api:
+        cursor = (await api.send(request)).json()["meta"]["next_cursor"]
+        for case in invalid_cursor_cases(request, cursor, [owner]):
+            response = await api.send(case)
+            assert response.status_code == 422, f"{case.target} as {case.principal}: {response.text}"
             assert "detail" in response.json()
 
 
-def owner_of_first(world: History) -> str:
-    _, customer = world.final()["customer"][world.customers[0]]
+def owner_of_first(history: History) -> str:
+    _, customer = history.final()["customer"][history.customers[0]]
     owner: str = customer["owner_id"]
     return owner
 
 
-def listings(world: History) -> list[RequestCase]:
-    """Return listings worth walking: each order, for admins and owners, with and without deleted, q and dates."""
-    principals = (Principal(world.stranger, is_admin=True), Principal(owner_of_first(world), is_admin=False))
+def listings(history: History) -> list[RequestCase]:
+    """Return listings to walk: each order, for admins and owners, with and without deleted, q and dates."""
+    principals = (Principal(history.stranger, is_admin=True), Principal(owner_of_first(history), is_admin=False))
     flags = ((), (("include_deleted", "true"),), (("only_deleted", "true"),))
     filters = ((), (("q", "e"),), (("date_from", "2024-03-01"), ("date_to", "2024-03-08")))
-    path = f"/customers/{world.customers[0]}/campaigns"
-    made = []
+    path = f"/customers/{history.customers[0]}/campaigns"
+    requests = []
     for number, (name, direction) in enumerate(product(SORT_FIELDS, ("asc", "desc"))):
-        for nth, principal in enumerate(principals):
-            drawn = number + nth * 5
+        for principal_number, principal in enumerate(principals):
+            variant = number + principal_number * 5
             pairs = (
                 ("sort_field", name),
                 ("sort_dir", direction),
-                ("limit", str((2, 3, 5, 7)[drawn % 4])),
-                *flags[drawn // 3 % 3],
-                *filters[drawn // 2 % 3],
+                ("limit", str((2, 3, 5, 7)[variant % 4])),
+                *flags[variant // 3 % 3],
+                *filters[variant // 2 % 3],
                 ("include_aggregations", "yes"),
             )
-            made.append(RequestCase(principal, path, pairs))
-    return made
+            requests.append(RequestCase(principal, path, pairs))
+    return requests

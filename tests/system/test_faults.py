@@ -1,6 +1,6 @@
-"""What happens to the read model when its parts die, sleep, restart or lie: a moment's lag, or a refusal; no wrong row.
+"""Processes and servers that are killed, paused, restarted or replaced cause lag or a refusal, but no wrong row.
 
-The expectation is the generator's own, by way of the reference, never a second fold of what was delivered.
+The expected rows come from the generator through the reference, never from a second fold of the delivered messages.
 """
 
 import asyncio
@@ -18,49 +18,49 @@ from ops.devstack.servers.nats import NatsServer
 from ops.devstack.servers.postgres import PostgresServer
 from projections.store import database as databases
 from projections.store.migrations import migrate
-from tests.support.api_fuzz import questions
+from tests.support.api_fuzz import request_cases
 from tests.support.builders import customer_id, published
-from tests.support.differential import Telling, asking, demand_none, differing
+from tests.support.differential import DifferentialRun, api_client, assert_no_differences, response_differences
 from tests.support.processes import System, eventually
 from tests.support.random_history import History
 
 KILLS = int(os.environ.get("MEMBERSHIP_TEST_KILLS", "5"))
-QUESTIONS = 300
+REQUESTS = 300
 LATE_VERSION = 2**62
 
 
-async def tell_while(system: System, seed: int, disturb: asyncio.Task[None]) -> None:
-    """Deliver a scrambled world while something disturbs, then hold every table and answer against the reference."""
-    world = History(seed)
-    telling = Telling(system)
-    await telling.tell(world.scrambled(seed))
-    await disturb
-    await system.settled(max(telling.told))
-    assert telling.reference.model == world.final()
-    async with asking(system) as asker:
-        found = await differing(asker, telling.reference, questions(world, seed, QUESTIONS))
-    demand_none(await telling.parked_otherwise() + found, f"world {seed}")
+async def publish_during(system: System, seed: int, fault: asyncio.Task[None]) -> None:
+    """Publish a random history during a fault, then compare parked events and responses with the reference."""
+    history = History(seed)
+    run = DifferentialRun(system)
+    await run.publish(history.delivery(seed))
+    await fault
+    await system.wait_until_applied(max(run.published))
+    assert run.reference.model == history.final()
+    async with api_client(system) as api:
+        differences = await response_differences(api, run.reference, request_cases(history, seed, REQUESTS))
+    assert_no_differences(await run.parking_differences() + differences, f"history {seed}")
 
 
 async def test_kill_9_of_the_projector_at_random_points_changes_nothing(own_system: System) -> None:
     rng = Random(7)
 
-    async def kill_again_and_again() -> None:
+    async def kill_repeatedly() -> None:
         for _ in range(KILLS):
             await asyncio.sleep(rng.uniform(0.05, 1.0))
             own_system.kill("project")
             own_system.launch("project")
 
-    await tell_while(own_system, 7, asyncio.create_task(kill_again_and_again()))
+    await publish_during(own_system, 7, asyncio.create_task(kill_repeatedly()))
 
 
-async def test_a_broker_that_dies_and_comes_back_in_mid_load_loses_nothing(own_system: System) -> None:
+async def test_a_broker_killed_and_restarted_under_load_loses_nothing(own_system: System) -> None:
     position = await own_system.publish([published("target.enrolled.v1", 1, customer=n) for n in range(1, 500)])
     os.kill(own_system.broker.pid, signal.SIGKILL)
     own_system.broker.stop()
     own_system.broker.start()
     position = await own_system.publish([published("campaign.upserted.v1", 1)])
-    await own_system.settled(position)
+    await own_system.wait_until_applied(position)
     assert (await own_system.fetch("SELECT sum(memberships)::int AS n FROM g1.customer_summary"))[0]["n"] == 499
 
 
@@ -86,7 +86,7 @@ async def restarted(server: PostgresServer) -> None:
     await asyncio.to_thread(server.start)
 
 
-async def test_a_database_that_restarts_in_mid_load_loses_nothing(
+async def test_a_database_restarted_under_load_loses_nothing(
     on_own_server: tuple[System, PostgresServer],
 ) -> None:
     system, server = on_own_server
@@ -96,47 +96,47 @@ async def test_a_database_that_restarts_in_mid_load_loses_nothing(
             await asyncio.sleep(0.4)
             await restarted(server)
 
-    await tell_while(system, 8, asyncio.create_task(restart_twice()))
+    await publish_during(system, 8, asyncio.create_task(restart_twice()))
 
 
-async def test_a_standby_stands_by_through_a_database_restart(on_own_server: tuple[System, PostgresServer]) -> None:
+async def test_a_standby_survives_a_database_restart(on_own_server: tuple[System, PostgresServer]) -> None:
     system, server = on_own_server
     system.launch("project", "standby")
     await eventually(lambda: "standing_by" in system.log("standby"), "the standby stands by")
     await restarted(server)
-    await system.settled(await system.publish([published("customer.upserted.v1", 1)]))
+    await system.wait_until_applied(await system.publish([published("customer.upserted.v1", 1)]))
     assert [system.children[name].poll() for name in ("project", "standby")] == [None, None]
 
 
-async def test_a_standby_takes_over_from_a_leader_that_is_killed(own_system: System) -> None:
+async def test_a_standby_takes_over_from_a_killed_leader(own_system: System) -> None:
     own_system.launch("project", "standby")
     await eventually(lambda: "standing_by" in own_system.log("standby"), "the standby stands by")
     own_system.kill("project")
     position = await own_system.publish([published("customer.upserted.v1", 1)])
-    await own_system.settled(position)
-    assert "leading" in own_system.log("standby")
+    await own_system.wait_until_applied(position)
+    assert "leadership_acquired" in own_system.log("standby")
 
 
-async def test_a_leader_that_slept_through_a_take_over_commits_nothing(own_system: System) -> None:
-    await own_system.settled(await own_system.publish([published("customer.upserted.v1", 1)]))
+async def test_a_leader_paused_during_a_takeover_commits_nothing(own_system: System) -> None:
+    await own_system.wait_until_applied(await own_system.publish([published("customer.upserted.v1", 1)]))
     own_system.launch("project", "standby")
     await eventually(lambda: "standing_by" in own_system.log("standby"), "the standby stands by")
     own_system.kill("project", signal.SIGSTOP)
     messages = [published("customer.upserted.v1", n) for n in range(2, 400)]
-    await own_system.settled(await own_system.publish(messages))
+    await own_system.wait_until_applied(await own_system.publish(messages))
     epoch = await own_system.fetch("SELECT epoch, position FROM control.checkpoint")
 
     own_system.kill("project", signal.SIGCONT)
-    await eventually(lambda: own_system.log("project").count("standing_by") == 1, "the sleeper stands by")
+    await eventually(lambda: own_system.log("project").count("standing_by") == 1, "the former leader stands by")
     assert await own_system.fetch("SELECT epoch, position FROM control.checkpoint") == epoch
-    assert own_system.log("project").count("leading") == 1
-    await own_system.settled(await own_system.publish([published("customer.upserted.v1", LATE_VERSION)]))
+    assert own_system.log("project").count("leadership_acquired") == 1
+    await own_system.wait_until_applied(await own_system.publish([published("customer.upserted.v1", LATE_VERSION)]))
     assert (await own_system.fetch("SELECT version FROM g1.customer"))[0]["version"] == LATE_VERSION
 
 
 @pytest.mark.parametrize("refilled", [False, True])
-async def test_a_stream_that_was_deleted_or_created_again_is_refused_loudly(own_system: System, refilled: bool) -> None:
-    await own_system.settled(await own_system.publish([published("customer.upserted.v1", 1)]))
+async def test_a_deleted_or_recreated_stream_ends_the_projector(own_system: System, refilled: bool) -> None:
+    await own_system.wait_until_applied(await own_system.publish([published("customer.upserted.v1", 1)]))
     client = await nats_py.connect(own_system.nats_url)
     await client.jetstream().delete_stream(stream.STREAM)
     if refilled:
@@ -146,12 +146,12 @@ async def test_a_stream_that_was_deleted_or_created_again_is_refused_loudly(own_
     await client.close()
     code = await eventually(own_system.children["project"].poll, "the projector ends")
     assert code == 1
-    wanted = "It is another stream under the same name" if refilled else "does not exist"
-    assert wanted in own_system.log("project")
+    reason = "It is another stream under the same name" if refilled else "does not exist"
+    assert reason in own_system.log("project")
     assert (await own_system.fetch("SELECT version FROM g1.customer"))[0]["version"] == 1
 
 
-async def test_sigterm_ends_a_projector_whose_database_and_broker_die_with_it(
+async def test_sigterm_ends_a_projector_without_database_and_broker(
     on_own_server: tuple[System, PostgresServer],
 ) -> None:
     system, server = on_own_server
@@ -167,21 +167,21 @@ async def test_sigterm_ends_the_projector_cleanly(own_system: System) -> None:
     assert "Traceback" not in own_system.log("project")
 
 
-async def test_a_position_is_not_reached_any_more_once_the_read_model_went_back(own_system: System) -> None:
+async def test_a_restored_read_model_no_longer_reaches_a_later_position(own_system: System) -> None:
     position = await own_system.publish([published("customer.upserted.v1", n) for n in range(1, 20)])
-    await own_system.settled(position)
+    await own_system.wait_until_applied(position)
     own_system.kill("project")
     path = f"/customers/{customer_id(1)}/campaigns"
-    wanted = {"Membership-Min-Position": str(position), "Prefer": "wait=0"}
-    assert (await own_system.get(path, headers=wanted)).status_code == 200
+    headers = {"Membership-Min-Position": str(position), "Prefer": "wait=0"}
+    assert (await own_system.get(path, headers=headers)).status_code == 200
     await own_system.fetch("UPDATE control.checkpoint SET position = 5")
     for _ in range(2):
-        reply = await own_system.get(path, headers=wanted)
+        reply = await own_system.get(path, headers=headers)
         assert (reply.status_code, reply.json()["code"]) == (503, "position_not_reached")
 
 
-async def test_the_metrics_tell_the_position_that_answers_tell(own_system: System) -> None:
+async def test_the_metrics_show_the_position_of_the_responses(own_system: System) -> None:
     position = await own_system.publish([published("customer.upserted.v1", n) for n in range(1, 4)])
-    await own_system.settled(position)
+    await own_system.wait_until_applied(position)
     text = (await own_system.get("/metrics")).text
     assert f"membership_position {float(position)}" in text

@@ -1,4 +1,4 @@
-"""Answers from memory are the answers: the same bytes and headers, never older than the position they state."""
+"""Cached responses equal those of the full path, byte for byte, and are never older than their stated position."""
 
 import asyncio
 import os
@@ -15,27 +15,27 @@ from tests.support.processes import System, eventually
 
 SECONDS = float(os.environ.get("MEMBERSHIP_TEST_HOT_SECONDS", "6"))
 CUSTOMERS, CAMPAIGNS = 5, 8
-OWN = {"server-timing", "x-request-id", "date", "membership-position"}
+VOLATILE_HEADERS = {"server-timing", "x-request-id", "date", "membership-position"}
 
 
 async def hits(system: System) -> float:
     text = (await system.get("/metrics")).text
-    found = [line for line in text.splitlines() if line.startswith('membership_cache_requests_total{outcome="hit"}')]
-    return float(found[0].split()[1]) if found else 0.0
+    lines = [line for line in text.splitlines() if line.startswith('membership_cache_requests_total{outcome="hit"}')]
+    return float(lines[0].split()[1]) if lines else 0.0
 
 
-class Story:
-    """Events whose effects only ever grow, so that any answer can be told to be old."""
+class GrowingHistory:
+    """Events whose effects only grow, so that an outdated response can be recognised."""
 
     def __init__(self, seed: int) -> None:
         self._rng = Random(seed)
         self._version = 1
-        self.told: list[tuple[int, str, Any]] = []
+        self.published: list[tuple[int, str, Any]] = []
         """(position, what grows, its value) in order of position"""
         self._values: dict[str, int] = {}
 
     def next(self) -> tuple[tuple[str, bytes], str, Any]:
-        """Return an event, what it makes grow, and to what."""
+        """Return an event, what it makes grow, and the new value."""
         rng = self._rng
         self._version += 1
         customer, campaign = rng.randint(1, CUSTOMERS), rng.randint(1, CAMPAIGNS)
@@ -57,11 +57,11 @@ class Story:
         return event, f"enrolled {customer_id(customer)}", campaign
 
     def expected(self, position: int) -> tuple[dict[str, Any], dict[str, set[Any]]]:
-        """Return the values, and the enrolments, of all that was told up to a position."""
+        """Return the values and the enrolments of everything published up to a position."""
         values: dict[str, Any] = {}
         enrolled: dict[str, set[Any]] = {}
-        for at, what, value in self.told:
-            if at > position:
+        for event_position, what, value in self.published:
+            if event_position > position:
                 break
             if what.startswith("enrolled"):
                 enrolled.setdefault(what, set()).add(value)
@@ -71,23 +71,23 @@ class Story:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_no_answer_is_older_than_the_position_it_states(own_system: System, seed: int) -> None:
-    story = Story(seed)
+async def test_no_response_is_older_than_its_stated_position(own_system: System, seed: int) -> None:
+    history = GrowingHistory(seed)
     first = [
         published("campaign.upserted.v1", 1, campaign=n + 100 * turn)
         for n in range(1, CAMPAIGNS + 1)
         for turn in range(4)
     ]
-    await own_system.settled(await own_system.publish(first))
+    await own_system.wait_until_applied(await own_system.publish(first))
     over = asyncio.Event()
     checked = 0
 
-    async def tell() -> None:
+    async def publish() -> None:
         while not over.is_set():
-            batch = [story.next() for _ in range(Random(seed).randint(1, 6))]
+            batch = [history.next() for _ in range(Random(seed).randint(1, 6))]
             last = await own_system.publish([event for event, _, _ in batch])
-            for at, (_, what, value) in enumerate(batch, start=last - len(batch) + 1):
-                story.told.append((at, what, value))
+            for position, (_, what, value) in enumerate(batch, start=last - len(batch) + 1):
+                history.published.append((position, what, value))
             await asyncio.sleep(0.005)
 
     async def read(number: int) -> None:
@@ -98,18 +98,18 @@ async def test_no_answer_is_older_than_the_position_it_states(own_system: System
             while not over.is_set():
                 customer = customer_id(rng.randint(1, CUSTOMERS))
                 query = rng.choice(["?limit=200", "?limit=200&include_deleted=true", "?limit=200&sort_field=status"])
-                sure = story.told[-1][0] if story.told else 0
-                wait = {"Membership-Min-Position": str(sure)} if rng.random() < 0.3 else {}
+                min_position = history.published[-1][0] if history.published else 0
+                wait = {"Membership-Min-Position": str(min_position)} if rng.random() < 0.3 else {}
                 reply = await client.get(f"/customers/{customer}/campaigns{query}", headers=wait)
                 if reply.status_code == 404:
                     continue
                 assert reply.status_code == 200, reply.text
                 position = int(reply.headers["Membership-Position"])
-                assert not wait or position >= sure
-                demand_not_older(story, customer, reply.json(), position)
+                assert not wait or position >= min_position
+                assert_not_older(history, customer, reply.json(), position)
                 checked += 1
 
-    tasks = [asyncio.create_task(tell()), *(asyncio.create_task(read(number)) for number in range(4))]
+    tasks = [asyncio.create_task(publish()), *(asyncio.create_task(read(number)) for number in range(4))]
     await asyncio.sleep(SECONDS)
     over.set()
     await asyncio.gather(*tasks)
@@ -117,49 +117,48 @@ async def test_no_answer_is_older_than_the_position_it_states(own_system: System
     assert await hits(own_system) > checked / 20
 
 
-def demand_not_older(story: Story, customer: str, answer: dict[str, Any], position: int) -> None:
-    values, enrolled = story.expected(position)
-    shown = {item["id"] for item in answer["data"]}
-    assert {campaign_id(n) for n in enrolled.get(f"enrolled {customer}", set())} <= shown
-    assert answer["meta"]["total"] == len(shown)
-    for item in answer["data"]:
+def assert_not_older(history: GrowingHistory, customer: str, body: dict[str, Any], position: int) -> None:
+    values, enrolled = history.expected(position)
+    listed = {item["id"] for item in body["data"]}
+    assert {campaign_id(n) for n in enrolled.get(f"enrolled {customer}", set())} <= listed
+    assert body["meta"]["total"] == len(listed)
+    for item in body["data"]:
         for field in ("contacts_total", "name"):
-            wanted = values.get(f"{field} {item['id']}")
-            assert wanted is None or item[field] >= wanted, (field, item["id"], position)
+            expected = values.get(f"{field} {item['id']}")
+            assert expected is None or item[field] >= expected, (field, item["id"], position)
 
 
-async def test_a_remembered_answer_has_the_bytes_and_headers_of_the_long_way(own_system: System) -> None:
+async def test_a_cached_response_equals_the_full_paths_response(own_system: System) -> None:
     events = [published("customer.upserted.v1", 1, customer=1, owner_id=owner_id(1))]
     events += [published("campaign.upserted.v1", 1, campaign=n) for n in range(1, 30)]
     events += [published("target.enrolled.v1", 1, customer=1, campaign=n) for n in range(1, 30)]
-    await own_system.settled(await own_system.publish(events))
+    await own_system.wait_until_applied(await own_system.publish(events))
     for query in ("", "?limit=3", "?offset=5&limit=5", "?include_aggregations=1", "?sort_field=status&sort_dir=asc"):
         for encoding in ("identity", "gzip"):
-            path, asked = f"/customers/{customer_id(1)}/campaigns{query}", {"Accept-Encoding": encoding}
-            long = await own_system.get(path, headers=asked | {"Prefer": "wait=1"})
-            await own_system.get(path, headers=asked)
+            path, headers = f"/customers/{customer_id(1)}/campaigns{query}", {"Accept-Encoding": encoding}
+            full_path = await own_system.get(path, headers=headers | {"Prefer": "wait=1"})  # bypasses the fast path
+            await own_system.get(path, headers=headers)
             before = await hits(own_system)
-            hot = await own_system.get(path, headers=asked)
+            cached = await own_system.get(path, headers=headers)
             assert await hits(own_system) == before + 1
-            assert hot.content == long.content
-            assert named(hot) == named(long)
-            unchanged = await own_system.get(path, headers=asked | {"If-None-Match": hot.headers["etag"]})
-            assert (unchanged.status_code, unchanged.content) == (304, b"")
-            slow = await own_system.get(
-                path, headers=asked | {"If-None-Match": hot.headers["etag"], "Prefer": "wait=1"}
-            )
-            assert named(unchanged) == named(slow)
+            assert cached.content == full_path.content
+            assert stable_headers(cached) == stable_headers(full_path)
+            conditional = headers | {"If-None-Match": cached.headers["etag"]}
+            not_modified = await own_system.get(path, headers=conditional)
+            assert (not_modified.status_code, not_modified.content) == (304, b"")
+            full_path = await own_system.get(path, headers=conditional | {"Prefer": "wait=1"})
+            assert stable_headers(not_modified) == stable_headers(full_path)
 
 
-def named(reply: httpx.Response) -> dict[str, str]:
-    return {name: value for name, value in reply.headers.items() if name not in OWN}
+def stable_headers(reply: httpx.Response) -> dict[str, str]:
+    return {name: value for name, value in reply.headers.items() if name not in VOLATILE_HEADERS}
 
 
-async def test_nobody_reads_what_another_was_shown(own_system: System) -> None:
+async def test_the_cache_never_serves_another_callers_response(own_system: System) -> None:
     from ops.token import sign  # noqa: PLC0415
 
     events = [published("customer.upserted.v1", 1, owner_id=owner_id(1)), published("campaign.upserted.v1", 1)]
-    await own_system.settled(await own_system.publish([*events, published("target.enrolled.v1", 1)]))
+    await own_system.wait_until_applied(await own_system.publish([*events, published("target.enrolled.v1", 1)]))
     path = f"/customers/{customer_id(1)}/campaigns"
     mine, other = (sign(own_system.jwt_secret, owner_id(n), admin=False, ttl_s=60) for n in (1, 2))
     for _ in range(3):
@@ -173,14 +172,14 @@ async def test_nobody_reads_what_another_was_shown(own_system: System) -> None:
     async def expired() -> bool:
         return (await own_system.get(path, token=short)).status_code == 401
 
-    await eventually(expired, "the token has expired for the remembered answer too", deadline_s=5)
+    await eventually(expired, "the token has expired for the cached response too", deadline_s=5)
 
 
-async def test_a_repair_and_a_lost_listener_are_heard_of(own_system: System) -> None:
+async def test_a_repair_and_a_lost_listener_invalidate_the_cache(own_system: System) -> None:
     events = [published("campaign.upserted.v1", 1), published("target.enrolled.v1", 1)]
-    await own_system.settled(await own_system.publish(events))
+    await own_system.wait_until_applied(await own_system.publish(events))
     path = f"/customers/{customer_id(1)}/campaigns"
-    whole = (await own_system.get(path)).json()
+    original = (await own_system.get(path)).json()
     connection = await asyncpg.connect(own_system.database_url)
     await connection.execute("DELETE FROM g1.customer_summary")
     await connection.execute(
@@ -192,8 +191,8 @@ async def test_a_repair_and_a_lost_listener_are_heard_of(own_system: System) -> 
     async def shows(total: int) -> bool:
         return bool((await own_system.get(path)).json()["meta"]["total"] == total)
 
-    await eventually(lambda: shows(0), "what was remembered is forgotten with the connection", deadline_s=5)
-    await eventually(lambda: shows(0), "and remembered anew", deadline_s=5)
+    await eventually(lambda: shows(0), "the cache is emptied when the listener is lost", deadline_s=5)
+    await eventually(lambda: shows(0), "the response is cached again", deadline_s=5)
     assert (await membership(own_system.environment, "repair", "--customer", customer_id(1))).code == 0
-    await eventually(lambda: shows(1), "the repair is heard of", deadline_s=2)
-    assert (await own_system.get(path)).json() == whole
+    await eventually(lambda: shows(1), "the repair invalidates the response", deadline_s=2)
+    assert (await own_system.get(path)).json() == original

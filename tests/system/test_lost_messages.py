@@ -1,4 +1,4 @@
-"""Messages that the stream has lost are noticed, and an operator decides; what was erased is no loss."""
+"""Messages lost from the stream are detected, and an operator decides; erased messages are not a loss."""
 
 import asyncio
 import json
@@ -19,20 +19,20 @@ from ops.devstack.servers.postgres import PostgresServer
 from ops.publisher import Publication, publish_events
 from projections.maintenance import erasure, jobs
 from tests.support.builders import customer_id, published
-from tests.support.command import Ended, membership
+from tests.support.command import CompletedCommand, membership
 from tests.support.known_outcome import Dataset
 from tests.support.processes import System, eventually
 
 REASON = ("--reason", "purged by hand")
 
 
-async def operate(system: System, *arguments: str) -> Ended:
+async def operate(system: System, *arguments: str) -> CompletedCommand:
     return await membership(system.environment, *arguments)
 
 
 async def status(system: System) -> tuple[int, dict[str, Any], str]:
-    ended = await operate(system, "status", "--json")
-    return ended.code, json.loads(ended.out), ended.err
+    command = await operate(system, "status", "--json")
+    return command.code, json.loads(command.out), command.err
 
 
 async def purge(system: System, subject: str) -> int:
@@ -57,30 +57,29 @@ def enrolments(customers: range) -> list[tuple[str, bytes]]:
     return [published("target.enrolled.v1", 1, customer=number) for number in customers]
 
 
-async def ended_with(system: System, sentence: str) -> None:
-    """Wait until the projector has ended with exit code 1 and a sentence."""
+async def assert_projector_ends_with(system: System, sentence: str) -> None:
+    """Wait until the projector has command with exit code 1, and check that its log has the sentence."""
     code = await asyncio.to_thread(system.children["project"].wait, 30)
     assert code == 1
     assert sentence in system.log("project")
 
 
-# --- loss ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("followed", [False, True], ids=["at the end", "before other events"])
-async def test_messages_lost_ahead_of_the_checkpoint_stop_the_projector(own_system: System, followed: bool) -> None:
-    await own_system.settled(await own_system.publish(enrolments(range(1, 4))))
+async def test_messages_lost_after_the_checkpoint_stop_the_projector(own_system: System, followed: bool) -> None:
+    await own_system.wait_until_applied(await own_system.publish(enrolments(range(1, 4))))
     own_system.kill("project")
     last = await own_system.publish(enrolments(range(4, 21)))
     assert await purge(own_system, "membership.target.>") == 20
     if followed:
         last = await own_system.publish([published("customer.upserted.v1", 1, customer=1)])
     own_system.launch("project")
-    await ended_with(own_system, f"has lost 17 messages that were not applied yet, between positions 3 and {last}")
-    code, found, said = await status(own_system)
-    assert (code, found["position"], found["missing_events"], found["leader"]) == (1, 3, 20, False), said
-    assert "has lost 20 messages" in said
-    assert "No projector leads" in said
+    await assert_projector_ends_with(
+        own_system, f"has lost 17 messages that were not applied yet, between positions 3 and {last}"
+    )
+    code, report, errors = await status(own_system)
+    assert (code, report["position"], report["missing_events"], report["leader"]) == (1, 3, 20, False), errors
+    assert "has lost 20 messages" in errors
+    assert "No projector leads" in errors
 
     refused = await operate(own_system, "acknowledge-missing", *REASON)
     assert (refused.code, "lacks 20 messages" in refused.out) == (2, True), refused
@@ -89,81 +88,78 @@ async def test_messages_lost_ahead_of_the_checkpoint_stop_the_projector(own_syst
     assert (await tally(own_system)).acknowledged == 20
     own_system.launch("project")
     position = await own_system.publish([published("customer.upserted.v1", 2, customer=1)])
-    await own_system.settled(position)
-    code, found, said = await status(own_system)
-    assert (code, found["missing_events"], found["leader"], said) == (0, 0, True, "")
+    await own_system.wait_until_applied(position)
+    code, report, errors = await status(own_system)
+    assert (code, report["missing_events"], report["leader"], errors) == (0, 0, True, "")
     assert "acknowledge-missing" in (await operate(own_system, "audit")).out
     again = await operate(own_system, "acknowledge-missing", *REASON, "--yes")
     assert (again.code, "has lost nothing" in again.out) == (0, True), again
 
 
 async def test_messages_lost_while_the_projector_reads_stop_it(own_system: System) -> None:
-    await own_system.settled(await own_system.publish(enrolments(range(1, 4))))
+    await own_system.wait_until_applied(await own_system.publish(enrolments(range(1, 4))))
     connection = await asyncpg.connect(own_system.database_url)
     async with connection.transaction():
-        # No batch commits, so the projector reads no more than a few pulls ahead.
+        # No batch commits, so the projector prefetches only a few pulls.
         await connection.execute("SELECT FROM control.checkpoint FOR UPDATE")
         many = [published("target.enrolled.v1", 1, customer=number) for number in range(10, 30_010)]
         many += [published("customer.upserted.v1", 1, customer=1)]
-        publications = [Publication(subject, f"lost-{at}", body) for at, (subject, body) in enumerate(many)]
-        receipts = [each async for each in publish_events(own_system.nats_url, publications)]
+        publications = [Publication(subject, f"lost-{number}", body) for number, (subject, body) in enumerate(many)]
+        receipts = [receipt async for receipt in publish_events(own_system.nats_url, publications)]
         lost = 0
         for number in range(29_990, 30_010):
             lost += await purge(own_system, f"membership.target.{customer_id(number)}.*")
         assert lost == 20
-    await ended_with(own_system, "has lost 20 messages that were not applied yet")
+    await assert_projector_ends_with(own_system, "has lost 20 messages that were not applied yet")
     (row,) = await own_system.fetch("SELECT position FROM control.checkpoint")
     assert row["position"] < receipts[-1].position - lost
     await connection.close()
 
 
-async def test_acknowledged_losses_let_verify_repair_and_rebuild_go_on(own_system: System) -> None:
-    await own_system.settled(await own_system.publish(enrolments(range(1, 6))))
+async def test_verify_repair_and_rebuild_accept_acknowledged_losses(own_system: System) -> None:
+    await own_system.wait_until_applied(await own_system.publish(enrolments(range(1, 6))))
     await purge(own_system, f"membership.target.{customer_id(1)}.*")
-    for command in (
+    for arguments in (
         ("verify", "--no-throttle"),
         ("rebuild", "--yes", "--no-throttle"),
         ("repair", "--customer", customer_id(2)),
     ):
-        refused = await operate(own_system, *command)
+        refused = await operate(own_system, *arguments)
         assert (refused.code, "membership acknowledge-missing" in refused.err) == (1, True), refused
         assert "A backup made before an erasure brings the erased customer back" in refused.err
-    code, found, said = await status(own_system)
-    assert (code, found["missing_events"], found["leader"]) == (1, 1, True), said
+    code, report, errors = await status(own_system)
+    assert (code, report["missing_events"], report["leader"]) == (1, 1, True), errors
     assert (await operate(own_system, "acknowledge-missing", *REASON, "--yes")).code == 0
-    for command in (
+    for arguments in (
         ("repair", "--customer", customer_id(2)),
         ("rebuild", "--yes", "--no-throttle"),
         ("verify", "--no-throttle"),
     ):
-        ended = await operate(own_system, *command)
-        assert ended.code == 0, ended
+        command = await operate(own_system, *arguments)
+        assert command.code == 0, command
     assert (await status(own_system))[0] == 0
 
 
-# --- status ----------------------------------------------------------------------------------------------------------
-
-
-async def test_status_says_that_no_projector_leads(own_system: System) -> None:
+async def test_status_reports_that_no_projector_leads(own_system: System) -> None:
     assert (await status(own_system))[::2] == (0, "")
     own_system.kill("project")
-    code, found, said = await status(own_system)
-    assert (code, found["leader"]) == (1, False)
-    assert said.startswith("No projector leads")
+    code, report, errors = await status(own_system)
+    assert (code, report["leader"]) == (1, False)
+    assert errors.startswith("No projector leads")
 
 
-async def test_status_names_a_silent_store_and_keeps_what_it_knows(own_system: System) -> None:
+async def test_status_names_an_unavailable_server_and_shows_the_rest(own_system: System) -> None:
     own_system.broker.stop()
     code, found, said = await status(own_system)
     assert (code, found["missing_events"], found["lag_events"], found["generation"]) == (1, None, None, "g1")
-    assert "The broker cannot be asked" in said
+    assert "The broker cannot be queried" in said
     gone = own_system.environment | {"MEMBERSHIP_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
-    ended = await membership(gone, "status")
-    assert (ended.code, "PostgreSQL cannot be used" in ended.err) == (1, True), ended
+    command = await membership(gone, "status")
+    assert (command.code, "PostgreSQL cannot be used" in command.err) == (1, True), command
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["lines", "json"])
-async def test_status_is_watched_as_lines_where_no_terminal_is(system: System, options: tuple[str, ...]) -> None:
+async def test_status_watch_prints_lines_without_a_terminal(system: System, options: tuple[str, ...]) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "ops", "status", "--watch", *options,
         env=system.environment, stdout=asyncio.subprocess.PIPE,
@@ -175,9 +171,6 @@ async def test_status_is_watched_as_lines_where_no_terminal_is(system: System, o
     assert await process.wait() == 0
     for line in lines:
         assert json.loads(line)["leader"] if options else "leader=yes missing_events=0" in line
-
-
-# --- erasure ---------------------------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -200,36 +193,36 @@ async def on_a_new_database(
 
 
 @pytest.fixture
-async def town(own_system: System) -> Dataset:
-    """A town whose events are all applied."""
-    town = Dataset(3, customers=30, campaigns=12, memberships_each=6)
-    await own_system.settled(await own_system.publish(town.events(duplicates=0.1)))
-    return town
+async def dataset(own_system: System) -> Dataset:
+    """A dataset whose events are all applied."""
+    dataset = Dataset(3, customers=30, campaigns=12, memberships_each=6)
+    await own_system.wait_until_applied(await own_system.publish(dataset.events(duplicates=0.1)))
+    return dataset
 
 
-@pytest.mark.usefixtures("town")
-async def test_a_new_database_takes_an_erasure_for_what_it_is(
+@pytest.mark.usefixtures("dataset")
+async def test_a_new_database_recognises_an_earlier_erasure(
     own_system: System, postgres: PostgresServer, template: str, tmp_path: Path
 ) -> None:
     erased = await operate(own_system, "erase", "--customer", customer_id(3), "--yes")
     assert erased.code == 0, erased
     last = await own_system.publish([published("customer.upserted.v1", 10**9, customer=2)])
     async with on_a_new_database(own_system, postgres, template, tmp_path / "other") as other:
-        await other.settled(last)
-        for command in (
+        await other.wait_until_applied(last)
+        for arguments in (
             ("verify", "--no-throttle"),
             ("repair", "--customer", customer_id(2)),
             ("rebuild", "--yes", "--no-throttle"),
         ):
-            ended = await operate(other, *command)
-            assert ended.code == 0, ended
-        code, found, said = await status(other)
-        assert (code, found["missing_events"], said) == (0, 0, "")
+            command = await operate(other, *arguments)
+            assert command.code == 0, command
+        code, report, errors = await status(other)
+        assert (code, report["missing_events"], errors) == (0, 0, "")
 
 
 async def test_erasures_of_an_older_release_are_copied_to_the_stream(own_system: System) -> None:
     last = await own_system.publish(enrolments(range(1, 6)))
-    await own_system.settled(last)
+    await own_system.wait_until_applied(last)
     own_system.kill("project")
     lost = await purge(own_system, f"membership.target.{customer_id(1)}.*")
     client = await connect_once(own_system.nats_url, "test")
@@ -251,8 +244,8 @@ async def test_erasures_of_an_older_release_are_copied_to_the_stream(own_system:
 
 
 @asynccontextmanager
-async def erasing(system: System, customer: int) -> AsyncIterator["asyncio.Task[Ended]"]:
-    """Hold an erasure between its purge and its rows: it waits for the checkpoint that the test has locked."""
+async def erasing(system: System, customer: int) -> AsyncIterator["asyncio.Task[CompletedCommand]"]:
+    """Pause an erasure between its purge and its rows: it waits for the checkpoint that the test has locked."""
     connection = await asyncpg.connect(system.database_url)
     async with connection.transaction():
         await connection.execute("SELECT FROM control.checkpoint FOR UPDATE")
@@ -266,42 +259,42 @@ async def erasing(system: System, customer: int) -> AsyncIterator["asyncio.Task[
             assert not task.done(), await task
             return bool((await system.fetch(waits))[0][0])
 
-        await eventually(waiting, "the erasure waits with its rows")
+        await eventually(waiting, "the erasure waits before its rows")
         yield task
     await connection.close()
 
 
-@pytest.mark.usefixtures("town")
-async def test_an_erasure_the_broker_interrupts_says_what_was_begun(own_system: System) -> None:
+@pytest.mark.usefixtures("dataset")
+async def test_an_interrupted_erasure_is_reported_and_can_be_finished(own_system: System) -> None:
     own_system.kill("project")
     late = await own_system.publish([published("target.enrolled.v1", 10**9, customer=1, campaign=1)])
     async with erasing(own_system, 1) as task:
         own_system.broker.stop()
-    ended = await task
-    assert ended.code == 1
-    assert "was begun and is not finished" in ended.err
-    assert f"membership erase --customer {customer_id(1)} --yes" in ended.err
+    command = await task
+    assert command.code == 1
+    assert "was begun and is not finished" in command.err
+    assert f"membership erase --customer {customer_id(1)} --yes" in command.err
     again = await operate(own_system, "erase", "--customer", customer_id(1), "--yes")
     assert (again.code, "was begun and is not finished" in again.err) == (1, True), again
     own_system.broker.start()
     assert (await tally(own_system)).erasing_from == 0
-    own_system.launch("project")  # it passes the hole that the interrupted erasure has left
+    own_system.launch("project")  # it accepts the hole that the interrupted erasure left
     last = await own_system.publish([published("customer.upserted.v1", 10**9, customer=2)])
-    await own_system.settled(last)
+    await own_system.wait_until_applied(last)
     assert last > late
     assert (await status(own_system))[1]["missing_events"] == 0
     refused = await operate(own_system, "acknowledge-missing", *REASON, "--yes")
     assert (refused.code, "Finish it first" in refused.err) == (1, True), refused
     finished = await operate(own_system, "erase", "--customer", customer_id(1), "--yes")
     assert finished.code == 0, finished
-    found = await tally(own_system)
-    assert (found.erasing_from, found.erased > 0) == (None, True)
-    for command in (("verify", "--no-throttle"), ("rebuild", "--yes", "--no-throttle")):
-        ended = await operate(own_system, *command)
-        assert ended.code == 0, ended
+    report = await tally(own_system)
+    assert (report.erasing_from, report.erased > 0) == (None, True)
+    for arguments in (("verify", "--no-throttle"), ("rebuild", "--yes", "--no-throttle")):
+        command = await operate(own_system, *arguments)
+        assert command.code == 0, command
 
 
-@pytest.mark.usefixtures("town")
+@pytest.mark.usefixtures("dataset")
 async def test_another_database_finishes_an_interrupted_erasure(
     own_system: System, postgres: PostgresServer, template: str, tmp_path: Path
 ) -> None:
@@ -311,9 +304,9 @@ async def test_another_database_finishes_an_interrupted_erasure(
     own_system.broker.start()
     last = await own_system.publish([published("customer.upserted.v1", 10**9, customer=2)])
     async with on_a_new_database(own_system, postgres, template, tmp_path / "other") as other:
-        await other.settled(last)
-        for command in (("verify", "--no-throttle"), ("acknowledge-missing", *REASON, "--yes")):
-            refused = await operate(other, *command)
+        await other.wait_until_applied(last)
+        for arguments in (("verify", "--no-throttle"), ("acknowledge-missing", *REASON, "--yes")):
+            refused = await operate(other, *arguments)
             assert (refused.code, "begun with another database" in refused.err) == (1, True), refused
         finished = await operate(other, "erase", "--customer", customer_id(1), "--yes")
         assert finished.code == 0, finished
@@ -326,30 +319,30 @@ async def test_another_database_finishes_an_interrupted_erasure(
 
 
 async def test_erasure_removes_the_customers_malformed_messages(own_system: System) -> None:
-    one, campaign = customer_id(10), "ca000000-0000-4000-8000-000000000001"
+    customer, campaign = customer_id(10), "ca000000-0000-4000-8000-000000000001"
     malformed = [
-        f"membership.customer.{one}.v2",
-        f"membership.target.{one}",
-        f"membership.target.{one}.{campaign}.again",
-        f"membership.target.{one.upper()}.{campaign}",
-        f"membership.customer.{one.upper()}",
+        f"membership.customer.{customer}.v2",
+        f"membership.target.{customer}",
+        f"membership.target.{customer}.{campaign}.again",
+        f"membership.target.{customer.upper()}.{campaign}",
+        f"membership.customer.{customer.upper()}",
     ]
-    kept = [f"membership.customer.{one}x", f"membership.target.{customer_id(11)}"]
-    events = [*enrolments(range(10, 12)), *((subject, b"{}") for subject in malformed + kept)]
-    await own_system.settled(await own_system.publish(events))
+    others = [f"membership.customer.{customer}x", f"membership.target.{customer_id(11)}"]
+    events = [*enrolments(range(10, 12)), *((subject, b"{}") for subject in malformed + others)]
+    await own_system.wait_until_applied(await own_system.publish(events))
     assert len(await own_system.parked_positions()) == 7
-    erased = await operate(own_system, "erase", "--customer", one, "--yes")
+    erased = await operate(own_system, "erase", "--customer", customer, "--yes")
     assert (erased.code, "Erased 6 messages" in erased.out) == (0, True), erased
     parked = await own_system.fetch("SELECT subject FROM g1.parked_event")
-    assert {row["subject"] for row in parked} == set(kept)
+    assert {row["subject"] for row in parked} == set(others)
     client = await connect_once(own_system.nats_url, "test")
     reply = await client.request(
         f"$JS.API.STREAM.INFO.{stream.STREAM}", msgspec.json.encode({"subjects_filter": "membership.>"})
     )
     await client.close()
-    assert one not in reply.data.decode().lower().replace(f"{one}x", "")
+    assert customer not in reply.data.decode().lower().replace(f"{customer}x", "")
     rebuilt = await operate(own_system, "rebuild", "--no-throttle")
     assert rebuilt.code == 0, rebuilt
     for table in ("job", "audit", "erasure", "discarded_event"):
-        found = await own_system.fetch(f"SELECT t::text FROM control.{table} t")  # noqa: S608
-        assert one not in str(found).lower()
+        report = await own_system.fetch(f"SELECT t::text FROM control.{table} t")  # noqa: S608
+        assert customer not in str(report).lower()

@@ -1,4 +1,4 @@
-"""An operator's day: rows are damaged, found, mended; the model is made anew under load, switched, switched back."""
+"""Operator commands: damaged rows are found and repaired; the model is rebuilt under load, switched, rolled back."""
 
 import asyncio
 import json
@@ -23,22 +23,22 @@ from projections.maintenance import jobs
 from projections.model.events import Position
 from projections.settings import load
 from tests.support.builders import campaign_id, customer_id, published
-from tests.support.command import Ended, membership
+from tests.support.command import CompletedCommand, membership
 from tests.support.corruption import damage
 from tests.support.known_outcome import Dataset
-from tests.support.operations import demand_the_towns_rows, live
+from tests.support.operations import assert_dataset_rows, live
 from tests.support.processes import System, eventually
 
 
 @pytest.fixture
-async def town(own_system: System) -> Dataset:
-    """A town whose events are all applied."""
-    town = Dataset(3, customers=30, campaigns=12, memberships_each=6)
-    await own_system.settled(await own_system.publish(town.events(duplicates=0.1)))
-    return town
+async def dataset(own_system: System) -> Dataset:
+    """A dataset whose events are all applied."""
+    dataset = Dataset(3, customers=30, campaigns=12, memberships_each=6)
+    await own_system.wait_until_applied(await own_system.publish(dataset.events(duplicates=0.1)))
+    return dataset
 
 
-async def operate(system: System, *arguments: str) -> Ended:
+async def operate(system: System, *arguments: str) -> CompletedCommand:
     return await membership(system.environment, *arguments)
 
 
@@ -49,7 +49,7 @@ async def listing(system: System, customer: int = 1, **params: Any) -> Any:
     return reply
 
 
-async def test_damage_is_found_named_shown_mended_and_gone(own_system: System, town: Dataset) -> None:
+async def test_damaged_rows_are_reported_shown_and_repaired(own_system: System, dataset: Dataset) -> None:
     connection = await asyncpg.connect(own_system.database_url)
     await connection.execute(
         "UPDATE g1.membership SET status = (status + 1) % 4 WHERE customer_id = $1", customer_id(1)
@@ -58,56 +58,54 @@ async def test_damage_is_found_named_shown_mended_and_gone(own_system: System, t
     verified = await operate(own_system, "verify")
     assert verified.code == 1
     assert f"customer_id={customer_id(1)}" in verified.out
-    assert "the stream says" in verified.out
+    assert "; expected " in verified.out
     assert "6 rows differ" in verified.out
     assert f"membership repair --customer {customer_id(1)} --dry-run" in verified.out
 
-    shown = await operate(own_system, "repair", "--customer", customer_id(1), "--dry-run")
-    again = await operate(own_system, "repair", "--customer", customer_id(1), "--dry-run")
-    assert shown.out == again.out
-    assert "would change" in shown.out
-    mended = await operate(own_system, "repair", "--customer", customer_id(1))
-    diff = [line for line in shown.out.splitlines() if line.startswith(("-", "+"))]
-    assert [line for line in mended.out.splitlines() if line.startswith(("-", "+"))] == diff
+    dry_run = await operate(own_system, "repair", "--customer", customer_id(1), "--dry-run")
+    second = await operate(own_system, "repair", "--customer", customer_id(1), "--dry-run")
+    assert dry_run.out == second.out
+    assert "would change" in dry_run.out
+    repaired = await operate(own_system, "repair", "--customer", customer_id(1))
+    diff = [line for line in dry_run.out.splitlines() if line.startswith(("-", "+"))]
+    assert [line for line in repaired.out.splitlines() if line.startswith(("-", "+"))] == diff
     assert len(diff) == 12
-    assert "is as the stream has it" in (await operate(own_system, "repair", "--customer", customer_id(1))).out
+    assert "matches the stream" in (await operate(own_system, "repair", "--customer", customer_id(1))).out
     assert "No row differs" in (await operate(own_system, "verify")).out
-    await demand_the_towns_rows(own_system, town)
+    await assert_dataset_rows(own_system, dataset)
 
 
-async def test_a_rebuild_under_load_is_noticed_by_nobody_and_rolled_back_at_once(
-    own_system: System, town: Dataset
-) -> None:
+async def test_readers_see_no_change_during_a_rebuild_and_a_rollback(own_system: System, dataset: Dataset) -> None:
     before = (await listing(own_system)).content
     async with reading(own_system, {before}):
-        ended = await operate(own_system, "rebuild", "--yes")
-        assert (ended.code, await live(own_system)) == (0, "g2"), ended.err
-        await demand_the_towns_rows(own_system, town)
-        back = await operate(own_system, "rollback")
-        assert (back.code, await live(own_system)) == (0, "g1")
-        assert "g1 is live again" in back.out
+        rebuilt = await operate(own_system, "rebuild", "--yes")
+        assert (rebuilt.code, await live(own_system)) == (0, "g2"), rebuilt.err
+        await assert_dataset_rows(own_system, dataset)
+        rollback = await operate(own_system, "rollback")
+        assert (rollback.code, await live(own_system)) == (0, "g1")
+        assert "g1 is live again" in rollback.out
         assert (await operate(own_system, "rollback")).code == 0
         assert await live(own_system) == "g2"
     position = await own_system.publish([published("target.enrolled.v1", 9, customer=77, campaign=1)])
-    await own_system.settled(position)
+    await own_system.wait_until_applied(position)
     for name in ("g1", "g2"):
-        held = f"SELECT FROM {name}.membership WHERE customer_id = $1"
-        assert len(await own_system.fetch(held, customer_id(77))) == 1
+        query = f"SELECT FROM {name}.membership WHERE customer_id = $1"
+        assert len(await own_system.fetch(query, customer_id(77))) == 1
 
 
 @asynccontextmanager
 async def reading(system: System, allowed: set[bytes]) -> AsyncIterator[None]:
-    """Read without pause; every answer must be one of the allowed ones."""
+    """Read continuously; every response must be one of the allowed ones."""
     over = asyncio.Event()
 
-    async def read_on() -> int:
-        asked = 0
+    async def read_continuously() -> int:
+        requests = 0
         while not over.is_set():
             assert (await listing(system)).content in allowed
-            asked += 1
-        return asked
+            requests += 1
+        return requests
 
-    task = asyncio.create_task(read_on())
+    task = asyncio.create_task(read_continuously())
     try:
         yield
     finally:
@@ -115,92 +113,95 @@ async def reading(system: System, allowed: set[bytes]) -> AsyncIterator[None]:
         assert await task > 10
 
 
-async def test_twenty_corruptions_are_found_and_live_traffic_raises_no_alarm(own_system: System, town: Dataset) -> None:
-    assert town.customers
+async def test_verify_finds_twenty_damages_and_ignores_live_traffic(own_system: System, dataset: Dataset) -> None:
+    assert dataset.customers
     over = asyncio.Event()
 
-    async def go_on_publishing() -> None:
+    async def publish_continuously() -> None:
         version = 10
         while not over.is_set():
             version += 1
-            elsewhere = [("customer.upserted.v1", n, 1) for n in range(500, 520)]
+            other_events = [("customer.upserted.v1", n, 1) for n in range(500, 520)]
             await asyncio.sleep(0.02)
-            elsewhere += [("campaign.upserted.v1", 1, 50), ("target.enrolled.v1", 500 + version % 20, 50)]
+            other_events += [("campaign.upserted.v1", 1, 50), ("target.enrolled.v1", 500 + version % 20, 50)]
             await own_system.publish(
-                [published(kind, version, customer=at, campaign=campaign) for kind, at, campaign in elsewhere]
+                [
+                    published(event_type, version, customer=customer, campaign=campaign)
+                    for event_type, customer, campaign in other_events
+                ]
             )
 
-    traffic = asyncio.create_task(go_on_publishing())
+    traffic = asyncio.create_task(publish_continuously())
     try:
-        quiet = json.loads((await operate(own_system, "verify", "--json")).out.splitlines()[-1])
-        assert quiet["differences"] == 0, quiet
+        report = json.loads((await operate(own_system, "verify", "--json")).out.splitlines()[-1])
+        assert report["differences"] == 0, report
         connection = await asyncpg.connect(own_system.database_url)
-        hurt = await damage_town(connection, town, Random(20))
+        damaged = await damage_dataset(connection, dataset, Random(20))
         await connection.close()
-        ended = await operate(own_system, "verify", "--json")
-        found = json.loads(ended.out.splitlines()[-1])
+        verified = await operate(own_system, "verify", "--json")
+        report = json.loads(verified.out.splitlines()[-1])
     finally:
         over.set()
         await traffic
-    assert ended.code == 1
-    assert {(row["table"], json.dumps(row["key"], sort_keys=True)) for row in found["rows"]} == hurt
-    assert found["differences"] == 20
+    assert verified.code == 1
+    assert {(row["table"], json.dumps(row["key"], sort_keys=True)) for row in report["rows"]} == damaged
+    assert report["differences"] == 20
 
 
-async def damage_town(connection: asyncpg.Connection, town: Dataset, rng: Random) -> set[tuple[str, str]]:
+async def damage_dataset(connection: asyncpg.Connection, dataset: Dataset, rng: Random) -> set[tuple[str, str]]:
     """Damage twenty rows that the traffic does not touch."""
     async with connection.transaction():
-        await connection.execute("CREATE SCHEMA town")
-        ours = {
-            "customer_id": [customer_id(n) for n in town.customers],
-            "campaign_id": [campaign_id(n) for n in town.campaigns],
+        await connection.execute("CREATE SCHEMA dataset")
+        ids = {
+            "customer_id": [customer_id(n) for n in dataset.customers],
+            "campaign_id": [campaign_id(n) for n in dataset.campaigns],
         }
         for table in ("customer", "campaign", "membership", "customer_summary"):
             key = "campaign_id" if table == "campaign" else "customer_id"
-            text = ", ".join(f"'{each}'" for each in ours[key])
+            listed = ", ".join(f"'{value}'" for value in ids[key])
             await connection.execute(
-                f"CREATE VIEW town.{table} AS SELECT * FROM g1.{table} WHERE {key} IN ({text})"  # noqa: S608
+                f"CREATE VIEW dataset.{table} AS SELECT * FROM g1.{table} WHERE {key} IN ({listed})"  # noqa: S608
             )
-        found = await damage(connection, "town", rng, 20)
-        await connection.execute("DROP SCHEMA town CASCADE")
-    return {(each.table, json.dumps(each.key, sort_keys=True)) for each in found}
+        damages = await damage(connection, "dataset", rng, 20)
+        await connection.execute("DROP SCHEMA dataset CASCADE")
+    return {(row.table, json.dumps(row.key, sort_keys=True)) for row in damages}
 
 
-async def test_a_cursor_taken_before_a_switch_goes_on_behind_it(own_system: System, town: Dataset) -> None:
-    assert town.customers
-    whole = [each["id"] for each in (await listing(own_system, limit=200)).json()["data"]]
+async def test_a_cursor_from_before_a_switch_remains_valid(own_system: System, dataset: Dataset) -> None:
+    assert dataset.customers
+    all_ids = [item["id"] for item in (await listing(own_system, limit=200)).json()["data"]]
     first = (await listing(own_system, limit=2, sort_field="name")).json()
-    by_name = [each["id"] for each in (await listing(own_system, limit=200, sort_field="name")).json()["data"]]
+    by_name = [item["id"] for item in (await listing(own_system, limit=200, sort_field="name")).json()["data"]]
     assert (await operate(own_system, "rebuild", "--yes")).code == 0
-    cursor, walked = first["meta"]["next_cursor"], [each["id"] for each in first["data"]]
+    cursor, walked = first["meta"]["next_cursor"], [item["id"] for item in first["data"]]
     while cursor:
         page = (await listing(own_system, limit=2, sort_field="name", cursor=cursor)).json()
-        walked += [each["id"] for each in page["data"]]
+        walked += [item["id"] for item in page["data"]]
         cursor = page["meta"].get("next_cursor")
     assert walked == by_name
-    assert sorted(walked) == sorted(whole)
+    assert sorted(walked) == sorted(all_ids)
 
 
-async def test_differences_need_approval_and_the_same_command_gives_it(own_system: System, town: Dataset) -> None:
+async def test_differences_need_approval_by_rebuild_yes(own_system: System, dataset: Dataset) -> None:
     connection = await asyncpg.connect(own_system.database_url)
     await connection.execute("DELETE FROM g1.membership WHERE customer_id = $1", customer_id(2))
     await connection.close()
     refused = await operate(own_system, "rebuild")
     assert (refused.code, await live(own_system)) == (1, "g1")
-    assert "6 differing rows in g1, and nobody approved that" in refused.err
-    assert "is missing; the stream has it" in refused.out
+    assert "6 differing rows in g1, and the switch was not approved" in refused.err
+    assert "missing row: expected from the stream" in refused.out
     (job,) = json.loads((await operate(own_system, "status", "--json")).out)["jobs"]
     assert (job["kind"], job["state"], job["phase"]) == ("rebuild", "refused", "gate")
     approved = await operate(own_system, "rebuild", "--yes")
     assert (approved.code, await live(own_system)) == (0, "g2")
-    assert "Going on with job" in approved.err
-    await demand_the_towns_rows(own_system, town)
+    assert "Resuming job" in approved.err
+    await assert_dataset_rows(own_system, dataset)
 
 
-async def test_newly_parked_events_stop_the_switch_until_they_are_discarded(own_system: System, town: Dataset) -> None:
-    assert town.customers
+async def test_newly_parked_events_block_the_switch_until_discarded(own_system: System, dataset: Dataset) -> None:
+    assert dataset.customers
     position = await own_system.publish([("membership.customer.nobody", b"{}")])
-    await own_system.settled(position)
+    await own_system.wait_until_applied(position)
     connection = await asyncpg.connect(own_system.database_url)
     await connection.execute("DELETE FROM g1.parked_event")  # as if the release that filled g1 could read it
     await connection.close()
@@ -214,9 +215,7 @@ async def test_newly_parked_events_stop_the_switch_until_they_are_discarded(own_
     assert "No parked events" in (await operate(own_system, "parked", "list")).out
 
 
-async def test_a_stream_that_lost_its_beginning_is_refused_and_one_that_was_erased_is_not(
-    own_system: System, town: Dataset
-) -> None:
+async def test_a_rebuild_accepts_erased_messages_but_not_lost_ones(own_system: System, dataset: Dataset) -> None:
     erased = await operate(own_system, "erase", "--customer", customer_id(3), "--yes")
     assert erased.code == 0, erased.err
     assert (await own_system.get(f"/customers/{customer_id(3)}/campaigns")).status_code == 404
@@ -225,8 +224,8 @@ async def test_a_stream_that_lost_its_beginning_is_refused_and_one_that_was_eras
     assert (await own_system.get(f"/customers/{customer_id(3)}/campaigns")).status_code == 404
     for table in ("customer", "membership", "customer_summary"):
         for name in ("g1", "g2"):
-            found = f"SELECT FROM {name}.{table} WHERE customer_id = $1"
-            assert await own_system.fetch(found, customer_id(3)) == []
+            query = f"SELECT FROM {name}.{table} WHERE customer_id = $1"
+            assert await own_system.fetch(query, customer_id(3)) == []
     for table in ("job", "audit", "erasure"):
         assert customer_id(3) not in str(await own_system.fetch(f"SELECT t::text FROM control.{table} t"))  # noqa: S608
     again = await operate(own_system, "erase", "--customer", customer_id(3), "--yes")
@@ -238,14 +237,14 @@ async def test_a_stream_that_lost_its_beginning_is_refused_and_one_that_was_eras
     refused = await operate(own_system, "rebuild", "--yes")
     assert (refused.code, await live(own_system)) == (1, "g2")
     assert f"lacks {lost} messages that no erasure took out" in refused.err
-    for command in (("verify",), ("repair", "--customer", customer_id(4))):
-        ended = await operate(own_system, *command)
-        assert (ended.code, f"lacks {lost} messages" in ended.err) == (1, True), ended
-    assert len(town.customers) == 30
+    for arguments in (("verify",), ("repair", "--customer", customer_id(4))):
+        command = await operate(own_system, *arguments)
+        assert (command.code, f"lacks {lost} messages" in command.err) == (1, True), command
+    assert len(dataset.customers) == 30
 
 
 async def in_process(system: System, kind: Any = "rebuild") -> Any:
-    """Run a job in this process, where limits can be made short."""
+    """Run a job in this process, where a test can patch its limits."""
 
     async def approve(_findings: Findings) -> bool:
         return True
@@ -257,10 +256,10 @@ async def in_process(system: System, kind: Any = "rebuild") -> Any:
     return await GenerationJob(settings, kind, pace, ProgressReporter(pace)).run(actor(), approve)
 
 
-async def test_lag_and_emptiness_stop_the_switch(
-    own_system: System, town: Dataset, monkeypatch: pytest.MonkeyPatch
+async def test_lag_and_an_empty_generation_block_the_switch(
+    own_system: System, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert town.customers
+    assert dataset.customers
     own_system.kill("project")
     await own_system.publish([published("customer.upserted.v1", 99, customer=1)])
     monkeypatch.setattr(gate, "LAG_MAX_S", 0.0)
@@ -290,24 +289,25 @@ async def stream_created(client: Any) -> str:
     return state.created
 
 
-async def test_one_job_at_a_time_and_a_running_one_can_be_cancelled(own_system: System, town: Dataset) -> None:
-    assert town.customers
+async def test_only_one_job_runs_at_a_time_and_it_can_be_cancelled(own_system: System, dataset: Dataset) -> None:
+    assert dataset.customers
     slow = asyncio.create_task(operate(own_system, "rebuild", "--yes", "--max-rate", "20", "--json"))
 
-    async def begun() -> bool:
+    async def is_running() -> bool:
         jobs = json.loads((await operate(own_system, "status", "--json")).out)["jobs"]
         return bool(jobs and jobs[0]["state"] == "running" and jobs[0]["done"] > 0 and jobs[0]["eta_s"])
 
-    await eventually(begun, "the rebuild is under way")
+    await eventually(is_running, "the rebuild is under way")
+    command: tuple[str, ...]
     for command in (("rebuild",), ("verify",), ("erase", "--customer", customer_id(1), "--yes")):
         refused = await operate(own_system, *command)
         assert (refused.code, "one job runs at a time" in refused.err) == (1, True), refused
     cancelled = await operate(own_system, "jobs", "cancel")
-    assert (cancelled.code, "has ended" in cancelled.out) == (0, True)
-    ended = await slow
-    assert (ended.code, "was cancelled" in ended.err) == (1, True)
-    told = [json.loads(line) for line in ended.out.splitlines()]
-    assert {"phase", "done", "total", "rate", "eta_s", "reads_p99_ms"} <= told[-1].keys()
+    assert (cancelled.code, "has command" in cancelled.out) == (0, True)
+    rebuild = await slow
+    assert (rebuild.code, "was cancelled" in rebuild.err) == (1, True)
+    progress = [json.loads(line) for line in rebuild.out.splitlines()]
+    assert {"phase", "done", "total", "rate", "eta_s", "reads_p99_ms"} <= progress[-1].keys()
     listed = (await operate(own_system, "jobs", "list")).out
     assert "cancelled in phase fill" in listed
     assert [
@@ -317,50 +317,52 @@ async def test_one_job_at_a_time_and_a_running_one_can_be_cancelled(own_system: 
 
 
 @pytest.mark.parametrize(
-    ("command", "code", "said"),
+    ("arguments", "code", "sentence"),
     [
         (("rollback",), 1, "no rebuild has replaced another yet"),
-        (("rebuild", "--max-rate", "0"), 2, "give a whole number of events a second"),
-        (("verify", "--max-rate", "-3"), 2, "give a whole number of events a second"),
+        (("rebuild", "--max-rate", "0"), 2, "give a whole number of events per second"),
+        (("verify", "--max-rate", "-3"), 2, "give a whole number of events per second"),
         (("repair",), 2, "--customer ID or --campaign ID"),
         (("repair", "--customer", "c0000000-0000-4000-8000-00000000dead"), 1, "There is no customer"),
         (("repair", "--campaign", "c0000000-0000-4000-8000-00000000dead"), 1, "There is no campaign"),
         (("repair", "--customer", "x"), 2, "not a valid UUID"),
         (("erase", "--customer", "c0000000-0000-4000-8000-00000000dead", "--yes"), 1, "There is no customer"),
         (("erase", "--customer", "c0000000-0000-4000-8000-00000000dead"), 2, "add --yes"),
-        (("parked", "retry"), 2, "Name the positions to retry, or --all"),
+        (("parked", "retry"), 2, "Give the positions to retry, or --all"),
         (("parked", "retry", "999999"), 1, "only reached position"),
         (("parked", "retry", "0"), 2, "0 is not in the range"),
         (("parked", "discard", "999999", "--reason", "x"), 1, "No event is parked at position 999999"),
         (("parked", "discard", "1"), 2, "--reason"),
-        (("parked", "discard", "1", "--reason", " "), 2, "say why"),
+        (("parked", "discard", "1", "--reason", " "), 2, "give a reason"),
         (("jobs", "cancel"), 1, "There is no job to cancel"),
     ],
 )
-async def test_what_cannot_be_done_is_said_in_a_sentence(
-    system: System, command: tuple[str, ...], code: int, said: str
+async def test_an_impossible_command_explains_why(
+    system: System, arguments: tuple[str, ...], code: int, sentence: str
 ) -> None:
-    ended = await operate(system, *command)
-    assert ended.code == code
-    assert said in " ".join(ended.err.replace("│", " ").split()), ended.err
+    command = await operate(system, *arguments)
+    assert command.code == code
+    assert sentence in " ".join(command.err.replace("│", " ").split()), command.err
 
 
-async def test_a_broker_or_database_that_is_away_is_said_in_a_sentence(own_system: System) -> None:
+async def test_commands_report_an_unavailable_broker_or_database(own_system: System) -> None:
+    arguments: tuple[str, ...]
     own_system.broker.stop()
+    command: tuple[str, ...]
     for command in (("rebuild",), ("verify",), ("repair", "--customer", customer_id(1))):
         ended = await operate(own_system, *command)
-        assert (ended.code, "does not answer" in ended.err) == (1, True), ended
+        assert (ended.code, " does not answer: " in ended.err) == (1, True), ended
     gone = own_system.environment | {"MEMBERSHIP_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
     own_system.broker.start()
-    for command in (("rebuild",), ("rollback",), ("parked", "retry", "--all", "--yes")):
-        ended = await membership(gone, *command)
-        assert (ended.code, "PostgreSQL cannot be used" in ended.err) == (1, True), ended
+    for arguments in (("rebuild",), ("rollback",), ("parked", "retry", "--all", "--yes")):
+        command = await membership(gone, *arguments)
+        assert (command.code, "PostgreSQL cannot be used" in command.err) == (1, True), command
 
 
-async def test_a_parked_event_is_retried_in_every_generation_that_follows(own_system: System, town: Dataset) -> None:
-    assert town.customers
+async def test_a_parked_event_is_retried_in_every_followed_generation(own_system: System, dataset: Dataset) -> None:
+    assert dataset.customers
     position = await own_system.publish([("membership.customer.nobody", b"{}")])
-    await own_system.settled(position)
+    await own_system.wait_until_applied(position)
     assert (await operate(own_system, "rebuild", "--yes")).code == 0
     connection = await asyncpg.connect(own_system.database_url)
     subject, body = published("target.enrolled.v1", 5, customer=88)
@@ -372,64 +374,62 @@ async def test_a_parked_event_is_retried_in_every_generation_that_follows(own_sy
     retried = await operate(own_system, "parked", "retry", "--all", "--yes")
     assert (retried.code, "Applied 1, still parked 0" in retried.out) == (0, True), retried
     for name in ("g1", "g2"):
-        held = f"SELECT FROM {name}.membership WHERE customer_id = $1"
-        assert len(await own_system.fetch(held, customer_id(88))) == 1
+        query = f"SELECT FROM {name}.membership WHERE customer_id = $1"
+        assert len(await own_system.fetch(query, customer_id(88))) == 1
     assert "parked.retry" in (await operate(own_system, "audit")).out
 
 
-async def test_positions_do_not_go_back_at_a_switch(own_system: System, town: Dataset) -> None:
-    assert town.customers
+async def test_positions_do_not_decrease_at_a_switch(own_system: System, dataset: Dataset) -> None:
+    assert dataset.customers
     position = await own_system.publish([published("customer.upserted.v1", 50, customer=1)])
-    await own_system.settled(position)
+    await own_system.wait_until_applied(position)
     assert (await operate(own_system, "rebuild", "--yes")).code == 0
     reply = await listing(own_system)
     assert Position(int(reply.headers["Membership-Position"])) >= position
 
 
-async def test_a_job_of_another_fold_is_not_finished_by_this_one(own_system: System, town: Dataset) -> None:
+async def test_a_job_of_another_fold_version_is_not_resumed(own_system: System, dataset: Dataset) -> None:
     connection = await asyncpg.connect(own_system.database_url)
     await connection.execute("DELETE FROM g1.membership WHERE customer_id = $1", customer_id(2))
     assert (await operate(own_system, "rebuild")).code == 1
     await connection.execute("UPDATE control.job SET release = 'another'")
-    await connection.execute("DELETE FROM g2.customer")  # what another fold may have made of it
+    await connection.execute("DELETE FROM g2.customer")  # another fold may have left other rows
     await connection.close()
     ended = await operate(own_system, "rebuild", "--yes")
     assert (ended.code, await live(own_system)) == (0, "g3"), ended
-    assert "begun by another release" in ended.err
-    await demand_the_towns_rows(own_system, town)
+    assert "begun by a release with another fold version" in ended.err
+    await assert_dataset_rows(own_system, dataset)
 
 
-async def test_status_says_when_the_stream_is_not_the_one_that_was_applied(own_system: System, town: Dataset) -> None:
-    assert town.customers
+async def test_status_reports_a_missing_or_recreated_stream(own_system: System, dataset: Dataset) -> None:
+    assert dataset.customers
     client = await connect_once(own_system.nats_url, "test")
     await client.jetstream().delete_stream(stream.STREAM)
-    for said in ("does not exist", "another stream under the same name"):
-        ended = await operate(own_system, "status", "--json")
-        found = json.loads(ended.out)
-        assert (ended.code, found["lag_events"], said in ended.err) == (1, None, True), ended
+    for reason in ("does not exist", "another stream under the same name"):
+        status = await operate(own_system, "status", "--json")
+        report = json.loads(status.out)
+        assert (status.code, report["lag_events"], reason in status.err) == (1, None, True), status
         await stream.create(client, replicas=1)
     await client.close()
 
 
-async def test_an_erasure_under_way_keeps_repairs_and_rebuilds_away(own_system: System, town: Dataset) -> None:
+async def test_an_open_erasure_blocks_repair_rebuild_and_verify(own_system: System, dataset: Dataset) -> None:
     connection = await asyncpg.connect(own_system.database_url)
     job = await jobs.open_or_resume(connection, "erase", "purge", "test")
-    for command in (("repair", "--customer", customer_id(1)), ("rebuild", "--yes"), ("verify",)):
-        refused = await operate(own_system, *command)
+    for arguments in (("repair", "--customer", customer_id(1)), ("rebuild", "--yes"), ("verify",)):
+        refused = await operate(own_system, *arguments)
         assert (refused.code, "eras" in refused.err) == (1, True), refused
     await jobs.finish(connection, job, "cancelled", "by the test")
     await connection.close()
     assert (await operate(own_system, "repair", "--customer", customer_id(1))).code == 0
-    await demand_the_towns_rows(own_system, town)
+    await assert_dataset_rows(own_system, dataset)
 
 
-@pytest.mark.usefixtures("town")
-async def test_an_event_published_while_its_customer_is_erased_leaves_neither_a_row_nor_a_message(
-    own_system: System,
-) -> None:
+@pytest.mark.usefixtures("dataset")
+async def test_an_event_published_during_its_customers_erasure_is_erased(own_system: System) -> None:
     connection = await asyncpg.connect(own_system.database_url)
     async with connection.transaction():
-        # Nobody commits: the erasure has purged, and waits with the projector.
+        # Nothing can commit: the erasure has purged, and waits together with the projector.
         await connection.execute("SELECT FROM control.checkpoint FOR UPDATE")
         erasing = asyncio.create_task(operate(own_system, "erase", "--customer", customer_id(1), "--yes"))
         waits = (
@@ -439,23 +439,24 @@ async def test_an_event_published_while_its_customer_is_erased_leaves_neither_a_
         while not (await own_system.fetch(waits))[0][0]:
             assert not erasing.done(), await erasing
             await asyncio.sleep(0.02)
-        again = published("target.enrolled.v1", 10**9, customer=1, campaign=1)
-        await own_system.publish([again])
+        await own_system.publish([published("target.enrolled.v1", 10**9, customer=1, campaign=1)])
     erased = await erasing
     assert erased.code == 0, erased
-    await own_system.settled(await own_system.publish([published("customer.upserted.v1", 10**9, customer=2)]))
-    found = await connection.fetchval("SELECT count(*) FROM g1.membership WHERE customer_id = $1", customer_id(1))
-    assert found == 0
+    await own_system.wait_until_applied(
+        await own_system.publish([published("customer.upserted.v1", 10**9, customer=2)])
+    )
+    rows = await connection.fetchval("SELECT count(*) FROM g1.membership WHERE customer_id = $1", customer_id(1))
+    assert rows == 0
     verified = await operate(own_system, "verify")
     assert (verified.code, "No row differs" in verified.out) == (0, True), verified
     await connection.close()
 
 
-@pytest.mark.usefixtures("town")
-async def test_two_rollbacks_at_once_leave_a_way_back(own_system: System) -> None:
+@pytest.mark.usefixtures("dataset")
+async def test_two_simultaneous_rollbacks_can_be_rolled_back(own_system: System) -> None:
     assert (await operate(own_system, "rebuild", "--yes")).code == 0
-    ended = await asyncio.gather(*(operate(own_system, "rollback") for _ in range(2)))
-    assert [each.code for each in ended] == [0, 0], ended
+    rollbacks = await asyncio.gather(*(operate(own_system, "rollback") for _ in range(2)))
+    assert [rollback.code for rollback in rollbacks] == [0, 0], rollbacks
     row = await own_system.fetch("SELECT generation, previous FROM control.live")
     assert (row[0]["generation"], row[0]["previous"]) == ("g2", "g1")
     assert (await operate(own_system, "rollback")).code == 0

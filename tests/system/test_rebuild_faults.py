@@ -1,6 +1,6 @@
-"""A rebuild killed anywhere, or whose broker or database dies: readers see the old rows or the new, and it ends.
+"""A rebuild that is killed, or loses its broker or database, completes; readers see either the old rows or the new.
 
-The live generation is damaged first, so that old and new answers differ and a mixture would show.
+The live generation is damaged first, so that old and new responses differ and a mixture would show.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from projections.store.migrations import migrate
 from tests.support.builders import customer_id, published
 from tests.support.command import membership
 from tests.support.known_outcome import Dataset
-from tests.support.operations import demand_the_towns_rows, live
+from tests.support.operations import assert_dataset_rows, live
 from tests.support.processes import System, eventually
 
 REBUILD_KILLS = int(os.environ.get("MEMBERSHIP_TEST_REBUILD_KILLS", "10"))
@@ -45,38 +45,38 @@ BEGIN
 END $$;
 CREATE TRIGGER barrier BEFORE UPDATE OF phase ON control.job FOR EACH ROW EXECUTE FUNCTION public.wait_at_barrier();
 """
-"""Stops a job exactly where it enters a phase, for as long as a test holds the lock."""
+"""Blocks a job at the start of a phase for as long as a test holds the lock."""
 
 
 class Barrier:
-    """Holds the next job at the door of a phase."""
+    """Blocks the next job at the start of a phase."""
 
     def __init__(self, system: System) -> None:
         self._system = system
         self._holder: asyncpg.Connection | None = None
 
     async def close(self, phase: str) -> None:
-        """Let no job into `phase`."""
+        """Block jobs at the start of `phase`."""
         self._holder = await asyncpg.connect(self._system.database_url)
         await self._holder.execute("SELECT pg_advisory_lock($1, hashtext($2))", HOLD_LOCK, phase)
         await self._holder.execute("INSERT INTO public.barrier VALUES ($1)", phase)
 
     async def reached(self) -> None:
-        """Return when a job stands at the door."""
+        """Return when a job is blocked."""
 
         async def waiting() -> bool:
             waits = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND classid = $1"
             return bool(await self._system.fetch(waits, HOLD_LOCK))
 
-        await eventually(waiting, "the job stands at the barrier")
+        await eventually(waiting, "the job is blocked at the barrier")
 
     async def open(self) -> None:
-        """Let it in."""
+        """Release the job."""
         if self._holder is not None:
             self._holder.terminate()
 
-    async def turn_away(self) -> None:
-        """End the session that waits: its process is dead, and PostgreSQL looks only when it would answer."""
+    async def end_waiting_session(self) -> None:
+        """End the waiting session of a killed process, which PostgreSQL notices only when it sends a response."""
         await self._system.fetch(
             "SELECT pg_terminate_backend(pid) FROM pg_locks "
             "WHERE locktype = 'advisory' AND NOT granted AND classid = $1",
@@ -84,10 +84,10 @@ class Barrier:
         )
 
 
-async def damaged(system: System, town: Dataset) -> tuple[Any, Any]:
-    """Fill the system, damage a customer's live rows; return its answers as they are and as they should be."""
-    await system.settled(await system.publish(town.events(duplicates=0.1)))
-    new = await answer(system)
+async def damaged(system: System, dataset: Dataset) -> tuple[Any, Any]:
+    """Fill the system and damage a customer's live rows; return its response with the damage and without."""
+    await system.wait_until_applied(await system.publish(dataset.events(duplicates=0.1)))
+    new = await read(system)
     connection = await asyncpg.connect(system.database_url)
     await connection.execute(BARRIER)
     await connection.execute(
@@ -99,18 +99,18 @@ async def damaged(system: System, town: Dataset) -> tuple[Any, Any]:
     await connection.execute(
         'UPDATE g1.campaign SET display_json = replace(display_json, \'"name":"\', \'"name":"Old \')'
     )
-    await notices.notify_flush(connection)  # what hands do to rows, no notice tells of
+    await notices.notify_flush(connection)  # changes by hand send no notice
     await connection.close()
 
-    async def otherwise() -> Any:
-        found = await answer(system)
-        return None if found == new else found
+    async def changed_response() -> Any:
+        response = await read(system)
+        return None if response == new else response
 
-    old = await eventually(otherwise, "the damage shows", deadline_s=5)
+    old = await eventually(changed_response, "the damage shows", deadline_s=5)
     return old, new
 
 
-async def answer(system: System) -> Any:
+async def read(system: System) -> Any:
     path = f"/customers/{customer_id(1)}/campaigns"
     reply = await system.get(path, params={"include_deleted": True, "include_aggregations": True, "limit": 200})
     return reply.content if reply.status_code == 200 else reply.status_code
@@ -118,15 +118,15 @@ async def answer(system: System) -> Any:
 
 @asynccontextmanager
 async def watched(system: System, allowed: set[Any]) -> AsyncIterator[None]:
-    """Read without pause; every answer must be one of the allowed, whole."""
+    """Read continuously; every response must be exactly one of the allowed ones."""
     over = asyncio.Event()
 
-    async def read_on() -> None:
+    async def read_continuously() -> None:
         while not over.is_set():
-            found = await answer(system)
-            assert found in allowed, found
+            response = await read(system)
+            assert response in allowed, response
 
-    task = asyncio.create_task(read_on())
+    task = asyncio.create_task(read_continuously())
     try:
         yield
     finally:
@@ -134,89 +134,87 @@ async def watched(system: System, allowed: set[Any]) -> AsyncIterator[None]:
         await task
 
 
-def begin(system: System, folder: Path, *command: str) -> subprocess.Popen[bytes]:
+def start(system: System, folder: Path, *command: str) -> subprocess.Popen[bytes]:
     with (folder / "command.log").open("ab") as log:
         return subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "ops", *command], env=system.environment, stdout=log, stderr=subprocess.STDOUT
         )
 
 
-def begin_rebuild(system: System, folder: Path, *more: str) -> subprocess.Popen[bytes]:
-    return begin(system, folder, "rebuild", "--yes", "--no-throttle", *more)
+def start_rebuild(system: System, folder: Path, *more: str) -> subprocess.Popen[bytes]:
+    return start(system, folder, "rebuild", "--yes", "--no-throttle", *more)
 
 
-async def ended(child: subprocess.Popen[bytes], folder: Path) -> None:
+async def assert_succeeds(child: subprocess.Popen[bytes], folder: Path) -> None:
     code = await asyncio.to_thread(child.wait, 60)
     assert code == 0, (folder / "command.log").read_text(encoding="utf-8")
 
 
-async def test_a_rebuild_killed_at_the_door_of_every_phase_goes_on_from_there(
-    own_system: System, tmp_path: Path
-) -> None:
-    town = Dataset(5, customers=40, campaigns=10, memberships_each=5)
-    old, new = await damaged(own_system, town)
+async def test_a_rebuild_killed_at_the_start_of_any_phase_resumes_there(own_system: System, tmp_path: Path) -> None:
+    dataset = Dataset(5, customers=40, campaigns=10, memberships_each=5)
+    old, new = await damaged(own_system, dataset)
     barrier = Barrier(own_system)
     for phase in PHASES:
         await barrier.close(phase)
-        child = begin_rebuild(own_system, tmp_path)
+        child = start_rebuild(own_system, tmp_path)
         await barrier.reached()
-        assert await answer(own_system) == old
+        assert await read(own_system) == old
         child.kill()
         child.wait()
-        await barrier.turn_away()
+        await barrier.end_waiting_session()
         await barrier.open()
         assert await live(own_system) == "g1"
     async with watched(own_system, {old, new}):
-        await ended(begin_rebuild(own_system, tmp_path), tmp_path)
-    assert await answer(own_system) == new
+        await assert_succeeds(start_rebuild(own_system, tmp_path), tmp_path)
+    assert await read(own_system) == new
     assert await live(own_system) == "g2"
-    await demand_the_towns_rows(own_system, town)
+    await assert_dataset_rows(own_system, dataset)
     (job,) = await own_system.fetch("SELECT kind, state FROM control.job")
     assert (job["kind"], job["state"]) == ("rebuild", "done")
 
 
-async def test_a_rebuild_killed_at_random_points_leaves_old_or_new_and_ends(own_system: System, tmp_path: Path) -> None:
-    town = Dataset(6, customers=300, campaigns=30, memberships_each=10)
-    old, new = await damaged(own_system, town)
+async def test_a_rebuild_killed_at_random_points_completes(own_system: System, tmp_path: Path) -> None:
+    dataset = Dataset(6, customers=300, campaigns=30, memberships_each=10)
+    old, new = await damaged(own_system, dataset)
     rng = Random(9)
     async with watched(own_system, {old, new}):
         for _ in range(REBUILD_KILLS):
-            child = begin_rebuild(own_system, tmp_path, "--max-rate", "8000")
+            child = start_rebuild(own_system, tmp_path, "--max-rate", "8000")
             await asyncio.sleep(rng.uniform(0.3, 1.8))
             child.kill()
             child.wait()
-        await ended(begin_rebuild(own_system, tmp_path), tmp_path)
-    assert await answer(own_system) == new
-    await demand_the_towns_rows(own_system, town)
-    there = {row["nspname"] for row in await own_system.fetch("SELECT nspname FROM pg_namespace WHERE nspname ~ '^g'")}
-    known = await own_system.fetch("SELECT generation FROM control.generation WHERE state <> 'dropped'")
-    assert there == {row["generation"] for row in known}
+        await assert_succeeds(start_rebuild(own_system, tmp_path), tmp_path)
+    assert await read(own_system) == new
+    await assert_dataset_rows(own_system, dataset)
+    namespaces = await own_system.fetch("SELECT nspname FROM pg_namespace WHERE nspname ~ '^g'")
+    generations = await own_system.fetch("SELECT generation FROM control.generation WHERE state <> 'dropped'")
+    assert {row["nspname"] for row in namespaces} == {row["generation"] for row in generations}
 
 
-async def test_a_broker_that_restarts_in_every_phase_only_delays_a_rebuild(own_system: System, tmp_path: Path) -> None:
-    town = Dataset(7, customers=40, campaigns=10, memberships_each=5)
-    old, new = await damaged(own_system, town)
+async def test_broker_restarts_in_every_phase_only_delay_a_rebuild(own_system: System, tmp_path: Path) -> None:
+    dataset = Dataset(7, customers=40, campaigns=10, memberships_each=5)
+    old, new = await damaged(own_system, dataset)
     barrier = Barrier(own_system)
     async with watched(own_system, {old, new}):
         child = None
         for phase in PHASES:
-            after = Barrier(own_system)
-            await after.close(phase)
+            next_barrier = Barrier(own_system)
+            await next_barrier.close(phase)
             await barrier.open()
-            child = child or begin_rebuild(own_system, tmp_path)
-            barrier = after
+            child = child or start_rebuild(own_system, tmp_path)
+            barrier = next_barrier
             await barrier.reached()
             os.kill(own_system.broker.pid, signal.SIGKILL)
             await asyncio.to_thread(own_system.broker.stop)
             await asyncio.to_thread(own_system.broker.start)
         await barrier.open()
         assert child is not None
-        await ended(child, tmp_path)
-    assert await answer(own_system) == new
-    await demand_the_towns_rows(own_system, town)
+        await assert_succeeds(child, tmp_path)
+    assert await read(own_system) == new
+    await assert_dataset_rows(own_system, dataset)
 
 
-async def test_a_database_that_restarts_in_every_phase_only_delays_a_rebuild(nats: NatsServer, tmp_path: Path) -> None:
+async def test_database_restarts_in_every_phase_only_delay_a_rebuild(nats: NatsServer, tmp_path: Path) -> None:
     server = PostgresServer(tmp_path / "postgres")
     server.start()
     connection = await databases.connect(server.url, "test")
@@ -225,41 +223,39 @@ async def test_a_database_that_restarts_in_every_phase_only_delays_a_rebuild(nat
     system = System(server.url, nats, tmp_path)
     try:
         await system.start()
-        town = Dataset(8, customers=40, campaigns=10, memberships_each=5)
-        old, new = await damaged(system, town)
+        dataset = Dataset(8, customers=40, campaigns=10, memberships_each=5)
+        old, new = await damaged(system, dataset)
         barrier = Barrier(system)
         async with watched(system, {old, new, 503}):
             child = None
             for phase in PHASES:
                 await barrier.close(phase)
-                child = child or begin_rebuild(system, tmp_path)
+                child = child or start_rebuild(system, tmp_path)
                 await barrier.reached()
                 await asyncio.to_thread(server.stop)
                 await asyncio.to_thread(server.start)
             assert child is not None
-            await ended(child, tmp_path)
-        assert await answer(system) == new
-        await demand_the_towns_rows(system, town)
+            await assert_succeeds(child, tmp_path)
+        assert await read(system) == new
+        await assert_dataset_rows(system, dataset)
     finally:
         await system.stop()
         server.stop()
 
 
-async def test_an_erasure_that_was_killed_half_way_is_finished_by_the_same_command(
-    own_system: System, tmp_path: Path
-) -> None:
-    town = Dataset(9, customers=10, campaigns=5, memberships_each=3)
-    await own_system.settled(await own_system.publish(town.events()))
+async def test_a_killed_erasure_is_finished_by_the_same_command(own_system: System, tmp_path: Path) -> None:
+    dataset = Dataset(9, customers=10, campaigns=5, memberships_each=3)
+    await own_system.wait_until_applied(await own_system.publish(dataset.events()))
     connection = await asyncpg.connect(own_system.database_url)
     await connection.execute(BARRIER)
     await connection.close()
     barrier = Barrier(own_system)
     await barrier.close("rows")
-    child = begin(own_system, tmp_path, "erase", "--customer", customer_id(1), "--yes")
+    child = start(own_system, tmp_path, "erase", "--customer", customer_id(1), "--yes")
     await barrier.reached()
     child.kill()
     child.wait()
-    await barrier.turn_away()
+    await barrier.end_waiting_session()
     await barrier.open()
     other = await membership(own_system.environment, "erase", "--customer", customer_id(2), "--yes")
     assert (other.code, "was interrupted. Finish it first" in other.err) == (1, True), other
@@ -271,35 +267,37 @@ async def test_an_erasure_that_was_killed_half_way_is_finished_by_the_same_comma
     assert (await own_system.get(f"/customers/{customer_id(1)}/campaigns")).status_code == 404
 
 
-async def test_an_event_read_before_an_erasure_does_not_bring_a_row_back(own_system: System) -> None:
-    await own_system.settled(await own_system.publish([published("target.enrolled.v1", 1, customer=1)]))
+async def test_an_event_read_before_an_erasure_restores_no_row(own_system: System) -> None:
+    await own_system.wait_until_applied(await own_system.publish([published("target.enrolled.v1", 1, customer=1)]))
     own_system.kill("project", signal.SIGSTOP)
     await own_system.publish([published("target.enrolled.v1", n, customer=1, campaign=n) for n in range(2, 50)])
-    ended_ = await membership(own_system.environment, "erase", "--customer", customer_id(1), "--yes")
-    assert ended_.code == 0, ended_
+    erased = await membership(own_system.environment, "erase", "--customer", customer_id(1), "--yes")
+    assert erased.code == 0, erased
     own_system.kill("project", signal.SIGCONT)
-    await own_system.settled(await own_system.publish([published("customer.upserted.v1", 1, customer=2)]))
+    await own_system.wait_until_applied(await own_system.publish([published("customer.upserted.v1", 1, customer=2)]))
     assert await own_system.fetch("SELECT FROM g1.membership") == []
 
 
-async def test_kill_9_of_the_projector_leaves_the_rows_the_generator_decided(own_system: System) -> None:
-    customers = PROJECTOR_EVENTS * 10 // 11 // 20  # two events for itself, two a membership; a tenth told again
-    town = Dataset(10, customers=customers, campaigns=200, memberships_each=9)
-    told = [Publication(subject, f"told-{n}", body) for n, (subject, body) in enumerate(town.events(duplicates=0.1))]
+async def test_kill_9_of_the_projector_leads_to_the_datasets_rows(own_system: System) -> None:
+    customers = PROJECTOR_EVENTS * 10 // 11 // 20  # 20 events each: 2 of its own, 2 per membership; a tenth repeated
+    dataset = Dataset(10, customers=customers, campaigns=200, memberships_each=9)
+    publications = [
+        Publication(subject, f"event-{n}", body) for n, (subject, body) in enumerate(dataset.events(duplicates=0.1))
+    ]
     rng = Random(10)
 
-    async def tell() -> int:
-        return max([receipt.position async for receipt in publish_events(own_system.nats_url, told)])
+    async def publish() -> int:
+        return max([receipt.position async for receipt in publish_events(own_system.nats_url, publications)])
 
-    publishing = asyncio.create_task(tell())
+    publishing = asyncio.create_task(publish())
     for _ in range(PROJECTOR_KILLS):
         await asyncio.sleep(rng.uniform(0.05, 0.9))
         own_system.kill("project")
         own_system.launch("project")
-    await own_system.settled(await publishing)
+    await own_system.wait_until_applied(await publishing)
 
     async def copied() -> bool:
         return not await own_system.fetch("SELECT FROM control.fan_out")
 
     await eventually(copied, "the campaigns' keys are copied to their memberships")
-    await demand_the_towns_rows(own_system, town)
+    await assert_dataset_rows(own_system, dataset)

@@ -1,4 +1,4 @@
-"""PostgreSQL refuses to run as root, so root runs it as an account without rights, and lets that account through."""
+"""The account PostgreSQL runs as: it refuses root, so root uses an unprivileged one and lets it reach its folder."""
 
 import os
 import pwd
@@ -12,7 +12,7 @@ UNPRIVILEGED: Final = ("nobody", "daemon")
 
 
 def account_for(folder: Path) -> Account | None:
-    """Return whom PostgreSQL runs as over `folder`, which may not exist yet; None: as we are."""
+    """Return the account to run PostgreSQL as over `folder`, which may not exist yet; None for the current one."""
     owner = folder.stat() if folder.exists() else None
     if os.geteuid() != 0:
         if owner is not None and owner.st_uid != os.geteuid():
@@ -25,10 +25,10 @@ def account_for(folder: Path) -> Account | None:
         return Account(_name(owner.st_uid), owner.st_uid, owner.st_gid)
     for name in UNPRIVILEGED:
         try:
-            found = pwd.getpwnam(name)
+            entry = pwd.getpwnam(name)
         except KeyError:
             continue
-        return Account(name, found.pw_uid, found.pw_gid)
+        return Account(name, entry.pw_uid, entry.pw_gid)
     raise EmbeddedFailed(
         f"PostgreSQL refuses to run as root, and there is no account {' or '.join(UNPRIVILEGED)} to run it as. "
         "Run this as another user."
@@ -36,30 +36,30 @@ def account_for(folder: Path) -> Account | None:
 
 
 def grant_traverse(account: Account, *paths: Path) -> list[Path]:
-    """Let `account` traverse the folders that lead to `paths`, and no more (o+x); return those that were closed."""
+    """Let `account` traverse the folders that lead to `paths`, nothing more (o+x); return the folders changed."""
     folders = {folder for path in paths for folder in path.resolve().parents}
-    closed = [folder for folder in sorted(folders) if not _may_enter(folder, account)]
+    closed = [folder for folder in sorted(folders) if not _can_traverse(folder, account)]
     for folder in closed:
         try:
             folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IXOTH)
         except OSError as problem:
             raise _not_traversable(folder, account) from problem
-        if not _may_enter(folder, account):
+        if not _can_traverse(folder, account):
             raise _not_traversable(folder, account)
     return closed
 
 
-def _may_enter(folder: Path, account: Account) -> bool:
-    found = folder.stat()
-    if found.st_uid == account.uid:
-        return bool(found.st_mode & stat.S_IXUSR)
-    return bool(found.st_mode & (stat.S_IXGRP if found.st_gid == account.gid else stat.S_IXOTH))
+def _can_traverse(folder: Path, account: Account) -> bool:
+    status = folder.stat()
+    if status.st_uid == account.uid:
+        return bool(status.st_mode & stat.S_IXUSR)
+    return bool(status.st_mode & (stat.S_IXGRP if status.st_gid == account.gid else stat.S_IXOTH))
 
 
 def _not_traversable(folder: Path, account: Account) -> EmbeddedFailed:
     return EmbeddedFailed(
-        f"PostgreSQL refuses to run as root, and {account.name}, whom it would run as, cannot traverse {folder}. "
-        "Run this as another user, or choose a folder elsewhere (--data-dir)."
+        f"PostgreSQL refuses to run as root, and the account {account.name} cannot traverse {folder}. "
+        "Run this as another user, or choose another folder (--data-dir)."
     )
 
 

@@ -1,7 +1,7 @@
-"""A program as a child process: started until it is ready, stopped until it is gone, never left behind.
+"""A program as a child process: `start` waits until it is ready, `stop` until it is gone.
 
-Invariants: a child runs in a session of its own, so that a terminal's Ctrl-C reaches only its parent, which then stops
-its children in order. On Linux it gets `death_signal` when the thread that started it ends.
+Invariants: a child runs in its own session, so that a terminal's Ctrl-C reaches only its parent, which then stops its
+children in order. On Linux a child gets `death_signal` when the thread that started it ends.
 """
 
 import os
@@ -43,7 +43,7 @@ class EmbeddedFailed(MembershipError):
 
 
 class Account(NamedTuple):
-    """Whom a program runs as."""
+    """The account a program runs as."""
 
     name: str
     uid: int
@@ -61,15 +61,15 @@ def launch(
     descriptors: Sequence[int] = (),
     standard_input: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start `command` with its output appended to `log`; only `descriptors` are inherited beyond the standard three."""
-    # A thread's end counts as the parent's, so a child of a passing thread would die for no reason.
-    told = death_signal if threading.current_thread() is threading.main_thread() else 0
-    whom = (account.uid, account.gid) if account else (-1, -1)
-    words = [sys.executable, "-I", "-S", _LAUNCH, *map(str, (os.getpid(), int(told), *whom, *command))]
-    with log.open("ab") as output, (standard_input or Path(os.devnull)).open("rb") as asked:
-        return subprocess.Popen(  # noqa: S603 - the words are ours
-            words,
-            stdin=asked,
+    """Start `command` with its output appended to `log`; it inherits `descriptors` besides the standard three."""
+    # Linux takes the end of the starting thread for the end of the parent: a short-lived thread would kill the child.
+    parent_death_signal = death_signal if threading.current_thread() is threading.main_thread() else 0
+    ids = (account.uid, account.gid) if account else (-1, -1)
+    arguments = (os.getpid(), int(parent_death_signal), *ids, *command)
+    with log.open("ab") as output, (standard_input or Path(os.devnull)).open("rb") as stdin:
+        return subprocess.Popen(  # noqa: S603 - no shell, and no input from outside
+            [sys.executable, "-I", "-S", _LAUNCH, *map(str, arguments)],
+            stdin=stdin,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -80,7 +80,7 @@ def launch(
 
 
 def size(log: Path) -> int:
-    """Return how many bytes a log has so far."""
+    """Return the size of a log in bytes."""
     return log.stat().st_size if log.exists() else 0
 
 
@@ -94,35 +94,35 @@ def tail(log: Path, since: int = 0, lines: int = TAIL_LINES) -> str:
         return ""
 
 
-def until_ended(process: subprocess.Popen[bytes], what: str, log: Path) -> Iterator[float]:
-    """Wait, in steps, for a program that does one thing; raise `EmbeddedFailed` with its words if it failed."""
+def until_ended(process: subprocess.Popen[bytes], name: str, log: Path) -> Iterator[float]:
+    """Wait, in steps, for a program that ends by itself; raise `EmbeddedFailed` with the log's end if it failed."""
     try:
         while process.poll() is None:
             yield POLL_S
     finally:
-        # The caller may have stopped asking.
+        # The caller may have closed this generator early.
         if process.poll() is None:
             process.kill()
             process.wait()
     if process.returncode:
-        raise EmbeddedFailed(f"{what} failed. Its log, {log}, ends with:\n{tail(log)}")
+        raise EmbeddedFailed(f"{name} failed. Its log, {log}, ends with:\n{tail(log)}")
 
 
 class ChildProcess(ABC):
-    """A program that runs until it is stopped, started and stopped as often as one likes.
+    """A program that runs until it is stopped; it can be started and stopped any number of times.
 
-    `start` and `stop` block; `starting` and `stopping` are the same as steps that yield how long to pause, for callers
-    that have more to do. Both may be called whatever happened to the process in between.
+    `start` and `stop` block; `starting` and `stopping` do the same in steps and yield the seconds to pause, for callers
+    with an event loop. All may be called whatever happened to the process in between.
     """
 
     name: ClassVar[str]
     death_signal: ClassVar[int] = signal.SIGTERM
     stop_signals: ClassVar[Sequence[tuple[int, float]]] = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
-    """Signals in order, each with the seconds it is given."""
+    """Signals in order, each with the seconds to wait for its effect."""
     reports_health: ClassVar[bool] = False
-    """Whether `health_problem` asks anything."""
+    """Whether the subclass implements `health_problem`."""
     transient_errors: ClassVar[Sequence[str]] = ()
-    """Words in the log, in lower case, that tell of a failure that passes by itself."""
+    """Lower-case log texts of failures that pass without intervention."""
 
     def __init__(self, log: Path, descriptors: Sequence[int] = ()) -> None:
         self.log = log
@@ -138,98 +138,98 @@ class ChildProcess(ABC):
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def exit_code(self) -> int | None:
-        """How the last process ended, negative for a signal; None while it runs."""
+        """The exit code of the last process, negative for a signal; None while it runs."""
         return self._process.poll() if self._process else None
 
     def start(self) -> None:
-        """Start and wait until it is ready; raise `EmbeddedFailed` with the log's end if it does not become so."""
+        """Start and wait until ready; raise `EmbeddedFailed` with the end of the log otherwise."""
         for pause_s in self.starting():
             time.sleep(pause_s)
 
     def stop(self) -> None:
-        """Stop and wait until nothing of it runs."""
+        """Stop and wait until neither the process nor a descendant runs."""
         for pause_s in self.stopping():
             time.sleep(pause_s)
 
     def kill(self) -> None:
-        """End it at once, without waiting."""
+        """Kill the process without waiting."""
         if self._process is not None and self.running:
             self._process.kill()
 
     def starting(self) -> Iterator[float]:
-        """Start in steps; a failure that passes by itself is tried again until the deadline."""
-        ends = time.monotonic() + START_DEADLINE_S
+        """Start in steps; retry transient failures until the deadline."""
+        deadline = time.monotonic() + START_DEADLINE_S
         while True:
-            yield from self._until_gone(ends)
+            yield from self._until_gone(deadline)
             since = size(self.log)
             try:
-                yield from self._attempt(since, ends)
+                yield from self._attempt(since, deadline)
             except EmbeddedFailed:
-                if time.monotonic() > ends or not self._is_transient(tail(self.log, since).lower()):
+                if time.monotonic() > deadline or not self._is_transient(tail(self.log, since).lower()):
                     raise
                 yield RETRY_S
             else:
                 return
 
     def stopping(self) -> Iterator[float]:
-        """Stop in steps, ever less politely."""
-        for number, patience_s in self.stop_signals:
+        """Stop in steps, with each of `stop_signals` until one works."""
+        for number, wait_s in self.stop_signals:
             if self._process is not None and self.running:
                 self._process.send_signal(number)
-            yield from self._until_gone(time.monotonic() + patience_s)
+            yield from self._until_gone(time.monotonic() + wait_s)
             if self._liveness_fd is None and not self.running:
                 return
 
     def health_problem(self) -> str:
-        """Return what is wrong with a program that runs, empty for nothing. Blocks for a second at most."""
+        """Return what is wrong with a running program, empty for nothing. Blocks for a second at most."""
         return ""
 
     @abstractmethod
     def _prepare(self) -> Iterator[float]:
-        """Make ready what the program needs, in steps."""
+        """Prepare the files the program needs, in steps."""
 
     @abstractmethod
     def _launch(self, descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
-        """Start the program, which inherits these descriptors."""
+        """Start the program; it inherits these descriptors."""
 
     @abstractmethod
     def _ready(self) -> bool:
-        """Whether the process just started does its work."""
+        """Return whether the process just started is ready."""
 
-    def _is_transient(self, said: str) -> bool:
-        return any(words in said for words in self.transient_errors)
+    def _is_transient(self, log_text: str) -> bool:
+        return any(text in log_text for text in self.transient_errors)
 
-    def _attempt(self, since: int, ends: float) -> Iterator[float]:
+    def _attempt(self, since: int, deadline: float) -> Iterator[float]:
         yield from self._prepare()
-        self._process = self._launched()
+        self._process = self._launch_with_pipe()
         while not self._ready():
-            if not self.running or time.monotonic() > ends:
+            if not self.running or time.monotonic() > deadline:
                 code = self.exit_code
                 yield from self.stopping()
-                why = f"was not ready within {START_DEADLINE_S:.0f} s" if code is None else f"ended with code {code}"
-                raise EmbeddedFailed(f"{self.name} {why}. Its log, {self.log}, ends with:\n{tail(self.log, since)}")
+                reason = f"was not ready within {START_DEADLINE_S:.0f} s" if code is None else f"ended with code {code}"
+                raise EmbeddedFailed(f"{self.name} {reason}. Its log, {self.log}, ends with:\n{tail(self.log, since)}")
             yield POLL_S
 
-    def _launched(self) -> subprocess.Popen[bytes]:
-        # Every process that descends from this one holds the writing end: the reading end tells when all are gone,
-        # those included that outlive a parent killed with -9.
+    def _launch_with_pipe(self) -> subprocess.Popen[bytes]:
+        # All descendants inherit the write end, so the read end reports end of file once every one of them is gone,
+        # including those that outlive a parent killed with -9.
         if self._liveness_fd is not None:
             os.close(self._liveness_fd)
-        self._liveness_fd, held = os.pipe()
+        self._liveness_fd, write_end = os.pipe()
         os.set_blocking(self._liveness_fd, False)
         try:
-            return self._launch((*self._descriptors, held))
+            return self._launch((*self._descriptors, write_end))
         finally:
-            os.close(held)
+            os.close(write_end)
 
-    def _until_gone(self, ends: float) -> Iterator[float]:
-        """Wait until no descendant of the last process lives, or until `ends`."""
-        while (self.running or self._has_descendants()) and time.monotonic() < ends:
+    def _until_gone(self, deadline: float) -> Iterator[float]:
+        """Wait until the last process and its descendants are gone, or until `deadline`."""
+        while (self.running or self._has_descendants()) and time.monotonic() < deadline:
             yield POLL_S
 
     def _has_descendants(self) -> bool:
@@ -245,7 +245,7 @@ class ChildProcess(ABC):
 
 
 class ServerProcess(ChildProcess):
-    """A child that listens on a port of 127.0.0.1: the one it was given, or any free one, and then always that."""
+    """A child that listens on a port of 127.0.0.1: the given one, or a free one that it then keeps."""
 
     transient_errors: ClassVar[Sequence[str]] = ("address already in use",)
 
@@ -255,11 +255,11 @@ class ServerProcess(ChildProcess):
         self.port = port or free_port()
 
     def starting(self) -> Iterator[float]:
-        """Start in steps; from then on the port stays."""
+        """Start in steps; a started server keeps its port."""
         yield from super().starting()
         self._may_change_port = False
 
-    def _is_transient(self, said: str) -> bool:
-        if "address already in use" in said and self._may_change_port:
+    def _is_transient(self, log_text: str) -> bool:
+        if "address already in use" in log_text and self._may_change_port:
             self.port = free_port()
-        return super()._is_transient(said)
+        return super()._is_transient(log_text)

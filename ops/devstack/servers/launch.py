@@ -1,7 +1,7 @@
-"""Becomes another program that cannot outlive its parent: run as a script, as the first thing a child process does.
+"""Executes a program that cannot outlive its parent; run as a script, as the first step of a child process.
 
-A script rather than a `preexec_fn`, which Python may not run safely where there are threads. In this order: the
-account, then the death signal (a change of account clears it), then the question whether the parent died meanwhile.
+A script rather than a `preexec_fn`, which is not safe with threads. The order matters: first the account, then the
+death signal (a change of account clears it), then the check whether the parent died meanwhile.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(parent: int, death_signal: int, uid: int, gid: int, *command: str) -> None:
-    """Take on the account unless `uid` is negative, ask to die with the parent unless `death_signal` is 0, and go."""
+    """Change the account unless `uid` is negative, set the death signal unless it is 0, and execute `command`."""
     if uid >= 0:
         os.setgroups([])
         os.setgid(gid)
@@ -23,11 +23,11 @@ def main(parent: int, death_signal: int, uid: int, gid: int, *command: str) -> N
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal)
     if os.getppid() != parent:
         sys.exit("The process that started this one is gone.")
-    # Python ignores these two; an ignored signal would stay ignored in the program.
+    # Python ignores these two, and the program would inherit that.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execv(command[0], command)  # noqa: S606 - no shell is wanted here
+        os.execv(command[0], command)  # noqa: S606 - deliberately without a shell
     except OSError as problem:
         sys.exit(f"{command[0]} cannot be run: {problem.strerror}.")
 

@@ -1,7 +1,7 @@
-"""nats-server with JetStream from its wheel, as a child process on two free ports: clients' and monitoring.
+"""nats-server with JetStream from its wheel, as a child process on two free ports: one for clients, one for monitoring.
 
 Writes: `nats.conf`, `server.log` and JetStream's files in its folder.
-Invariants: `sync_interval: always`, as the stream's contract asks: what was acknowledged survives a power cut.
+Invariants: `sync_interval: always`, as the stream's contract requires: acknowledged events survive a power cut.
 """
 
 import http.client
@@ -43,11 +43,11 @@ class NatsServer(ServerProcess):
         self.store_dir = store_dir.absolute()
         super().__init__(port, log or self.store_dir / "server.log", descriptors)
         self.monitoring_port = 0
-        """Where the server reports its health; another one at each start."""
+        """Where the server reports its health; a new one at each start."""
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """The URL for clients."""
         return f"nats://127.0.0.1:{self.port}"
 
     @property
@@ -67,7 +67,7 @@ class NatsServer(ServerProcess):
         return launch(command, self.log, death_signal=self.death_signal, folder="/", descriptors=descriptors)
 
     def _ready(self) -> bool:
-        """The server greets with an INFO line once JetStream has recovered its files."""
+        """Return whether the server sends its INFO line, which it does once JetStream has recovered its files."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), INFO_WAIT_S) as connection:
                 return self.running and connection.recv(5) == b"INFO "
@@ -75,9 +75,9 @@ class NatsServer(ServerProcess):
             return False
 
     def health_problem(self) -> str:
-        """Return what the plain `/healthz` reports; the forms for JetStream's state alone miss a failed write.
+        """Return what `/healthz` without parameters reports; its JetStream-only forms miss a failed write.
 
-        A server that gives no answer may only be busy: then there is no problem to report.
+        No response is not a problem: the server may only be busy.
         """
         connection = http.client.HTTPConnection("127.0.0.1", self.monitoring_port, timeout=HEALTH_WAIT_S)
         try:
@@ -94,7 +94,7 @@ class NatsServer(ServerProcess):
 def _program() -> Path:
     """Return nats-server's path: the wheel puts it beside the interpreter."""
     beside = Path(sys.executable).with_name("nats-server")
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
-    if found is None:
+    path = str(beside) if beside.exists() else shutil.which("nats-server")
+    if path is None:
         raise EmbeddedMissing("nats-server")
-    return Path(found)
+    return Path(path)

@@ -5,7 +5,7 @@ import socket
 from typing import Final
 
 PORTS: Final = range(10_000, 32_768)
-"""Below Linux's ephemeral range: a client that reconnects to a stopped server must not be given that very port."""
+"""Below Linux's ephemeral range: a client that reconnects to a stopped server must not get that port as its own."""
 TRIES_MAX: Final = 200
 
 

