@@ -163,7 +163,7 @@ async def test_an_unreachable_broker_is_named_without_its_password() -> None:
 def test_wrong_credentials_are_not_reported_as_no_answer() -> None:
     for error in (nats_py.errors.AuthorizationError(), nats_py.errors.Error("nats: 'Authorization Violation'")):
         text = str(BrokerUnavailable("nats://me:hunter2@broker:4222", error))
-        assert text.startswith("The broker at broker:4222 refuses the user and password, or the token")
+        assert text.startswith("The broker at broker:4222 rejects the user and password, or the token")
         assert "hunter2" not in text
 
 
