@@ -58,7 +58,7 @@ def enrolments(customers: range) -> list[tuple[str, bytes]]:
 
 
 async def assert_projector_ends_with(system: System, sentence: str) -> None:
-    """Wait until the projector has command with exit code 1, and check that its log has the sentence."""
+    """Wait until the projector has ended with exit code 1, and check that its log has the sentence."""
     code = await asyncio.to_thread(system.children["project"].wait, 30)
     assert code == 1
     assert sentence in system.log("project")
