@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from consumers import intake, stream
-from consumers.client import ILL_FORMED_HEADERS
-from consumers.client import TolerantClient as Client
+from consumers.client import ILL_FORMED_HEADERS, TolerantClient
 from consumers.intake import Interrupted, OrderedSubscription, read_reply
 from ops.devstack.servers.nats import NatsServer
 from projections.model.events import Message, Position
@@ -18,8 +17,8 @@ START = Position(0)
 
 
 @pytest.fixture
-async def client(nats: NatsServer) -> AsyncIterator[Client]:
-    client = Client()
+async def client(nats: NatsServer) -> AsyncIterator[TolerantClient]:
+    client = TolerantClient()
     await client.connect(nats.url, max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=_quiet)  # type: ignore[arg-type]
     await stream.create(client, replicas=1)
     yield client

@@ -32,7 +32,7 @@ async def test_a_rebuild_gives_the_rows_of_the_projector(
 
 def random_messages(rng: Random, events: int) -> list[Message]:
     """Return events of one customer in one campaign; many have equal versions but different content."""
-    types = ("target.enrolled.v1", "target.removed.v1", "target.restored.v1", "campaign.upserted.v1")
+    types: tuple[str, ...] = ("target.enrolled.v1", "target.removed.v1", "target.restored.v1", "campaign.upserted.v1")
     types += ("campaign.status_changed.v1", "campaign.deleted.v1", "campaign.restored.v1", "customer.upserted.v1")
     messages = []
     for position in range(1, events + 1):

@@ -1,6 +1,7 @@
 """Refused writes: a refused message is parked and the rest applied; a refusal without such a message parks nothing."""
 
 from itertools import count
+from typing import Any, cast
 
 import asyncpg
 import pytest
@@ -159,7 +160,8 @@ async def test_statements_mixed_up_by_a_pooler_damage_no_generation(
         await generations.create(connection, G2)
     current = await take_over_all(connection)
     # A pooler may assign a server connection on which another client has prepared statements of the same names.
-    taken = int(connection._get_unique_id("stmt").strip("_").rsplit("_", 1)[1], 16)
+    unique_id = cast("Any", connection)._get_unique_id("stmt")
+    taken = int(unique_id.strip("_").rsplit("_", 1)[1], 16)
     names = (f"__asyncpg_stmt_{number:x}__" for number in count(taken + 1))
     await connection.execute("".join(f"PREPARE {next(names)} AS SELECT 1;" for _ in range(500)))
     with pytest.raises(asyncpg.DuplicatePreparedStatementError):

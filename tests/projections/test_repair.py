@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from random import Random
+from typing import Literal
 
 import asyncpg
 import pytest
@@ -79,7 +80,7 @@ async def test_undamaged_rows_do_not_differ(intact: asyncpg.Connection, entity: 
 async def test_a_repair_fixes_what_it_shows_and_a_second_finds_nothing(intact: asyncpg.Connection, seed: int) -> None:
     expected = await rows(intact)
     (corrupted,) = await damage(intact, "g1", Random(seed), 1)
-    kind = "campaign" if corrupted.table == "campaign" else "customer"
+    kind: Literal["customer", "campaign"] = "campaign" if corrupted.table == "campaign" else "customer"
     entity = Entity(kind, str(corrupted.key[f"{kind}_id"]))
     damaged = await rows(intact)
     assert damaged != expected

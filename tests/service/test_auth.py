@@ -42,7 +42,7 @@ def token(header: dict[str, Any] | None = None, secret: str = JWT_SECRET, digest
     return signed(json.dumps(HS256 if header is None else header), json.dumps(kept), secret, digest)
 
 
-async def get_with(scenario: Scenario, path: str = UNKNOWN_CUSTOMER, **headers: str | bytes) -> httpx.Response:
+async def get_with(scenario: Scenario, path: str = UNKNOWN_CUSTOMER, /, **headers: str | bytes) -> httpx.Response:
     """Send a request with these headers only; underscores in their names become hyphens."""
     lines = [(name.replace("_", "-").encode(), _bytes(value)) for name, value in headers.items()]
     return await scenario.client.get(path, headers=lines)

@@ -63,9 +63,9 @@ def test_no_response_is_older_than_the_position_it_is_served_with(  # noqa: C901
             case "begin":
                 reading[arguments[0]] = (response_at(len(commits)), arguments[1], cache.begin_read())  # type: ignore[index,assignment]
             case "end" if arguments[0] in reading:
-                representation, tags, cache_token = reading.pop(arguments[0])  # type: ignore[call-overload]
-                tags_of[arguments[0]] = tags  # type: ignore[index]
-                cache.put(key(arguments[0]), representation, tags, cache_token)  # type: ignore[arg-type]
+                representation, tags, cache_token = reading.pop(arguments[0])
+                tags_of[arguments[0]] = tags
+                cache.put(key(arguments[0]), representation, tags, cache_token)
             case "get":
                 cached = cache.get(key(arguments[0]))  # type: ignore[arg-type]
                 if cached is not None:

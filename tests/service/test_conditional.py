@@ -16,7 +16,7 @@ BODY_WORTH_COMPRESSING = 30
 """Campaigns that make a page far longer than a network packet."""
 
 
-async def tag_of(scenario: Scenario, customer: int, headers: dict[str, str] | None = None, **params: Any) -> str:
+async def tag_of(scenario: Scenario, customer: int, headers: dict[str, str] | None = None, /, **params: Any) -> str:
     """Return the entity tag of a page."""
     reply = await scenario.ask(customer, headers, **params)
     assert reply.status_code == 200

@@ -30,6 +30,7 @@ from tests.support.builders import an_id, customer_id, owner_id
 from tests.support.processes import System
 from tests.support.scenario import Scenario, bearer, client_of, new_number
 
+Operation = APIOperation[Any, Any, Any, Any]
 CASES = int(os.environ.get("MEMBERSHIP_TEST_CASES", "1000"))
 """Requests generated from the contract file; half as many more are generated from the served document."""
 LIST = "/customers/{customer_id}/campaigns"
@@ -146,7 +147,7 @@ class Session(NamedTuple):
     undocumented: set[int]
     statuses: Counter[int]
 
-    def send(self, case: Case) -> None:
+    def send(self, case: Case[Any]) -> None:
         """Send a case, and validate the response against the document."""
         reply = case.call(base_url=self.dataset.api_url, session=self.http, timeout=TIMEOUT_S)
         self.statuses[reply.status_code] += 1
@@ -166,7 +167,7 @@ def open_session(dataset: Dataset, checks: list[Any], undocumented: set[int]) ->
         yield Session(dataset, http, checks, undocumented, Counter())
 
 
-def adjusted(case: Case, customer: str | None, caller: dict[str, str], sensible: dict[str, str]) -> Case:
+def adjusted(case: Case[Any], customer: str | None, caller: dict[str, str], sensible: dict[str, str]) -> Case[Any]:
     """Return the case with an existing customer and caller; a positive case also gets sensible strings."""
     if customer is not None and UUID.fullmatch(str(case.path_parameters["customer_id"])):
         case.path_parameters["customer_id"] = customer
@@ -184,7 +185,7 @@ def adjusted(case: Case, customer: str | None, caller: dict[str, str], sensible:
     return case
 
 
-def send_generated(session: Session, operation: APIOperation, mode: GenerationMode, cases: int) -> None:
+def send_generated(session: Session, operation: Operation, mode: GenerationMode, cases: int) -> None:
     """Send this many generated cases of the list operation."""
     customers = st.sampled_from([*session.dataset.customers * 2, None])
     callers = st.sampled_from([*[session.dataset.admin] * 8, *[session.dataset.owner] * 4, {}])
@@ -198,13 +199,13 @@ def send_generated(session: Session, operation: APIOperation, mode: GenerationMo
         suppress_health_check=list(HealthCheck),
     )
     @given(case=st.builds(adjusted, generated, customers, callers, SENSIBLE))
-    def send(case: Case) -> None:
+    def send(case: Case[Any]) -> None:
         session.send(case)
 
     send()
 
 
-def send_boundary_cases(session: Session, schema: OpenApiSchema, operation: APIOperation) -> None:
+def send_boundary_cases(session: Session, schema: OpenApiSchema, operation: Operation) -> None:
     """Send the cases that schemathesis derives from the bounds, types and presence of each parameter."""
     cases = schema.iter_coverage_cases(
         operation, generation_modes=list(GenerationMode), generation_config=schema.config.generation

@@ -24,7 +24,7 @@ async def allowed(origins: str, origin: str) -> str | None:
     async with client(origins) as caller:
         preflight = await caller.options(PATH, headers={"Origin": origin} | PREFLIGHT)
         response = await caller.get("/health/live", headers={"Origin": origin})
-    allowed_origin = preflight.headers.get("access-control-allow-origin")
+    allowed_origin: str | None = preflight.headers.get("access-control-allow-origin")
     assert response.headers.get("access-control-allow-origin") == allowed_origin
     return allowed_origin
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -88,9 +89,9 @@ async def test_foreign_notices_flush_the_cache_and_listening_continues(
     for number, payload in enumerate(FOREIGN, start=1):
         before = cache.begin_read()
         await notify(connection, payload)
-        await eventually(lambda before=before: cache.begin_read() != before, "the cache is flushed", SOON_S)
+        await eventually(partial(_is_flushed, cache, before), "the cache is flushed", SOON_S)
         await advance(connection, number)
-        await eventually(lambda number=number: cache.applied_through == number, "the next notice is applied", SOON_S)
+        await eventually(partial(_has_applied, cache, number), "the next notice is applied", SOON_S)
     assert cache.begin_read() is not None
 
 

@@ -35,7 +35,7 @@ async def walked(scenario: Scenario, customer: int, **params: Any) -> list[str]:
     raise AssertionError("the walk does not end")
 
 
-async def cursor_of(scenario: Scenario, customer: int, headers: dict[str, str] | None = None, **params: Any) -> str:
+async def cursor_of(scenario: Scenario, customer: int, headers: dict[str, str] | None = None, /, **params: Any) -> str:
     """Return the cursor of the page after the first."""
     cursor: str = (await scenario.page(customer, headers, **params))["meta"]["next_cursor"]
     return cursor
@@ -362,7 +362,7 @@ def relations(reply: httpx.Response) -> dict[str, str]:
     """Return the targets of a Link header by relation, resolved like a client does; each relation occurs once."""
     assert reply.status_code == 200, reply.text[:300]
     assert len(reply.headers.get_list("link")) <= 1
-    targets = {name: str(reply.url.join(link["url"])) for name, link in reply.links.items()}
+    targets = {name: str(reply.url.join(link["url"])) for name, link in reply.links.items() if name}
     assert len(targets) == reply.headers.get("link", "").count("rel=")
     return targets
 

@@ -116,7 +116,7 @@ async def test_only_customers_affected_by_a_fan_out_use_the_exact_shape(
 
 async def a_list(connection: asyncpg.Connection, length: int) -> None:
     """Enrol customer 1 in campaigns whose keys sometimes tie; some are deleted, some removed."""
-    events = [("customer.upserted.v1", {})]
+    events: list[tuple[str, dict[str, Any]]] = [("customer.upserted.v1", {})]
     for n in range(1, length + 1):
         status = ("draft", "running", "paused", "done")[n % 4]
         created = None if n % 5 == 0 else f"2025-0{1 + n % 3}-01T00:00:00Z"
