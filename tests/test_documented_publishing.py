@@ -46,6 +46,7 @@ async def stored(client: Client) -> int:
 
 async def test_the_documented_batch_is_stored_and_survives_an_identical_retry(client: Client) -> None:
     publish_batch = example()
+    assert await publish_batch(client, []) == []
     batch = events(1, 1_000)
     assert await publish_batch(client, batch) == list(range(1, 1_001))
     assert await publish_batch(client, batch) == list(range(1, 1_001))
