@@ -67,10 +67,10 @@ async def publish(settings: Settings, source: IO[bytes], *, skip_bad: bool, as_j
         summary = f"{len(bad):,} of {counted(len(lines), 'line')} {'is' if len(bad) == 1 else 'are'} bad"
         return fail(f"{summary}; nothing was published. Fix the bad lines, or use --skip-bad.")
     try:
-        await _send(settings, good, as_json=as_json)
+        lost = await _send(settings, good, as_json=as_json)
     except StreamNotCreated as absent:
         raise await _missing_or_new(settings, absent) from None
-    return 1 if bad else 0
+    return 1 if bad or lost else 0
 
 
 def _reason_not_ndjson(lines: list[Line], head: bytes) -> str:
@@ -162,9 +162,11 @@ async def _missing_or_new(settings: Settings, absent: StreamNotCreated) -> Strea
     return StreamMissing(STREAM, position) if position else StreamNotCreated(never_applied=True)
 
 
-async def _send(settings: Settings, lines: list[Line], *, as_json: bool) -> None:
+async def _send(settings: Settings, lines: list[Line], *, as_json: bool) -> int:
+    """Publish and print a receipt per line; return how many were lost because another event has their id."""
     publications = [line.result for line in lines if isinstance(line.result, Publication)]
-    duplicates = 0
+    duplicates = unknown = 0
+    lost: list[str] = []
     positions: list[int] = []
     console = Console(soft_wrap=True, highlight=False)
     index = 0
@@ -172,14 +174,30 @@ async def _send(settings: Settings, lines: list[Line], *, as_json: bool) -> None
         line = lines[index]
         index += 1
         duplicates += receipt.duplicate
+        unknown += receipt.differs is None
+        if receipt.differs:
+            lost.append(f"line {line.number}: another event has this id, stored at position {receipt.position}.")
         positions.append(receipt.position)
         if as_json:
             report = {"line": line.number, "id": receipt.msg_id, "position": receipt.position}
-            print(json.dumps(report | {"duplicate": receipt.duplicate}))
-        else:
+            print(json.dumps(report | {"duplicate": receipt.duplicate, "differs": receipt.differs}))
+        elif not receipt.differs:
             suffix = "  (already stored)" if receipt.duplicate else ""
             console.print(f"line {line.number}: position {receipt.position}  {receipt.msg_id}{suffix}", markup=False)
     if not as_json:
         new = len(positions) - duplicates
         last = f", the last of them at position {max(positions)}" if new else ""
         console.print(f"Published {counted(new, 'new event')}, {counted(duplicates, 'duplicate')}{last}.")
+    if unknown:
+        fail(f"{counted(unknown, 'duplicate')} could not be compared with the stored event, which cannot be read.")
+    _show_lost(lost)
+    return len(lost)
+
+
+def _show_lost(lost: list[str]) -> None:
+    for sentence in lost[:BAD_SHOWN_MAX]:
+        fail(sentence)
+    if len(lost) > BAD_SHOWN_MAX:
+        fail(f"… and {counted(len(lost) - BAD_SHOWN_MAX, 'more such line')}.")
+    if lost:
+        fail(f"{counted(len(lost), 'event')} not stored: give a corrected event a new id and a higher version.")

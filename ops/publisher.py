@@ -1,8 +1,9 @@
 """Publishes events to the stream, fast and repeatable: in atomic batches, one by one where a batch is refused.
 
-Writes: stream MEMBERSHIP. With `sync_interval: always` an atomic batch costs one fsync, single messages cost one each,
-so many events are published in batches. The broker refuses a whole batch when it has seen any of its ids; its events
-are then published one by one, and the acks mark the duplicates.
+Writes: stream MEMBERSHIP. Reads: its messages at the positions of duplicates. With `sync_interval: always` an atomic
+batch costs one fsync, single messages cost one each, so many events are published in batches. The broker refuses a
+whole batch when it has seen any of its ids; its events are then published one by one, and the acks mark the duplicates.
+The broker compares only ids, so each duplicate is compared with what is stored: an event under a used id is lost.
 Invariants: an event is stored once per message id within the broker's duplicate window; receipts are in the order of
 the publications. Fails: `StreamNotCreated`, `JetStreamOff`, `BrokerUnavailable`, `PublishRefused`.
 """
@@ -18,7 +19,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError
-from nats.js.errors import APIError, NoStreamResponseError
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from consumers.client import BrokerSilent, broker_hosts, broker_problem, connect_reconnecting
 from consumers.stream import STREAM, exists, explain_unstored
@@ -29,6 +30,10 @@ BATCH_EVENTS_MAX: Final = 1_000
 """JetStream's limit for an atomic batch."""
 WINDOW_EVENTS: Final = 256
 """Acks awaited concurrently when events are published one by one."""
+READS_MAX: Final = 32
+"""Stored messages read concurrently to compare duplicates: at most 8 MiB of bodies."""
+READ_TIMEOUT_S: Final = 2.0
+"""How long the first read of a stored message may take; after a failure duplicates are no longer compared."""
 ACK_TIMEOUT_S: Final = 5.0
 RETRY_DEADLINE_S: Final = 30.0
 """How long a batch is retried while the broker does not answer."""
@@ -98,15 +103,18 @@ class Receipt(NamedTuple):
     msg_id: str
     position: int
     duplicate: bool
+    differs: bool | None = False
+    """Whether a duplicate is another event than the stored one; None if the stored one could not be read."""
 
 
 async def publish_events(nats_url: str, publications: Iterable[Publication]) -> AsyncIterator[Receipt]:
     """Publish in order and yield a receipt for each, in order; consumes `publications` lazily."""
     client = await _connect(nats_url)
+    comparison = _Comparison(client)
     try:
         remaining = iter(publications)
         while batch := list(itertools.islice(remaining, BATCH_EVENTS_MAX)):
-            for receipt in await publish_batch(client, nats_url, batch):
+            for receipt in await comparison.compare(batch, await publish_batch(client, nats_url, batch)):
                 yield receipt
     finally:
         await client.close()
@@ -194,3 +202,47 @@ async def _publish_one(client: Client, publication: Publication) -> Receipt:
             f"The broker refused event {publication.msg_id} on {publication.subject}: {error_text(problem)}."
         ) from None
     return Receipt(publication.msg_id, ack.seq, bool(ack.duplicate))
+
+
+class _Comparison:
+    """Compares duplicates with what is stored, until such a read fails: an account may not be allowed to read."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._readable = True
+        self._slots = asyncio.Semaphore(READS_MAX)
+
+    async def compare(self, batch: Sequence[Publication], receipts: Sequence[Receipt]) -> list[Receipt]:
+        """Return the receipts, those of duplicates with `differs`."""
+        compared = (self._compared(event, receipt) for event, receipt in zip(batch, receipts, strict=True))
+        return await asyncio.gather(*compared)
+
+    async def _compared(self, event: Publication, receipt: Receipt) -> Receipt:
+        if not receipt.duplicate:
+            return receipt
+        async with self._slots:
+            stored = await self._stored(receipt.position)
+        return receipt._replace(differs=None if stored is None else not _is_same_json(stored, event.body))
+
+    async def _stored(self, position: int) -> bytes | None:
+        """Return the body at a position; None if it was erased, or the broker does not allow the read."""
+        if not self._readable:
+            return None
+        try:
+            message = await self._client.jetstream(timeout=READ_TIMEOUT_S).get_msg(STREAM, seq=position, direct=True)
+        except NotFoundError:
+            return None
+        except (NatsError, OSError):  # nats-py's timeout is an OSError too
+            self._readable = False
+            return None
+        return message.data or b""
+
+
+def _is_same_json(stored: bytes, body: bytes) -> bool:
+    """Return whether two bodies have the same content, whatever their spacing and order of fields."""
+    if stored == body:
+        return True
+    try:
+        return bool(msgspec.json.decode(stored) == msgspec.json.decode(body))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False

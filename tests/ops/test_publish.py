@@ -44,6 +44,19 @@ async def test_publishing_a_file_again_stores_nothing_twice(system: System, tmp_
     assert all(receipt["duplicate"] for receipt in receipts)
 
 
+async def test_an_event_whose_id_has_other_content_is_an_error(system: System, tmp_path: Path) -> None:
+    first, corrected = (
+        body_of("customer.upserted.v1", data_of("customer.upserted.v1", version, customer=77), id="used-twice")
+        for version in (1, 2)
+    )
+    assert (await membership(system.environment, "publish", events_file(tmp_path, first))).code == 0
+    ended = await membership(system.environment, "publish", events_file(tmp_path, first, corrected))
+    assert ended.code == 1
+    assert "line 2: another event has this id" in ended.err
+    assert "new id" in ended.err
+    assert "line 1" not in ended.err
+
+
 async def test_bad_lines_are_listed_and_nothing_is_published(system: System, tmp_path: Path) -> None:
     (state,) = await system.fetch("SELECT position FROM control.checkpoint")
     good = published("customer.upserted.v1", 99)[1]

@@ -66,6 +66,23 @@ async def test_stored_events_are_duplicates_at_their_first_position(client: Clie
     assert await stored(client) == 400
 
 
+@pytest.mark.usefixtures("client")
+async def test_a_duplicate_with_other_content_is_reported(nats: NatsServer) -> None:
+    await published(nats, [*events(1, 300), Publication("membership.test.1", "id-json", b'{"a": 1, "b": [2]}')])
+    changed = events(200, 200)[0]._replace(body=b"another body")
+    reformatted = Publication("membership.test.1", "id-json", b'{"b":[2],"a":1}')
+    receipts = await published(nats, [*events(1, 199), changed, *events(201, 301), reformatted])
+    assert [receipt.msg_id for receipt in receipts if receipt.differs] == ["id-200"]
+    assert [receipt.duplicate for receipt in receipts] == [True] * 300 + [False, True]
+
+
+async def test_a_duplicate_whose_event_is_gone_cannot_be_compared(client: Client, nats: NatsServer) -> None:
+    receipts = [receipt._replace(duplicate=True) for receipt in await published(nats, events(1, 3))]
+    await client.jetstream().purge_stream(stream.STREAM, seq=3)
+    compared = await publisher._Comparison(client).compare(events(1, 3), receipts)
+    assert [receipt.differs for receipt in compared] == [None, None, False]
+
+
 async def test_a_repeated_id_in_one_batch_is_stored_once(client: Client, nats: NatsServer) -> None:
     receipts = await published(nats, events(1, 3) + events(2, 2))
     assert [receipt.duplicate for receipt in receipts] == [False, False, False, True]
