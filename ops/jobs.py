@@ -6,11 +6,10 @@ from contextlib import suppress
 from typing import Any
 
 import asyncpg
-from rich.table import Table
 
 from ops.actor import actor
 from ops.rebuild.job import abandon
-from ops.terminal import console, escaped, fail, format_time
+from ops.terminal import fail, format_time, print_table
 from projections.maintenance import audit, jobs
 from projections.maintenance.jobs import Job
 from projections.store import database
@@ -18,6 +17,9 @@ from projections.store import database
 CANCEL_WAIT_MAX_S = 30.0
 POLL_S = 0.2
 HISTORY_MAX = 100
+NOTHING_YET = (
+    "switch, rollback, cancelled job, repair, retry, discard, erasure, acknowledged loss, or created or revoked API key"
+)
 
 
 def job_summary(job: Job, *, running: bool) -> dict[str, Any]:
@@ -36,8 +38,14 @@ def job_summary(job: Job, *, running: bool) -> dict[str, Any]:
         "started_at": format_time(job.started_at),
         "ended_at": None if job.ended_at is None else format_time(job.ended_at),
         "started_by": job.started_by,
-        "outcome": job.outcome,
+        "outcome": _without_advice(job.outcome) if job.state == "cancelled" else job.outcome,
     }
+
+
+def _without_advice(outcome: str | None) -> str | None:
+    """Return a cancelled job's outcome without the sentences that name commands: there is nothing left to do."""
+    sentences = (outcome or "").split(". ")
+    return ". ".join(sentence for sentence in sentences if "`membership" not in sentence) or None
 
 
 def _state(job: Job, *, running: bool) -> str:
@@ -56,11 +64,10 @@ async def list_jobs(connection: asyncpg.Connection, rows_max: int, *, as_json: b
     if not summaries:
         print("No jobs yet. `membership rebuild` and `membership verify` are jobs.")
         return 0
-    table = Table("job", "kind", "state", "phase", "progress", "started", "ended", "by", "outcome", box=None)
-    for job in summaries:
-        row = (job["job_id"], job["kind"], job["state"], job["phase"], job["progress"], job["started_at"])
-        table.add_row(*map(str, row), job["ended_at"] or "", job["started_by"], escaped(job["outcome"] or ""))
-    console().print(table)
+    fields = ("job_id", "kind", "state", "phase", "progress", "started_at", "ended_at", "started_by", "outcome")
+    headings = ("job", "kind", "state", "phase", "progress", "started", "ended", "by", "outcome")
+    rows = [[str(job[field] or "") for field in fields] for job in summaries]
+    print_table(headings, rows, folded=("by", "outcome"))
     return 0
 
 
@@ -114,11 +121,20 @@ async def stopped_sentence(database_url: str, kind: str) -> str:
 
 async def list_audit(connection: asyncpg.Connection, rows_max: int) -> int:
     """Print the actions of operators, newest first."""
-    table = Table("at", "by", "what", "position", "detail", box=None)
-    for row in await audit.entries(connection, rows_max):
-        position = "" if row["position"] is None else str(row["position"])
-        table.add_row(format_time(row["at"]), row["actor"], row["action"], position, escaped(row["detail"]))
-    console().print(table if table.row_count else "Nothing yet: no switch, repair, retry, discard, erasure or API key.")
+    rows = [
+        (
+            format_time(row["at"]),
+            row["actor"],
+            row["action"],
+            "" if row["position"] is None else str(row["position"]),
+            row["detail"],
+        )
+        for row in await audit.entries(connection, rows_max)
+    ]
+    if rows:
+        print_table(("at", "by", "what", "position", "detail"), rows, folded=("by", "detail"))
+    else:
+        print(f"Nothing yet: no {NOTHING_YET}.")
     return 0
 
 
@@ -126,7 +142,8 @@ async def _report_outcome(connection: asyncpg.Connection, job: Job) -> int:
     """Print how a job ended; return 1 unless it was cancelled."""
     history = await jobs.history(connection, HISTORY_MAX)
     ended = next((past for past in history if past.job_id == job.job_id), job)
-    print(f"Job {job.job_id} has ended: {ended.state}. {ended.outcome or ''}".rstrip())
+    outcome = _without_advice(ended.outcome) if ended.state == "cancelled" else ended.outcome
+    print(f"Job {job.job_id} has ended: {ended.state}. {outcome or ''}".rstrip())
     return 0 if ended.state == "cancelled" else 1
 
 

@@ -6,10 +6,9 @@ import time
 from collections.abc import Sequence
 
 import asyncpg
-from rich.table import Column, Table
 
 from ops.actor import actor
-from ops.terminal import confirm, console, counted, escaped, fail, format_time, progress
+from ops.terminal import confirm, counted, fail, format_time, print_table, progress
 from projections.maintenance import parking
 from projections.maintenance.parking import Filter
 from projections.store import checkpoint as checkpoints
@@ -27,13 +26,12 @@ async def list_parked(connection: asyncpg.Connection, selection: Filter, rows_ma
     if not reasons:
         print("No parked events." if selection == Filter() else "No parked events match the filter.")
         return 0
-    out = console()
-    out.print(_counts_by_reason(reasons))
-    table = Table("position", "reason", "first seen", Column("subject", overflow="fold"), "detail", box=None)
-    for row in await parking.newest(connection, name, selection, rows_max):
-        seen = format_time(row["first_seen_at"])
-        table.add_row(str(row["position"]), row["reason"], seen, escaped(row["subject"]), escaped(row["detail"]))
-    out.print(table)
+    print(_counts_by_reason(reasons))
+    rows = [
+        (str(row["position"]), row["reason"], format_time(row["first_seen_at"]), row["subject"], row["detail"])
+        for row in await parking.newest(connection, name, selection, rows_max)
+    ]
+    print_table(("position", "reason", "first seen", "subject", "detail"), rows, folded=("subject", "detail"))
     return 0
 
 
@@ -99,7 +97,11 @@ async def discard(connection: asyncpg.Connection, positions: Sequence[int], reas
     """Discard parked events permanently; the reason is kept in the audit."""
     await parking.discard(connection, positions, reason, actor())
     events = counted(len(positions), "event")
-    print(f"Discarded {events}; a rebuild does not park them again. The stream keeps them, the audit has the reason.")
+    pronoun = "it" if len(positions) == 1 else "them"
+    print(
+        f"Discarded {events}; a rebuild does not park {pronoun} again. "
+        f"The stream keeps {pronoun}, the audit has the reason."
+    )
     return 0
 
 

@@ -2,13 +2,20 @@
 
 import asyncio
 import sys
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Column, Table
+from rich.text import Text
 
 PIPE_WIDTH = 200
-"""A pipe has no width; wide enough not to cut table cells."""
+"""A pipe has no width; wide enough for most tables."""
+FOLDED_WIDTH_MIN = 20
+"""The narrowest readable column of text that is folded into lines."""
+PADDING = 2
+"""Characters that a table adds to each column."""
 
 
 def fail(sentence: str, code: int = 1) -> int:
@@ -20,6 +27,29 @@ def fail(sentence: str, code: int = 1) -> int:
 def console() -> Console:
     """Return the console that prints tables."""
     return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], folded: Collection[str]) -> None:
+    """Print a table in which only the `folded` columns may wrap: ids and times must be copied whole.
+
+    If the terminal is too narrow, each row is printed as lines of `heading: value` instead.
+    """
+    out = console()
+    columns = []
+    for heading, *cells in zip(headings, *rows, strict=True):
+        width = max(map(len, (heading, *cells)))
+        if heading in folded:
+            columns.append(Column(heading, overflow="fold", min_width=min(width, FOLDED_WIDTH_MIN)))
+        else:
+            columns.append(Column(heading, no_wrap=True, min_width=width))
+    if sum((column.min_width or 0) + PADDING for column in columns) > out.width:
+        for row in rows:
+            out.print(Text("\n".join(f"{heading}: {cell}" for heading, cell in zip(headings, row, strict=True)) + "\n"))
+        return
+    table = Table(*columns, box=None)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    out.print(table)
 
 
 def progress() -> Progress:
@@ -52,8 +82,3 @@ async def confirm(question: str) -> bool:
 def counted(number: int, what: str) -> str:
     """Return `1 row`, `2 rows`."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
-def escaped(text: str) -> str:
-    """Escape text that rich would read as markup."""
-    return text.replace("[", r"\[")

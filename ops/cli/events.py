@@ -83,7 +83,9 @@ def parked_retry(  # noqa: PLR0917 - click passes them by name
     from ops import parked as events  # noqa: PLC0415
     from projections.maintenance.parking import Filter  # noqa: PLC0415
 
-    if bool(positions) == everything:
+    if positions and everything:
+        raise click.UsageError("Give positions or --all, not both.")
+    if not positions and not everything:
         raise click.UsageError("Give the positions to retry, or --all.")
     if positions and (reason or subject_prefix):
         raise click.UsageError("--reason and --subject require --all; they do not apply to positions.")
@@ -98,7 +100,7 @@ def parked_retry(  # noqa: PLR0917 - click passes them by name
 @click.argument("positions", type=POSITION, nargs=-1, required=True)
 @click.option("--reason", required=True, type=Text(), help="Why they must never be applied; kept in the audit.")
 def parked_discard(positions: tuple[int, ...], reason: str) -> None:
-    """Discard the parked events at these POSITIONS. The stream keeps them, the audit records the reason.
+    """Discard the parked event at each of these POSITIONS. The stream keeps it, the audit records the reason.
 
     A rebuild does not park them again. A release that can read them applies them at its next rebuild.
     """

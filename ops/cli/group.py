@@ -89,8 +89,20 @@ class Text(click.ParamType[str]):
         return text
 
 
-POSITION = click.IntRange(1, 2**63 - 1)
-"""A stream position is an int64."""
+class StreamPosition(click.IntRange):
+    """A stream position, an int64."""
+
+    name = "position"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        if not str(value).removeprefix("-").isdecimal():
+            self.fail(
+                f"{value!r} is not a position; give a whole number, as `membership parked list` shows it.", param, ctx
+            )
+        return super().convert(value, param, ctx)
+
+
+POSITION = StreamPosition(1, 2**63 - 1)
 USER = click.option("--user", "user_id", required=True, type=click.UUID, help="The user's id, a UUID.")
 ADMIN = click.option("--admin", "is_admin", is_flag=True, help="See every customer and campaign.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, for machines.")

@@ -329,6 +329,8 @@ async def test_only_one_job_runs_at_a_time_and_it_can_be_cancelled(own_system: S
         (("erase", "--customer", "c0000000-0000-4000-8000-00000000dead", "--yes"), 1, "There is no customer"),
         (("erase", "--customer", "c0000000-0000-4000-8000-00000000dead"), 2, "add --yes"),
         (("parked", "retry"), 2, "Give the positions to retry, or --all"),
+        (("parked", "retry", "--all", "12646"), 2, "Give positions or --all, not both"),
+        (("parked", "show", "abc"), 2, "'abc' is not a position"),
         (("parked", "retry", "999999"), 1, "only reached position"),
         (("parked", "retry", "0"), 2, "0 is not in the range"),
         (("parked", "discard", "999999", "--reason", "x"), 1, "No event is parked at position 999999"),
