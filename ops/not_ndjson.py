@@ -1,5 +1,6 @@
 """Recognises input of `membership publish` that is not NDJSON, to report one error instead of one per line."""
 
+import codecs
 import json
 from typing import Final
 
@@ -26,10 +27,14 @@ def reason_of_text(head: bytes, lines: int) -> str:
 
 
 def reason_of_json(head: bytes) -> str:
-    """Name the conversion for a JSON array, and for an object that spans lines; empty for anything else.
+    """Name the conversion for a JSON array, an object that spans lines, or a byte order mark; empty otherwise.
 
     The first value decides: a file is usually pretty-printed as a whole.
     """
+    if head.startswith(codecs.BOM_UTF8):
+        return (
+            f"The input begins with a byte order mark. {EXPECTED} `sed '1s/^\\xef\\xbb\\xbf//' FILE` removes the mark."
+        )
     text = head.decode(errors="replace").lstrip()
     if text.startswith("["):
         return f"The input is a JSON array. {EXPECTED} `jq -c '.[]' FILE` converts it."

@@ -57,6 +57,8 @@ async def publish(settings: Settings, source: IO[bytes], *, skip_bad: bool, as_j
     """Publish all events of `source`, or none if any is bad and not `skip_bad`; return the exit code."""
     head = bytearray()
     lines = list(read_lines(_bounded_lines(source), head))
+    if not lines:
+        return fail("The input is empty; nothing was published.", 0)
     good = [line for line in lines if isinstance(line.result, Publication)]
     bad = [(line.number, line.result) for line in lines if isinstance(line.result, Unreadable)]
     if bad and not (good and skip_bad) and (reason := _reason_not_ndjson(lines, bytes(head))):

@@ -135,7 +135,13 @@ async def test_an_overlong_line_is_not_kept_in_full(tmp_path: Path) -> None:
 
 async def test_an_empty_file_is_not_an_error(system: System, tmp_path: Path) -> None:
     ended = await membership(system.environment, "publish", events_file(tmp_path, b"", b"  "))
-    assert (ended.code, "Published 0 new events" in ended.out) == (0, True)
+    assert (ended.code, "The input is empty" in ended.err) == (0, True)
+
+
+async def test_a_byte_order_mark_is_named(tmp_path: Path) -> None:
+    for content in (b"\xef\xbb\xbf" + GOOD[0], b"\xef\xbb\xbf" + GOOD[0] + b"\n" + GOOD[1]):
+        lines = await refused_output(NO_BROKER, events_file(tmp_path, content))
+        assert "byte order mark" in lines[-1]
 
 
 async def test_a_missing_file_or_setting_gives_exit_code_2(tmp_path: Path) -> None:
