@@ -3,11 +3,12 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
 
+from projections.errors import SettingsInvalid
 from projections.settings import Settings, load
 
 DEV_FILE: Final = Path(".membership") / "dev.json"
@@ -36,12 +37,24 @@ def operator_settings(*needed: str, optional: AbstractSet[str] = frozenset()) ->
         and not (environment.get(name) or environment.get(f"{name}_FILE"))
     ]
     # All or nothing: never mix settings of production with those of a dev stack.
-    configured = any(environment.get(name) or environment.get(f"{name}_FILE") for name in _FROM_DEV)
-    stack = _running_dev_stack() if missing and not configured else None
-    if stack is not None:
+    configured = [name for name in _FROM_DEV if environment.get(name) or environment.get(f"{name}_FILE")]
+    stack = _running_dev_stack() if missing else None
+    if stack is not None and not configured:
         environment |= {name: str(stack[_FROM_DEV[name]]) for name in missing}
         print(f"Using the dev stack described in {DEV_FILE}.", file=sys.stderr)
-    return load(set(needed), environment)
+    try:
+        return load(set(needed), environment)
+    except SettingsInvalid as invalid:
+        hint = _dev_stack_hint(configured, running=stack is not None) if missing else ""
+        raise SettingsInvalid([*invalid.problems, *filter(None, [hint])]) from None
+
+
+def _dev_stack_hint(configured: Sequence[str], *, running: bool) -> str:
+    """Return why no dev stack provides the missing settings; empty where that is no surprise."""
+    if running:
+        verb = "is" if len(configured) == 1 else "are"
+        return f"The dev stack in ./{DEV_FILE.parent} is not used, because {' and '.join(configured)} {verb} set."
+    return "" if configured else f"No dev stack runs in ./{DEV_FILE.parent}, from which they would be taken."
 
 
 def _running_dev_stack() -> Mapping[str, Any] | None:

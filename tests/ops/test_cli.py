@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -77,6 +78,9 @@ async def test_an_api_key_works_until_it_is_revoked(system: System) -> None:
     key_id = key.split("_")[1]
     assert key_id in listed.out
     assert (await membership(system.environment, "api-key", "revoke", key_id)).code == 0
+    again = await membership(system.environment, "api-key", "revoke", key_id)
+    assert (again.code, f"{key_id} was already revoked, at 20" in again.out) == (0, True)
+    assert "+00:00" not in (await membership(system.environment, "api-key", "list")).out
 
     async def key_is_refused() -> bool:
         return await status() == 401
@@ -106,6 +110,27 @@ async def test_all_missing_settings_are_named_with_exit_code_2(
     ended = await membership({"PYTHONPATH": str(Path.cwd())}, command, cwd=tmp_path)
     assert ended.code == 2
     assert [name for name in settings if name in ended.err] == settings
+
+
+def dev_stack(folder: Path, pid: int) -> None:
+    """Describe a dev stack whose servers have this process id."""
+    (folder / ".membership").mkdir()
+    stack = {"database_url": "postgresql://a@127.0.0.1:1/a", "nats_url": "nats://127.0.0.1:1", "jwt_secret": "x" * 40}
+    pids = {"postgres": pid, "nats": pid}
+    (folder / ".membership" / "dev.json").write_text(json.dumps(stack | {"pids": pids}))
+
+
+async def test_missing_settings_without_a_dev_stack_say_that_none_runs(tmp_path: Path) -> None:
+    ended = await membership({"PYTHONPATH": str(Path.cwd())}, "status", cwd=tmp_path)
+    assert (ended.code, "No dev stack runs in ./.membership" in ended.err) == (2, True), ended.err
+
+
+async def test_a_running_dev_stack_that_is_not_used_is_explained(tmp_path: Path) -> None:
+    dev_stack(tmp_path, os.getpid())
+    environment = {"PYTHONPATH": str(Path.cwd()), "MEMBERSHIP_NATS_URL": "nats://127.0.0.1:1"}
+    ended = await membership(environment, "status", cwd=tmp_path)
+    assert ended.code == 2
+    assert "The dev stack in ./.membership is not used, because MEMBERSHIP_NATS_URL is set." in ended.err
 
 
 async def test_an_unreachable_database_is_reported_in_a_sentence(system: System) -> None:
