@@ -93,7 +93,10 @@ class Stack:
     def __init__(self, folder: DevFolder, port: int) -> None:
         self.folder = folder
         self.port = port
-        self.supervisor = Supervisor(self._restarted)
+        self.supervisor = Supervisor(
+            self._restarted,
+            f"If it keeps failing, stop with Ctrl-C and delete {folder.root}/ to start again with empty data.",
+        )
         self._state = folder.state()
         self._inherited = (folder.shared_lock,)
         self._postgres = PostgresServer(

@@ -20,12 +20,15 @@ STABLE_S: Final = 10.0
 BACKOFF_FIRST_S: Final = 0.25
 BACKOFF_MAX_S: Final = 0.5
 """Keeps pause and start together below READY_AGAIN_S, however often a child is killed."""
+FAILED_PAUSE_MAX_S: Final = 5.0
+"""For a child that ended by itself with an error code: it will fail again until someone removes the cause."""
 START_ALLOWED_S: Final = 4.0
 """The share of READY_AGAIN_S that a start may take. PostgreSQL is the slowest: after a kill it syncs its files first,
 1 to 3 s on two busy cores; the projector takes 0.3 s."""
 READY_AGAIN_S: Final = 5.0
 """What `membership dev` promises: a killed child works again after this long at most."""
 LAST_LINES: Final = 5
+ENDED: Final = "ended"
 HEALTH_EVERY_S: Final = 1.0
 UNHEALTHY_MAX_S: Final = 5.0
 """How long a child may report a problem before it is restarted: once its disk was full, nats-server stores nothing
@@ -48,9 +51,11 @@ def report(sentence: str) -> None:
 class Supervisor:
     """The children, in the order in which they were started."""
 
-    def __init__(self, restarted: Callable[[], None]) -> None:
+    def __init__(self, restarted: Callable[[], None], advice: str = "") -> None:
         self._restarted = restarted
         """Called when a restarted child is ready."""
+        self._advice = advice
+        """Printed when a child keeps failing."""
         self._children: list[ChildProcess] = []
         self._watches: list[asyncio.Task[None]] = []
 
@@ -84,15 +89,20 @@ class Supervisor:
             outcome = await _until_failed(child)
             if time.monotonic() - began > STABLE_S:
                 pause_s = 0.0
-            report(f"{child.name} {outcome}; starting it again. {_log_tail(child)}")
-            pause_s = await self._restart(child, pause_s)
+            failed = outcome.startswith(ENDED) and (child.exit_code or 0) > 0
+            pause_s = min(pause_s, FAILED_PAUSE_MAX_S if failed else BACKOFF_MAX_S)
+            when = f" in {pause_s:g} s" if pause_s > BACKOFF_MAX_S else ""
+            report(f"{child.name} {outcome}; starting it again{when}. {_log_tail(child)}")
+            if pause_s >= FAILED_PAUSE_MAX_S and self._advice:
+                report(self._advice)
+            pause_s = await self._restart(child, pause_s, failed=failed)
             self._restarted()
 
-    async def _restart(self, child: ChildProcess, pause_s: float) -> float:
+    async def _restart(self, child: ChildProcess, pause_s: float, *, failed: bool) -> float:
         """Start a child until it is ready; return the pause to use if it ends soon."""
         while True:
             await asyncio.sleep(pause_s)
-            pause_s = next_pause_s(pause_s)
+            pause_s = next_pause_s(pause_s, failed=failed)
             try:
                 await in_steps(child.starting())
             except EmbeddedFailed as problem:
@@ -115,12 +125,15 @@ async def _until_failed(child: ChildProcess) -> str:
         elif checked_at - healthy_at > UNHEALTHY_MAX_S:
             await in_steps(child.stopping())
             return f"was stopped, because it stayed unhealthy: {problem}"
-    return f"ended with {_exit_text(child.exit_code)}"
+    return f"{ENDED} with {_exit_text(child.exit_code)}"
 
 
-def next_pause_s(pause_s: float) -> float:
-    """Return the pause before the next start of a child that ended soon after the previous start."""
-    return min(max(2 * pause_s, BACKOFF_FIRST_S), BACKOFF_MAX_S)
+def next_pause_s(pause_s: float, *, failed: bool = False) -> float:
+    """Return the pause before the next start of a child that ended soon after the previous start.
+
+    `failed`: it ended by itself with an error code, so a start at once would most likely fail too.
+    """
+    return min(max(2 * pause_s, BACKOFF_FIRST_S), FAILED_PAUSE_MAX_S if failed else BACKOFF_MAX_S)
 
 
 def _exit_text(code: int | None) -> str:
