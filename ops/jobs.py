@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -44,8 +45,8 @@ def job_summary(job: Job, *, running: bool) -> dict[str, Any]:
 
 def _without_advice(outcome: str | None) -> str | None:
     """Return a cancelled job's outcome without the sentences that name commands: there is nothing left to do."""
-    sentences = (outcome or "").split(". ")
-    return ". ".join(sentence for sentence in sentences if "`membership" not in sentence) or None
+    sentences = re.split(r"(?<=\.) ", outcome or "")
+    return " ".join(sentence for sentence in sentences if "`membership" not in sentence) or None
 
 
 def _state(job: Job, *, running: bool) -> str:

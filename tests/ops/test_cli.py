@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
@@ -13,7 +14,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-from ops.jobs import stopped_sentence
+from ops.jobs import job_summary, stopped_sentence
 from projections.maintenance import jobs
 from tests.support.builders import published
 from tests.support.command import membership
@@ -87,6 +88,14 @@ async def test_an_api_key_works_until_it_is_revoked(system: System) -> None:
 
     await eventually(key_is_refused, "the revoked key is refused", deadline_s=5)
     assert (await membership(system.environment, "api-key", "revoke", "nothing")).code == 1
+
+
+def test_the_outcome_of_a_cancelled_job_gives_no_advice() -> None:
+    now = datetime.now(UTC)
+    reason = "cancelled in phase gate; 3 differing rows. Look at them. `membership jobs cancel` drops g2."
+    ended = ("rebuild", "cancelled", "gate", 0, 0, None, "g2", "1", None, True, "me", now, now, now)
+    outcome = job_summary(jobs.Job(1, *ended, outcome=reason), running=False)["outcome"]
+    assert outcome == "cancelled in phase gate; 3 differing rows. Look at them."
 
 
 async def test_a_token_is_a_jwt_of_the_user(system: System) -> None:
