@@ -29,6 +29,12 @@ READERS_IDLE_S: Final = 5.0
 """Without any API read for this long there are no readers to slow down."""
 RETRY_S: Final = 1.0
 SAMPLE: Final = 64
+SAMPLE_CUSTOMERS: Final = """
+SELECT c.customer_id::text AS customer_id FROM {generation}.customer AS c
+WHERE c.customer_id >= (SELECT gen_random_uuid()) ORDER BY c.customer_id LIMIT $1
+"""
+"""Reads a range of the primary key: the subquery calls the volatile function once, and the alias keeps the order that
+of the column instead of its text."""
 UNKNOWN_CUSTOMER: Final = "00000000-0000-0000-0000-000000000000"
 
 
@@ -82,14 +88,7 @@ async def _api_is_read(connection: asyncpg.Connection) -> bool:
 
 async def _sample(connection: asyncpg.Connection, name: Generation) -> list[str]:
     """Return up to `SAMPLE` random customers."""
-    rows = await connection.fetch(
-        for_generation(
-            "SELECT customer_id::text FROM {generation}.customer WHERE customer_id >= gen_random_uuid() "
-            "ORDER BY customer_id LIMIT $1",
-            name,
-        ),
-        SAMPLE,
-    )
+    rows = await connection.fetch(for_generation(SAMPLE_CUSTOMERS, name), SAMPLE)
     return [row["customer_id"] for row in rows] or [UNKNOWN_CUSTOMER]
 
 
