@@ -23,7 +23,7 @@ from projections.store import checkpoint as checkpoints
 from projections.store import fan_out, generations, notices
 from projections.store.fan_out import FanOut
 from projections.store.projector import write_registers
-from projections.store.queries import Generation, statements, writes
+from projections.store.queries import Generation, for_generation, statements, writes
 
 EXPECTED: Final = Generation("pg_temp")
 """PostgreSQL's name for a session's own schema of temporary tables."""
@@ -107,29 +107,60 @@ async def _find(connection: asyncpg.Connection, entity: Entity, source: MessageS
     if any(job.kind == "erase" for job in await jobs.unfinished(connection)):
         raise ErasedMeanwhile
     await connection.execute(_statements(live)["expected_tables"])
-    await _fold(connection, entity, source, Position(0), before.position)
+    left_out = await _fold(connection, live, _events(entity, source, Position(0), before.position))
     await generations.lock_checkpoints(connection)
     if await erasure.count_started(connection) != erasures:  # the events read so far may belong to the erased customer
         raise ErasedMeanwhile
     now = await checkpoints.read(connection, live)
     async with asyncio.timeout(TAIL_MAX_S):
-        await _fold(connection, entity, source, before.position, now.position)
+        left_out += await _fold(connection, live, _events(entity, source, before.position, now.position))
+        await _fold_messages(connection, live, left_out)  # those that a retry has applied before the lock
     if not any([await has_rows(connection, name, entity) for name in (live, EXPECTED)]):
         raise NothingToRepair(entity)
     return Repaired(await _differences(connection, live, entity), now.position), live
 
 
-async def _fold(
-    connection: asyncpg.Connection, entity: Entity, source: MessageSource, after: Position, through: Position
-) -> None:
-    """Fold the entity's events into the expected rows. Messages that cannot be decoded are already parked.
+async def _events(
+    entity: Entity, source: MessageSource, after: Position, through: Position
+) -> AsyncGenerator[list[Message], None]:
+    """Yield the entity's events subject by subject.
 
-    Subject by subject: no register takes events from two subjects, so their order between subjects does not matter.
+    No register takes events from two subjects, so their order between subjects does not matter.
     """
     for subject in entity.subjects:
         async with aclosing(source(subject, after, through)) as chunks:
             async for messages in chunks:
-                await write_registers(connection, writes(EXPECTED), read_batch(messages).registers)
+                yield messages
+
+
+async def _fold(
+    connection: asyncpg.Connection, live: Generation, events: AsyncGenerator[list[Message], None]
+) -> list[Message]:
+    """Fold events into the expected rows, except parked ones; return these."""
+    left_out: list[Message] = []
+    async with aclosing(events) as chunks:
+        async for messages in chunks:
+            left_out += await _fold_messages(connection, live, messages)
+    return left_out
+
+
+async def _fold_messages(
+    connection: asyncpg.Connection, live: Generation, messages: Sequence[Message]
+) -> list[Message]:
+    """Fold messages into the expected rows, except those parked in the live generation; return these.
+
+    Parked are messages that cannot be decoded, and those whose values the tables refused: they would refuse them again.
+    """
+    parked = await _parked_among(connection, live, [message.position for message in messages])
+    applied = [message for message in messages if message.position not in parked]
+    if applied:
+        await write_registers(connection, writes(EXPECTED), read_batch(applied).registers)
+    return [message for message in messages if message.position in parked]
+
+
+async def _parked_among(connection: asyncpg.Connection, live: Generation, positions: Sequence[Position]) -> set[int]:
+    query = for_generation("SELECT position FROM {generation}.parked_event WHERE position = any($1::bigint[])", live)
+    return {row["position"] for row in await connection.fetch(query, positions)}
 
 
 async def _differences(connection: asyncpg.Connection, live: Generation, entity: Entity) -> list[Difference]:

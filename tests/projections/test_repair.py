@@ -11,10 +11,11 @@ from projections.maintenance import repair
 from projections.maintenance.differences import KEYS, Comparison, Difference, Part
 from projections.maintenance.repair import Entity
 from projections.model.events import Message, Position
+from projections.store.projector import apply_to_all
 from projections.store.queries import Generation
 from tests.support.builders import campaign_id, customer_id, message, owner_id, published
 from tests.support.corruption import damage
-from tests.support.read_model import applied, empty, rows
+from tests.support.read_model import CREATED, applied, empty, rows
 
 G1 = Generation("g1")
 CUSTOMERS, CAMPAIGNS = 6, 4
@@ -99,6 +100,19 @@ async def test_a_campaign_repair_fixes_its_members_and_their_summaries(intact: a
     await intact.execute("UPDATE g1.campaign SET name_key = 'x' WHERE campaign_id = $1", campaign_id(1))
     await differences(intact, Entity("campaign", campaign_id(1)), write=True)
     assert await rows(intact) == expected
+
+
+async def test_a_repair_leaves_out_events_that_the_tables_refused(connection: asyncpg.Connection) -> None:
+    checkpoint = await empty(connection)
+    await connection.execute(
+        "ALTER TABLE g1.campaign ADD CONSTRAINT by_hand "
+        f"CHECK (campaign_id <> '{campaign_id(1)}' OR display_json IS NULL)"
+    )
+    applied_to_all = await apply_to_all(connection, [checkpoint], all_messages(), CREATED)
+    (parked,) = applied_to_all.parked
+    assert parked.message.subject == f"membership.campaign.{campaign_id(1)}"
+    for entity in (Entity("campaign", campaign_id(1)), Entity("customer", customer_id(1))):
+        assert await differences(connection, entity, write=True) == []
 
 
 async def test_every_written_column_is_compared(intact: asyncpg.Connection) -> None:
