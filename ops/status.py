@@ -155,7 +155,8 @@ async def _with_stream(
         try:
             state = await stream.identify(client, checkpoint)
             last = 0 if state is None else state.last_position
-            lag_events = max(0, last - status.position)
+            # Counted, because erased positions are never applied: the last ones would count as lag permanently.
+            lag_events = await stream.count_after(client, status.position) if last > status.position else 0
             lag_s = await _lag_s(client, status.position) if lag_events else 0.0
         finally:
             await client.close()
