@@ -3,10 +3,15 @@
 JetStream does not report which positions have no message, only how many. So an erasure announces itself in the
 stream's metadata before it purges, and an operator may acknowledge a loss; any further missing message was lost.
 
+After a restore from a backup made before an erasure, fewer messages are missing than are recorded. A later loss would
+be taken for the erasure, so nothing is applied until the erasure is repeated.
+
 Reads: the stream's state and metadata, control.erasure, control.acknowledged_loss. Writes: the stream's metadata, when
 this database has recorded more erased messages than the stream has.
-Fails: `StreamLostMessages`; nats-py's errors when the broker is unavailable.
+Fails: `StreamLostMessages`, `StreamRestored`; nats-py's errors when the broker is unavailable.
 """
+
+from typing import NamedTuple
 
 import asyncpg
 import structlog
@@ -16,7 +21,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers import stream
 from consumers.stream import StreamState
-from projections.errors import StreamLostMessages, StreamMissing, StreamRefused
+from projections.errors import StreamLostMessages, StreamMissing, StreamRefused, StreamRestored
 from projections.maintenance import erasure
 from projections.maintenance.erasure import Tally
 
@@ -28,9 +33,25 @@ async def tally_of(connection: asyncpg.Connection, state: StreamState) -> Tally:
     return state.tally.merged(await erasure.recorded(connection, state.created))
 
 
-async def unexplained(connection: asyncpg.Connection, state: StreamState) -> int:
-    """Return how many positions have no message and no recorded reason."""
-    return (await tally_of(connection, state)).unexplained(state.missing)
+class Account(NamedTuple):
+    """How the messages missing from the stream compare with what is recorded."""
+
+    tally: Tally
+    """Merged from the stream and this database."""
+    lost: int
+    """Positions that have no message and no recorded reason."""
+    returned: int
+    """Messages recorded as erased or lost that are in the stream again."""
+
+
+async def account(client: Client, connection: asyncpg.Connection, state: StreamState) -> Account:
+    """Compare what is missing with what is recorded in the stream and in this database."""
+    recorded = await erasure.recorded(connection, state.created)
+    if state.tally.merged(recorded).returned(state.missing):
+        # An erasure may have ended since the state was read; a state newer than the record includes its purge.
+        state = await stream.fetch_state(client) or state
+    tally = state.tally.merged(recorded)
+    return Account(tally, tally.unexplained(state.missing), tally.returned(state.missing))
 
 
 async def require_no_loss_ahead(
@@ -41,7 +62,10 @@ async def require_no_loss_ahead(
     `state` was read before `pending`, the number of messages after `after`, so messages published in between can only
     make the hole look smaller; `require_no_loss_within` finds the remainder when the next message arrives.
     """
-    await _copy_tally(client, connection, state)
+    known = await account(client, connection, state)
+    await _copy_tally(client, known.tally, state)
+    if known.returned:
+        raise StreamRestored(stream.STREAM, known.returned)
     hole = state.last_position - after - pending
     if hole > 0:
         await _require_explained(client, connection, hole, after, state.last_position)
@@ -63,21 +87,22 @@ async def _require_explained(client: Client, connection: asyncpg.Connection, hol
         state = await stream.fetch_state(client)
         if state is None:
             raise StreamMissing(stream.STREAM, after)
-        lost = await unexplained(connection, state)
-        if lost == 0:
+        known = await account(client, connection, state)
+        if known.returned:
+            raise StreamRestored(stream.STREAM, known.returned)
+        if known.lost == 0:
             return
-    raise StreamLostMessages(stream.STREAM, min(lost, hole), after, to)
+    raise StreamLostMessages(stream.STREAM, min(known.lost, hole), after, to)
 
 
-async def _copy_tally(client: Client, connection: asyncpg.Connection, state: StreamState) -> None:
+async def _copy_tally(client: Client, tally: Tally, state: StreamState) -> None:
     """Copy to the stream what only this database has recorded, as after an erasure by an older release.
 
     A failure is only logged: this database has its own numbers, and the next term tries again.
     """
-    tally = await tally_of(connection, state)
     if (tally.erased, tally.acknowledged) == (state.tally.erased, state.tally.acknowledged):
         return
     try:
-        await stream.record_tally(client, Tally(tally.erased, tally.acknowledged, state.tally.erasing_from))
+        await stream.update_tally(client, lambda current: current.tally.raised(tally))
     except (NatsError, NatsTimeoutError, StreamRefused) as problem:
         log.warning("tally_not_copied", detail=str(problem) or "no answer")

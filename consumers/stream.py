@@ -8,6 +8,7 @@ nats-py's errors when the broker is unavailable.
 """
 
 import uuid
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
@@ -32,7 +33,11 @@ PROBE_TTL_S: Final = 5
 """How long the broker keeps a consumer that was created only to count messages, if its deletion is lost."""
 ERASED_KEY: Final = "membership-erased"
 ERASING_KEY: Final = "membership-erasing"
+ERASING_CUSTOMER_KEY: Final = "membership-erasing-customer"
 ACKNOWLEDGED_KEY: Final = "membership-acknowledged"
+_TALLY_KEYS: Final = {ERASED_KEY, ERASING_KEY, ERASING_CUSTOMER_KEY, ACKNOWLEDGED_KEY}
+UPDATES_MAX: Final = 5
+"""Attempts to change the tally; each further one means that another process wrote in the same few milliseconds."""
 _SERVER_KEYS: Final = "_nats."
 """The server's own metadata keys; it sets them itself."""
 _STREAM_NOT_FOUND: Final = 10059
@@ -79,21 +84,39 @@ async def fetch_state(client: Client) -> StreamState | None:
     if reply is None:
         return None
     _require_safe(reply["config"])
+    return _state_of(reply)
+
+
+def _state_of(reply: dict[str, Any]) -> StreamState:
     state = reply["state"]
     first, last = Position(state["first_seq"]), Position(state["last_seq"])
     return StreamState(reply["created"], first, last, state["messages"], _tally_of(reply["config"]))
 
 
-async def record_tally(client: Client, tally: Tally) -> None:
-    """Write the tally to the stream's metadata; the rest of the configuration is sent back unchanged."""
-    reply = await _information(client)
-    if reply is None:
-        raise StreamRefused(f"Stream {STREAM} no longer exists.")
-    config = reply["config"]
+async def update_tally(client: Client, change: Callable[[StreamState], Tally]) -> Tally:
+    """Change the tally in the stream's metadata and return it.
+
+    The broker has no conditional update, so the result is read back and changed again if another process wrote in
+    between. Therefore `change` must be idempotent: applied to a state with its own result, it returns the same tally.
+    """
+    for _ in range(UPDATES_MAX + 1):
+        reply = await _information(client)
+        if reply is None:
+            raise StreamRefused(f"Stream {STREAM} no longer exists.")
+        state = _state_of(reply)
+        tally = change(state)
+        if tally == state.tally:
+            return tally
+        await _write_tally(client, reply["config"], tally)
+    raise StreamRefused(f"The metadata of stream {STREAM} is being changed by other processes. Run the command again.")
+
+
+async def _write_tally(client: Client, config: dict[str, Any], tally: Tally) -> None:
+    """Write the tally; the rest of the configuration is sent back unchanged."""
     other_metadata = {
         name: value
         for name, value in (config.get("metadata") or {}).items()
-        if not name.startswith(_SERVER_KEYS) and name not in {ERASED_KEY, ERASING_KEY, ACKNOWLEDGED_KEY}
+        if not name.startswith(_SERVER_KEYS) and name not in _TALLY_KEYS
     }
     changed = config | {"metadata": other_metadata | _metadata_of(tally)}
     reply = await _request(client, f"STREAM.UPDATE.{STREAM}", msgspec.json.encode(changed))
@@ -104,7 +127,12 @@ async def record_tally(client: Client, tally: Tally) -> None:
 
 
 def _metadata_of(tally: Tally) -> dict[str, str]:
-    values = {ERASED_KEY: tally.erased, ACKNOWLEDGED_KEY: tally.acknowledged, ERASING_KEY: tally.erasing_from}
+    values = {
+        ERASED_KEY: tally.erased,
+        ACKNOWLEDGED_KEY: tally.acknowledged,
+        ERASING_KEY: tally.erasing_from,
+        ERASING_CUSTOMER_KEY: tally.erasing_customer,
+    }
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
@@ -113,7 +141,12 @@ def _tally_of(config: dict[str, Any]) -> Tally:
     try:
         erased, acknowledged = int(metadata.get(ERASED_KEY, 0)), int(metadata.get(ACKNOWLEDGED_KEY, 0))
         erasing_from = metadata.get(ERASING_KEY)
-        return Tally(erased, acknowledged, None if erasing_from is None else int(erasing_from))
+        return Tally(
+            erased,
+            acknowledged,
+            None if erasing_from is None else int(erasing_from),
+            metadata.get(ERASING_CUSTOMER_KEY),
+        )
     except ValueError:
         raise StreamRefused(f"The metadata of stream {STREAM} is not a tally of erased messages: {metadata}.") from None
 
@@ -195,6 +228,13 @@ async def count_after(client: Client, position: int) -> int:
         raise StreamRefused(f"The broker refused a consumer: {reply['error'].get('description')}.")
     await client.publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{name}", b"")
     return int(reply["num_pending"])
+
+
+async def subject_at(client: Client, position: int) -> str | None:
+    """Return the subject of the message at a position; None if there is no message."""
+    request = msgspec.json.encode({"seq": position})
+    reply = await client.request(f"$JS.API.DIRECT.GET.{STREAM}", request, timeout=REQUEST_TIMEOUT_S)
+    return (reply.headers or {}).get("Nats-Subject")
 
 
 async def purge(client: Client, subject: str) -> int:

@@ -3,7 +3,11 @@
 The order makes it safe to kill at any point. First the number of messages missing from the stream is recorded, in the
 database and in the stream's metadata, so that no projector mistakes the purge for a loss. Then the subjects are purged.
 Then the rows are deleted, and both records are completed with the number of removed messages. The same command
-finishes an interrupted erasure.
+finishes an interrupted erasure. The mark in the metadata carries a fingerprint of the customer, so that with another
+database, too, only the erasure of the same customer finishes it.
+
+After a restore from a backup made before an erasure, the same command repeats the erasure: messages that are counted
+already are not counted twice.
 """
 
 import asyncpg
@@ -11,7 +15,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
-from consumers import loss_check, stream
+from consumers import stream
 from consumers.client import BrokerSilent, connect_reconnecting
 from consumers.stream import StreamState
 from ops.actor import actor
@@ -64,6 +68,7 @@ async def _erase(connection: asyncpg.Connection, client: Client, settings: Setti
         raise StreamMissing(stream.STREAM, live.position)
     state = await stream.verify(client, live, settings.stream_replicas)
     # An erasure begun with another database may already have purged everything; this command completes its record.
+    _require_same_customer(state, customer_id)
     begun = await _was_begun(connection, customer_id) or state.tally.erasing_from is not None
     if not begun and not await _exists(connection, client, live, customer_id):
         return fail(f"There is no customer {customer_id}: no event or row refers to it. Nothing was erased.")
@@ -81,7 +86,7 @@ async def _erase(connection: asyncpg.Connection, client: Client, settings: Setti
 
 
 async def _exists(connection: asyncpg.Connection, client: Client, live: Checkpoint, customer_id: str) -> bool:
-    for subject in erasure.subjects(customer_id):
+    for subject in erasure.subjects(await _roots(connection, client, customer_id)):
         if await stream.count(client, subject):
             return True
     return await has_rows(connection, live.generation, Entity("customer", customer_id))
@@ -93,39 +98,74 @@ async def _carry_out(
     """Remove messages and rows; return the number of each."""
     state = await stream.verify(client, live, settings.stream_replicas)
     await erasure.begin(connection, job, customer_id, state.created, state.missing)
-    await _mark_erasing(connection, client, state)
-    await _purge(client, customer_id)
+    await _mark_erasing(connection, client, state.created, customer_id)
+    await _purge(client, await _roots(connection, client, customer_id))
     await jobs.enter(connection, job, "rows")
     async with connection.transaction():
+        roots = await _roots(connection, client, customer_id)
         rows = await erasure.remove_rows(connection, customer_id)
         # Purge again while no projector can commit: events published since the first purge have lost their rows too.
-        await _purge(client, customer_id)
+        await _purge(client, roots)
         after = await stream.verify(client, live, settings.stream_replicas)
-        await _complete_tally(client, after)
-        messages = await erasure.conclude(connection, job, after.missing)
+        await _complete_tally(client, customer_id)
+        messages = await erasure.conclude(connection, job, after.created, after.missing)
         summary = f"{counted(messages, 'message')} and {counted(rows, 'row')} of one customer"
         await audit.record(connection, actor(), "erase", summary)
         await jobs.finish(connection, job, "done", summary)
     return messages, rows
 
 
-async def _mark_erasing(connection: asyncpg.Connection, client: Client, state: StreamState) -> None:
-    """Mark the stream as being erased from, unless an interrupted erasure has already marked it."""
-    if state.tally.erasing_from is None:
-        tally = await loss_check.tally_of(connection, state)
-        await stream.record_tally(client, Tally(tally.erased, tally.acknowledged, state.missing))
+async def _mark_erasing(connection: asyncpg.Connection, client: Client, created: str, customer_id: str) -> None:
+    """Mark the stream as being erased from, unless an interrupted erasure of this customer has already marked it."""
+    recorded = await erasure.recorded(connection, created)
+
+    def mark(current: StreamState) -> Tally:
+        _require_same_customer(current, customer_id)
+        if current.tally.erasing_from is not None:
+            return current.tally
+        counts = current.tally.raised(recorded)
+        fingerprint = erasure.fingerprint(current.created, customer_id)
+        return Tally(counts.erased, counts.acknowledged, current.missing, fingerprint)
+
+    await stream.update_tally(client, mark)
 
 
-async def _complete_tally(client: Client, after: StreamState) -> None:
+async def _complete_tally(client: Client, customer_id: str) -> None:
     """Add the messages removed since the mark to the stream's tally and clear the mark, in one change."""
-    tally = after.tally
-    if tally.erasing_from is not None:
-        erased = tally.erased + after.missing - tally.erasing_from
-        await stream.record_tally(client, Tally(erased, tally.acknowledged))
+
+    def complete(current: StreamState) -> Tally:
+        return current.tally.completed(current.missing) if _is_of(current, customer_id) else current.tally
+
+    await stream.update_tally(client, complete)
 
 
-async def _purge(client: Client, customer_id: str) -> None:
-    for subject in erasure.subjects(customer_id):
+def _is_of(state: StreamState, customer_id: str) -> bool:
+    """Return whether a running erasure may be of this customer; a mark without a fingerprint does not tell."""
+    return state.tally.erasing_customer in (None, erasure.fingerprint(state.created, customer_id))
+
+
+def _require_same_customer(state: StreamState, customer_id: str) -> None:
+    """Raise `JobRefused` while the stream is marked by the erasure of another customer."""
+    if state.tally.erasing_from is not None and not _is_of(state, customer_id):
+        raise JobRefused(
+            f"An erasure of another customer from stream {stream.STREAM} is running or was interrupted. Finish it "
+            "first: run `membership erase` for that customer again, with this or the other database. Nothing was "
+            "erased."
+        )
+
+
+async def _roots(connection: asyncpg.Connection, client: Client, customer_id: str) -> tuple[str, ...]:
+    """Return the root subjects of the customer's messages; an id in mixed case is known from parked events."""
+    subjects = await erasure.parked_subjects(connection, customer_id)
+    for position in await erasure.discarded_positions(connection):
+        if subject := await stream.subject_at(client, position):
+            subjects.add(subject)
+    found = {root for subject in subjects if (root := erasure.root_of(subject, customer_id))}
+    return (*erasure.roots(customer_id), *sorted(found - set(erasure.roots(customer_id))))
+
+
+async def _purge(client: Client, roots: tuple[str, ...]) -> None:
+    for subject in erasure.subjects(roots):
         await stream.purge(client, subject)
 
 

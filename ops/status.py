@@ -22,7 +22,7 @@ from consumers.leadership import LOCK_KEY
 from ops.jobs import job_summary
 from ops.terminal import console, fail, format_time
 from projections.error_text import error_text
-from projections.errors import MembershipError, StreamRefused
+from projections.errors import MembershipError, StreamRefused, StreamRestored
 from projections.maintenance import jobs
 from projections.settings import Settings, database_location
 from projections.store import checkpoint as checkpoints
@@ -158,6 +158,7 @@ async def _with_stream(
             # Counted, because erased positions are never applied: the last ones would count as lag permanently.
             lag_events = await stream.count_after(client, status.position) if last > status.position else 0
             lag_s = await _lag_s(client, status.position) if lag_events else 0.0
+            known = None if state is None else await loss_check.account(client, connection, state)
         finally:
             await client.close()
     except StreamRefused as refused:
@@ -166,11 +167,12 @@ async def _with_stream(
         return status, f"The broker cannot be queried: {error_text(problem)}."
     except (NatsError, OSError) as problem:  # nats-py's timeout is an OSError too
         return status, f"The broker cannot be queried: {stream.explain(problem)}."
-    missing = 0 if state is None else await loss_check.unexplained(connection, state)
+    missing = 0 if known is None else known.lost
     status = msgspec.structs.replace(
         status, stream_position=last, lag_events=lag_events, lag_s=lag_s, missing_events=missing
     )
-    return status, _loss_sentence(missing)
+    returned = 0 if known is None else known.returned
+    return status, str(StreamRestored(stream.STREAM, returned)) if returned else _loss_sentence(missing)
 
 
 def _loss_sentence(missing: int) -> str:

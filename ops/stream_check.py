@@ -8,7 +8,8 @@ import asyncpg
 from consumers import loss_check, stream
 from consumers.client import TolerantClient
 from consumers.stream import StreamState
-from projections.errors import JobRefused, StreamIncomplete, StreamMissing
+from ops.terminal import counted
+from projections.errors import JobRefused, StreamIncomplete, StreamMissing, StreamRestored
 from projections.maintenance import jobs
 from projections.store.checkpoint import Checkpoint
 
@@ -16,7 +17,7 @@ from projections.store.checkpoint import Checkpoint
 async def require_complete_stream(
     connection: asyncpg.Connection, client: TolerantClient, live: Checkpoint
 ) -> StreamState:
-    """Return the stream's state; refuse another stream, and one with unacknowledged losses."""
+    """Return the stream's state; refuse another stream, a restored one, and one with unacknowledged losses."""
     state = await stream.identify(client, live)
     if state is None:
         raise StreamMissing(stream.STREAM, live.position)
@@ -25,9 +26,23 @@ async def require_complete_stream(
             "An erasure is running or was interrupted. Finish it first: run the same `membership erase` again."
         )
     require_no_erasure_elsewhere(state)
-    if lost := await loss_check.unexplained(connection, state):
-        raise StreamIncomplete(stream.STREAM, lost, state.first_position, state.last_position)
+    known = await loss_check.account(client, connection, state)
+    if known.returned:
+        raise StreamRestored(stream.STREAM, known.returned)
+    if known.lost:
+        raise StreamIncomplete(stream.STREAM, known.lost, state.first_position, state.last_position)
     return state
+
+
+def only_copy_warning(acknowledged: int) -> str:
+    """Return what to do about differing rows after losses were acknowledged; empty without one."""
+    if not acknowledged:
+        return ""
+    were = "was" if acknowledged == 1 else "were"
+    return (
+        f"{counted(acknowledged, 'lost message')} {were} acknowledged: these rows may be the only copy of their data. "
+        "Publish that state again first."
+    )
 
 
 def require_no_erasure_elsewhere(state: StreamState) -> None:

@@ -16,6 +16,7 @@ MembershipError
     ├── StreamMissing          stream_missing
     ├── StreamRecreated        stream_recreated
     ├── StreamWentBack         stream_went_back
+    ├── StreamRestored         stream_restored
     ├── StreamIncomplete       stream_incomplete
     ├── StreamLostMessages     stream_lost_messages
     └── StreamUnsafe           stream_unsafe
@@ -211,6 +212,22 @@ class StreamWentBack(StreamRefused):
             f"Stream {stream} went back: the read model has applied position {position}, but {found}. "
             "The broker lost acknowledged messages (see sync_interval). Restore the stream from its backup, or start "
             f"with an empty database to read the remaining messages from the beginning. {_RESTORE_WARNING}"
+        )
+
+
+class StreamRestored(StreamRefused):
+    """Messages recorded as erased or lost are in the stream again: it was restored from an earlier backup."""
+
+    code = "stream_restored"
+
+    def __init__(self, stream: str, returned: int) -> None:
+        self.stream = stream
+        self.returned = returned
+        super().__init__(
+            f"Stream {stream} was restored from a backup made before an erasure: at least {returned:,} messages "
+            "recorded as erased or lost are in it again. Repeat the erasures made since that backup with `membership "
+            "erase` (`membership audit` shows their times). If this message remains when all are repeated, run "
+            "`membership acknowledge-missing`."
         )
 
 

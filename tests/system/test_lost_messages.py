@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import pty
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -140,6 +143,129 @@ async def test_verify_repair_and_rebuild_accept_acknowledged_losses(own_system: 
     assert (await status(own_system))[0] == 0
 
 
+async def test_after_an_acknowledged_loss_no_command_advises_to_overwrite(own_system: System) -> None:
+    events = [published("customer.upserted.v1", 1, customer=1), *enrolments(range(1, 4))]
+    await own_system.wait_until_applied(await own_system.publish(events))
+    await purge(own_system, f"membership.customer.{customer_id(1)}")
+    assert (await operate(own_system, "acknowledge-missing", *REASON, "--yes")).code == 0
+    warning = "1 lost message was acknowledged: these rows may be the only copy of their data. Publish that state again"
+    verified = await operate(own_system, "verify", "--no-throttle")
+    assert (verified.code, warning in verified.out) == (1, True), verified
+    assert "membership re" not in verified.out + verified.err
+    shown = await operate(own_system, "repair", "--customer", customer_id(1), "--dry-run")
+    assert (shown.code, warning in shown.out, "without --dry-run" in shown.out) == (0, True, False), shown
+    refused = await operate(own_system, "rebuild", "--no-throttle")
+    assert (refused.code, warning in refused.err, "--yes" in refused.err) == (1, True, False), refused
+    assert (await operate(own_system, "jobs", "cancel")).code == 0
+    await own_system.wait_until_applied(await own_system.publish([published("customer.upserted.v1", 2, customer=1)]))
+    assert (await operate(own_system, "verify", "--no-throttle")).code == 0
+
+
+async def test_the_lag_does_not_count_erased_messages(own_system: System) -> None:
+    await own_system.wait_until_applied(await own_system.publish(enrolments(range(1, 4))))
+    own_system.kill("project")
+    last = await own_system.publish(enrolments(range(2, 5)))
+    assert (await status(own_system))[1]["lag_events"] == 3
+    assert await purge(own_system, f"membership.target.{customer_id(4)}.*") == 1
+    report = (await status(own_system))[1]
+    assert (report["stream_position"], report["lag_events"]) == (last, 2)
+    await purge(own_system, "membership.target.>")
+    report = (await status(own_system))[1]
+    assert (report["position"], report["lag_events"], report["lag_s"]) == (3, 0, 0.0)
+
+
+def copy_stream(system: System, to: Path) -> None:
+    """Back the stream up as documented: a copy of the broker's folder while it is stopped."""
+    system.broker.stop()
+    shutil.copytree(system.broker.store_dir, to)
+    system.broker.start()
+
+
+def restore_stream(system: System, backup: Path) -> None:
+    system.broker.stop()
+    shutil.rmtree(system.broker.store_dir)
+    shutil.copytree(backup, system.broker.store_dir)
+    system.broker.start()
+
+
+async def test_a_restore_from_before_an_erasure_is_refused_until_repeated(own_system: System, tmp_path: Path) -> None:
+    events = [*enrolments(range(1, 6)), *(published("target.enrolled.v1", 1, customer=9, campaign=n) for n in (1, 2))]
+    await own_system.wait_until_applied(await own_system.publish(events))
+    await asyncio.to_thread(copy_stream, own_system, tmp_path / "backup")
+    for customer in (9, 1):
+        erased = await operate(own_system, "erase", "--customer", customer_id(customer), "--yes")
+        assert erased.code == 0, erased
+    await asyncio.to_thread(restore_stream, own_system, tmp_path / "backup")
+    await assert_projector_ends_with(own_system, "restored from a backup made before an erasure")
+    code, report, errors = await status(own_system)
+    assert (code, report["missing_events"]) == (1, 0)
+    assert "at least 3 messages recorded as erased or lost are in it again" in errors
+    for arguments in (("verify", "--no-throttle"), ("rebuild", "--yes"), ("repair", "--customer", customer_id(9))):
+        refused = await operate(own_system, *arguments)
+        assert (refused.code, "Repeat the erasures" in refused.err) == (1, True), refused
+
+    first = await operate(own_system, "erase", "--customer", customer_id(9), "--yes")
+    assert (first.code, "Erased 2 messages" in first.out) == (0, True), first
+    assert "at least 1 messages" in (await status(own_system))[2]
+    second = await operate(own_system, "erase", "--customer", customer_id(1), "--yes")
+    assert (second.code, "Erased 1 message" in second.out) == (0, True), second
+    assert await tally(own_system) == erasure.Tally(erased=3)
+    own_system.launch("project")
+    await own_system.wait_until_applied(await own_system.publish([published("customer.upserted.v1", 1, customer=2)]))
+    assert (await status(own_system))[::2] == (0, "")
+    assert (await operate(own_system, "verify", "--no-throttle")).code == 0
+
+    own_system.kill("project")
+    await own_system.publish(enrolments(range(20, 22)))
+    await purge(own_system, f"membership.target.{customer_id(20)}.*")
+    own_system.launch("project")
+    await assert_projector_ends_with(own_system, "has lost 1 messages")
+
+
+async def test_a_restored_loss_is_settled_by_acknowledging(own_system: System, tmp_path: Path) -> None:
+    await own_system.wait_until_applied(await own_system.publish(enrolments(range(1, 6))))
+    erased = await operate(own_system, "erase", "--customer", customer_id(5), "--yes")
+    assert erased.code == 0, erased
+    await asyncio.to_thread(copy_stream, own_system, tmp_path / "backup")
+    await purge(own_system, f"membership.target.{customer_id(1)}.*")
+    assert (await operate(own_system, "acknowledge-missing", *REASON, "--yes")).code == 0
+    await asyncio.to_thread(restore_stream, own_system, tmp_path / "backup")
+    assert (await status(own_system))[0] == 1
+    shown = await operate(own_system, "acknowledge-missing", *REASON)
+    assert (shown.code, "repeat those erasures" in shown.out) == (2, True), shown
+    settled = await operate(own_system, "acknowledge-missing", *REASON, "--yes")
+    assert (settled.code, "Recorded that 1 message" in settled.out) == (0, True), settled
+    assert await tally(own_system) == erasure.Tally(erased=1)
+    assert (await operate(own_system, "verify", "--no-throttle")).code == 0
+
+
+async def test_an_erasure_during_the_prompt_is_not_overwritten(
+    own_system: System, postgres: PostgresServer, template: str, tmp_path: Path
+) -> None:
+    last = await own_system.publish(enrolments(range(1, 6)))
+    await own_system.wait_until_applied(last)
+    await purge(own_system, f"membership.target.{customer_id(1)}.*")
+    assert (await operate(own_system, "acknowledge-missing", *REASON, "--yes")).code == 0
+    async with on_a_new_database(own_system, postgres, template, tmp_path / "other") as other:
+        await other.wait_until_applied(last)
+        await purge(own_system, f"membership.target.{customer_id(2)}.*")
+        leader, follower = pty.openpty()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "ops", "acknowledge-missing", *REASON,
+            env=own_system.environment, stdin=follower, stdout=follower, stderr=follower,
+        )  # fmt: skip
+        os.close(follower)
+        output = b""
+        while b"are lost?" not in output:
+            output += await asyncio.to_thread(os.read, leader, 1024)
+        erased = await operate(other, "erase", "--customer", customer_id(3), "--yes")
+        assert erased.code == 0, erased
+        await asyncio.to_thread(os.write, leader, b"y\n")
+        assert await process.wait() == 0
+        os.close(leader)
+        assert await tally(own_system) == erasure.Tally(erased=1, acknowledged=2)
+
+
 async def test_status_reports_that_no_projector_leads(own_system: System) -> None:
     assert (await status(own_system))[::2] == (0, "")
     own_system.kill("project")
@@ -232,7 +358,7 @@ async def test_erasures_of_an_older_release_are_copied_to_the_stream(own_system:
     connection = await asyncpg.connect(own_system.database_url)
     job = await jobs.open_or_resume(connection, "erase", "purge", "test")
     await erasure.begin(connection, job, customer_id(1), state.created, 0)
-    await erasure.conclude(connection, job, lost)
+    await erasure.conclude(connection, job, state.created, lost)
     await jobs.finish(connection, job, "done", "by the test")
     await connection.close()
     own_system.launch("project")
@@ -308,6 +434,10 @@ async def test_another_database_finishes_an_interrupted_erasure(
         for arguments in (("verify", "--no-throttle"), ("acknowledge-missing", *REASON, "--yes")):
             refused = await operate(other, *arguments)
             assert (refused.code, "begun with another database" in refused.err) == (1, True), refused
+        for customer in (2, 999):
+            refused = await operate(other, "erase", "--customer", customer_id(customer), "--yes")
+            assert (refused.code, "An erasure of another customer" in refused.err) == (1, True), refused
+        assert (await tally(other)).erasing_from == 0
         finished = await operate(other, "erase", "--customer", customer_id(1), "--yes")
         assert finished.code == 0, finished
         verified = await operate(other, "verify", "--no-throttle")
@@ -326,13 +456,17 @@ async def test_erasure_removes_the_customers_malformed_messages(own_system: Syst
         f"membership.target.{customer}.{campaign}.again",
         f"membership.target.{customer.upper()}.{campaign}",
         f"membership.customer.{customer.upper()}",
+        f"membership.customer.C{customer[1:]}",
+        f"membership.target.C{customer[1:]}.{campaign}",
     ]
     others = [f"membership.customer.{customer}x", f"membership.target.{customer_id(11)}"]
     events = [*enrolments(range(10, 12)), *((subject, b"{}") for subject in malformed + others)]
     await own_system.wait_until_applied(await own_system.publish(events))
-    assert len(await own_system.parked_positions()) == 7
+    assert len(await own_system.parked_positions()) == 9
+    discarded = max(await own_system.parked_positions()) - 2  # the last of `malformed`: still in the stream
+    assert (await operate(own_system, "parked", "discard", str(discarded), "--reason", "test")).code == 0
     erased = await operate(own_system, "erase", "--customer", customer, "--yes")
-    assert (erased.code, "Erased 6 messages" in erased.out) == (0, True), erased
+    assert (erased.code, "Erased 8 messages" in erased.out) == (0, True), erased
     parked = await own_system.fetch("SELECT subject FROM g1.parked_event")
     assert {row["subject"] for row in parked} == set(others)
     client = await connect_once(own_system.nats_url, "test")
