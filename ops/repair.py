@@ -8,11 +8,12 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from rich.console import Console
 
+from consumers import loss_check
 from consumers.client import BrokerSilent, TolerantClient, connect_reconnecting
 from consumers.replay import replay
 from ops.actor import actor
 from ops.row_diff import describe_difference
-from ops.stream_check import require_complete_stream
+from ops.stream_check import only_copy_warning, require_complete_stream
 from ops.terminal import counted
 from projections.maintenance import repair as repairs
 from projections.maintenance.differences import Difference
@@ -37,26 +38,31 @@ async def repair(
     except (NatsError, NatsTimeoutError) as problem:
         raise BrokerSilent(problem) from None
     # Printed after the transaction, so that a slow terminal does not delay the projector.
-    differences, position = repaired
+    (differences, position), acknowledged = repaired
     if as_json:
         _print_json(differences, position, written=bool(differences) and not dry_run)
     else:
         _show(differences)
-        print(_summary(entity, differences, position, dry_run=dry_run))
+        print(_summary(entity, differences, position, dry_run=dry_run, acknowledged=acknowledged))
     return 0
 
 
-async def _repair(connection: asyncpg.Connection, client: TolerantClient, entity: Entity, *, dry_run: bool) -> Repaired:
+async def _repair(
+    connection: asyncpg.Connection, client: TolerantClient, entity: Entity, *, dry_run: bool
+) -> tuple[Repaired, int]:
+    """Return what was repaired, and how many lost messages are acknowledged."""
     live = await checkpoints.live_generation(connection)
-    await require_complete_stream(connection, client, await checkpoints.read(connection, live))
+    state = await require_complete_stream(connection, client, await checkpoints.read(connection, live))
+    acknowledged = (await loss_check.tally_of(connection, state)).acknowledged
 
     def source(subject: str, after: Position, through: Position) -> AsyncGenerator[list[Message], None]:
         return replay(client, after, through, events_max=CHUNK_EVENTS, subject=subject)
 
     try:
-        return await repairs.repair(connection, entity, source, actor=actor(), dry_run=dry_run)
+        repaired = await repairs.repair(connection, entity, source, actor=actor(), dry_run=dry_run)
     except TimeoutError:
         raise BrokerSilent("the last events did not arrive in time") from None
+    return repaired, acknowledged
 
 
 def _print_json(differences: list[Difference], position: int, *, written: bool) -> None:
@@ -75,10 +81,13 @@ def _show(differences: list[Difference]) -> None:
             console.print(f"+ {difference.expected_json}", style="green")
 
 
-def _summary(entity: Entity, differences: list[Difference], position: int, *, dry_run: bool) -> str:
+def _summary(entity: Entity, differences: list[Difference], position: int, *, dry_run: bool, acknowledged: int) -> str:
     if not differences:
         return f"Every row of {entity.kind} {entity.id} matches the stream, at position {position}."
     rows = counted(len(differences), "row")
+    warning = only_copy_warning(acknowledged)
     if dry_run:
-        return f"{rows} would change, as of position {position}. Run without --dry-run to write."
-    return f"{rows} written, as of position {position}."
+        advice = warning or "Run without --dry-run to write."
+        return f"{rows} would change, as of position {position}. {advice}"
+    kept = " The lines above that begin with - show what they were." if warning else ""
+    return f"{rows} written, as of position {position}.{kept}"

@@ -12,6 +12,7 @@ from ops.rebuild.job import GenerationJob, Kind, Result
 from ops.rebuild.progress import JsonProgressReporter, ProgressReporter
 from ops.rebuild.throttle import Pace, Throttle
 from ops.row_diff import describe_difference
+from ops.stream_check import only_copy_warning
 from ops.terminal import confirm, fail
 from projections.maintenance import audit
 from projections.settings import Settings
@@ -80,7 +81,8 @@ async def verify(settings: Settings, pace: Pace, *, as_json: bool) -> int:
     elif not findings.not_compared:
         print(f"No row differs from the stream, at position {findings.position}.")
     if findings.not_compared:
-        return fail(f"{not_compared(result.was, findings)} `membership rebuild --yes` replaces it with a new one.")
+        advice = only_copy_warning(findings.acknowledged) or "`membership rebuild --yes` replaces it with a new one."
+        return fail(f"{not_compared(result.was, findings)} {advice}")
     return 1 if findings.count else 0
 
 
@@ -109,10 +111,17 @@ def print_findings(findings: Findings) -> None:
         print(f"… and {findings.count - SHOWN:,} more rows; --json has up to {ROWS_READ_MAX:,}.")
     differ = "1 row differs" if findings.count == 1 else f"{findings.count:,} rows differ"
     print(f"{differ} from what this release reads in the stream, at position {findings.position}.")
+    if findings.count and findings.acknowledged:
+        print(only_copy_warning(findings.acknowledged))
 
 
 def print_advice(findings: Findings) -> None:
-    """Print the commands that correct the differences: a repair for each of a few entities, a rebuild for many."""
+    """Print the commands that correct the differences: a repair for each of a few entities, a rebuild for many.
+
+    None after a loss was acknowledged: they could overwrite the only copy.
+    """
+    if findings.acknowledged:
+        return
     entities = {("customer", row.key["customer_id"]) for row in findings.differences if "customer_id" in row.key}
     entities |= {("campaign", row.key["campaign_id"]) for row in findings.differences if row.table == "campaign"}
     if len(entities) > REPAIRS_ADVISED_MAX or findings.count > len(findings.differences):

@@ -11,7 +11,9 @@ from typing import Final
 
 import asyncpg
 from msgspec import Struct
+from msgspec.structs import replace
 
+from consumers import loss_check, stream
 from consumers.replay import replay
 from ops.rebuild.context import JobContext
 from projections.errors import JobRefused
@@ -52,6 +54,8 @@ class Findings(Struct, frozen=True):
     """Positions that the new generation parked and the live one did not."""
     not_compared: str = ""
     """PostgreSQL's message when the live generation could not be compared, otherwise empty."""
+    acknowledged: int = 0
+    """Lost messages that an operator has acknowledged: differing rows may be the only copy of their data."""
 
 
 NOT_COMPARED: Final = Findings(0, [], 0, [])
@@ -68,7 +72,12 @@ async def compare(context: JobContext, checkpoint: Checkpoint) -> Findings:
                 "all its memberships. Make sure that `membership project` runs, then run this command again."
             )
         await asyncio.sleep(FAN_OUT_POLL_S)
-    return findings
+    return replace(findings, acknowledged=await _acknowledged(context))
+
+
+async def _acknowledged(context: JobContext) -> int:
+    state = await stream.fetch_state(context.client)
+    return 0 if state is None else (await loss_check.tally_of(context.connection, state)).acknowledged
 
 
 async def _compare(context: JobContext, checkpoint: Checkpoint) -> Findings | None:

@@ -7,6 +7,7 @@ from typing import Final
 from consumers import stream
 from ops.rebuild.compare import Findings
 from ops.rebuild.context import JobContext
+from ops.stream_check import only_copy_warning
 from ops.terminal import counted
 from projections.errors import GateRefused
 from projections.maintenance import jobs, rebuild
@@ -24,18 +25,23 @@ async def pass_gate(context: JobContext, findings: Findings, approve: Approve) -
     reasons = [*await _lag(context, findings), *await _empty(context, findings), *_newly_parked(findings)]
     if not reasons and findings.not_compared and not await approve(findings):
         reasons.append(
-            f"{not_compared(context.live, findings)} The switch without a comparison was not approved. `membership "
-            "rebuild --yes` switches anyway, `membership jobs cancel` drops the new generation."
+            f"{not_compared(context.live, findings)} The switch without a comparison was not approved. "
+            f"{_choices(findings)}"
         )
     if not reasons and findings.count and not await approve(findings):
         reasons.append(
             f"{counted(findings.count, 'differing row')} in {context.live}, and the switch was not approved. "
-            "`membership rebuild --verify-only` lists them, `membership rebuild --yes` switches anyway, "
-            "`membership jobs cancel` drops the new generation."
+            f"`membership rebuild --verify-only` lists them. {_choices(findings)}"
         )
     if reasons:
         await jobs.set_blocked_reason(context.report_connection, context.job, " ".join(reasons))
         raise GateRefused(reasons)
+
+
+def _choices(findings: Findings) -> str:
+    warning = only_copy_warning(findings.acknowledged)
+    advice = f"{warning} " if warning else "`membership rebuild --yes` switches anyway, "
+    return f"{advice}`membership jobs cancel` drops the new generation."
 
 
 def not_compared(live: str, findings: Findings) -> str:
