@@ -239,6 +239,33 @@ async def test_a_restored_loss_is_settled_by_acknowledging(own_system: System, t
     assert (await operate(own_system, "verify", "--no-throttle")).code == 0
 
 
+@asynccontextmanager
+async def prompt_to_acknowledge(system: System) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the command at a terminal up to its prompt; answer y and wait for its end after the body."""
+    leader, follower = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "ops", "acknowledge-missing", *REASON,
+        env=system.environment, stdin=follower, stdout=follower, stderr=follower,
+    )  # fmt: skip
+    os.close(follower)
+    output = b""
+    while b"are lost?" not in output:
+        output += await asyncio.to_thread(os.read, leader, 1024)
+    yield process
+    await asyncio.to_thread(os.write, leader, b"y\n")
+    await process.wait()
+    os.close(leader)
+
+
+async def test_a_loss_during_the_prompt_is_not_acknowledged(own_system: System) -> None:
+    await own_system.wait_until_applied(await own_system.publish(enrolments(range(1, 6))))
+    await purge(own_system, f"membership.target.{customer_id(1)}.*")
+    async with prompt_to_acknowledge(own_system) as process:
+        await purge(own_system, f"membership.target.{customer_id(2)}.*")
+    assert process.returncode == 1
+    assert await tally(own_system) == erasure.Tally()
+
+
 async def test_an_erasure_during_the_prompt_is_not_overwritten(
     own_system: System, postgres: PostgresServer, template: str, tmp_path: Path
 ) -> None:
@@ -249,20 +276,10 @@ async def test_an_erasure_during_the_prompt_is_not_overwritten(
     async with on_a_new_database(own_system, postgres, template, tmp_path / "other") as other:
         await other.wait_until_applied(last)
         await purge(own_system, f"membership.target.{customer_id(2)}.*")
-        leader, follower = pty.openpty()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ops", "acknowledge-missing", *REASON,
-            env=own_system.environment, stdin=follower, stdout=follower, stderr=follower,
-        )  # fmt: skip
-        os.close(follower)
-        output = b""
-        while b"are lost?" not in output:
-            output += await asyncio.to_thread(os.read, leader, 1024)
-        erased = await operate(other, "erase", "--customer", customer_id(3), "--yes")
-        assert erased.code == 0, erased
-        await asyncio.to_thread(os.write, leader, b"y\n")
-        assert await process.wait() == 0
-        os.close(leader)
+        async with prompt_to_acknowledge(own_system) as process:
+            erased = await operate(other, "erase", "--customer", customer_id(3), "--yes")
+            assert erased.code == 0, erased
+        assert process.returncode == 0
         assert await tally(own_system) == erasure.Tally(erased=1, acknowledged=2)
 
 
