@@ -81,9 +81,22 @@ def _url(text: str, schemes: tuple[str, ...]) -> str:
     return text
 
 
+DATABASE_OPTIONS = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
+}
+"""Options of a PostgreSQL URL whose other values asyncpg rejects only when it connects, with a traceback."""
+
+
 def _database_url(text: str) -> str:
-    several_hosts = "," in urlsplit(text).netloc.rpartition("@")[2]
-    return text if several_hosts else _url(text, ("postgresql://", "postgres://"))
+    parts = urlsplit(text)
+    several_hosts = "," in parts.netloc.rpartition("@")[2]
+    url = text if several_hosts else _url(text, ("postgresql://", "postgres://"))
+    options = parse_qs(parts.query)
+    for name, words in DATABASE_OPTIONS.items():
+        if not set(options.get(name, [])) <= set(words):
+            raise ValueError(f"must have one of {', '.join(words)} for {name}")
+    return url
 
 
 def _nats_urls(text: str) -> str:

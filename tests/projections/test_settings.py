@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from asyncpg.connect_utils import SessionAttribute, SSLMode
 
 from projections.errors import SettingsInvalid
-from projections.settings import TABLE, VARIABLES, database_location, load
+from projections.settings import DATABASE_OPTIONS, TABLE, VARIABLES, database_location, load
 
 SECRET = "s" * 32
 GOOD = {
@@ -132,6 +133,23 @@ def test_variables_of_tests_and_of_kubernetes_are_accepted(name: str, value: str
 )
 def test_a_database_location_omits_the_password(url: str, location: str) -> None:
     assert database_location(url) == location
+
+
+@pytest.mark.parametrize("option", ["target_session_attrs=bogus", "sslmode=on", "sslmode=disable&sslmode=on"])
+@pytest.mark.parametrize("hosts", ["db", "a,b:6432"])
+def test_an_invalid_option_of_the_database_url_is_refused(hosts: str, option: str) -> None:
+    (problem,) = problems({**GOOD, "MEMBERSHIP_DATABASE_URL": f"postgresql://me:hunter2@{hosts}/members?{option}"})
+    name = option.split("=")[0]
+    assert problem.startswith("MEMBERSHIP_DATABASE_URL must have one of ")
+    assert problem.endswith(f" for {name}.")
+
+
+def test_the_options_of_the_database_url_are_those_of_asyncpg() -> None:
+    assert set(DATABASE_OPTIONS["target_session_attrs"]) == {attribute.value for attribute in SessionAttribute}
+    assert set(DATABASE_OPTIONS["sslmode"]) == {mode.name.replace("_", "-") for mode in SSLMode}
+    for name, words in DATABASE_OPTIONS.items():
+        for word in words:
+            load(ALL, {**GOOD, "MEMBERSHIP_DATABASE_URL": f"postgresql://me@db/members?{name}={word}"})
 
 
 def test_the_list_of_variables_has_no_duplicates() -> None:
