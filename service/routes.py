@@ -43,12 +43,17 @@ async def list_customer_campaigns(request: AnyRequest, customer_id: FromPath[str
         query=scope["query_string"],
         authorization=headers.getall("authorization", []),
         api_key=headers.getall("x-api-key", []),
-        min_position=headers.get("membership-min-position"),
+        min_position=_joined(headers.getall("membership-min-position", [])),
         prefer=headers.getall("prefer", []),
         if_none_match=",".join(headers.getall("if-none-match", [])),
         accept_encoding=",".join(headers.getall("accept-encoding", [])),
     )
     return await services.list_campaigns.respond(call)
+
+
+def _joined(values: list[str]) -> str | None:
+    """Return the fields of one name as a list (RFC 9110, 5.3), so that two positions are not an integer."""
+    return ", ".join(values) if values else None
 
 
 @get("/health/live")

@@ -356,6 +356,13 @@ async def test_an_invalid_position_is_422_at_the_header(scenario: Scenario, valu
     assert (loc[0], loc[1].lower()) == ("header", "membership-min-position")
 
 
+@pytest.mark.parametrize("second", ["1", "2"])
+async def test_two_positions_are_422_at_the_header(scenario: Scenario, second: str) -> None:
+    lines = [*scenario.as_admin().items(), ("Membership-Min-Position", "1"), ("Membership-Min-Position", second)]
+    reply = await scenario.client.get(path_of(new_number()), headers=lines)
+    assert locs(reply) == [["header", "Membership-Min-Position"]]
+
+
 async def test_invalid_requests_do_not_wait_for_a_position(scenario: Scenario) -> None:
     began = time.monotonic()
     headers = {"Membership-Min-Position": str(FAR_BEYOND), "Prefer": "wait=10"}
