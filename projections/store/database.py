@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import Context
 from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
@@ -107,7 +108,8 @@ class ReadPool:
         if self._suspended:
             raise DatabaseUnresponsive
         result: _Rows = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._run(result, query, args), name="read")
+        # The task may open a connection that later requests use, so it must not keep this request's context.
+        task = asyncio.create_task(self._run(result, query, args), name="read", context=Context())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         self._waiting.add(result)

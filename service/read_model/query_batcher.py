@@ -9,6 +9,7 @@ finds the queue empty. Whether a statement succeeds or fails, every request of i
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import Context
 from typing import Any, Final
 
 import asyncpg
@@ -67,9 +68,10 @@ class QueryBatcher:
         if self._working >= BATCH_CONNECTIONS:
             return
         self._working += 1
-        worker = asyncio.create_task(self._drain(), name="query batch worker")
+        context = Context()  # a worker serves many requests: it must not log with the id of the first
+        worker = asyncio.create_task(self._drain(), name="query batch worker", context=context)
         self._workers.add(worker)  # the event loop keeps only weak references to tasks
-        worker.add_done_callback(self._on_worker_end)
+        worker.add_done_callback(self._on_worker_end, context=context)
 
     def _on_worker_end(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from projections.store import database
 from projections.store.database import DatabaseUnresponsive, ReadPool
 from service.read_model import query_batcher
+from service.read_model.admission import caller
 from service.read_model.query_batcher import BATCH_REQUESTS_MAX, QueryBatcher
 
 NUMBERS = "SELECT value, number FROM unnest($1::bigint[]) WITH ORDINALITY AS request (value, number)"
@@ -96,6 +98,27 @@ async def test_suspending_a_pool_fails_its_reads_until_it_is_resumed(database_ur
     pool.resume()
     assert (await pool.fetch("SELECT 1 AS one"))[0]["one"] == 1
     await pool.close()
+
+
+async def test_a_worker_does_not_inherit_the_context_of_a_request(pool: ReadPool) -> None:
+    seen: list[str] = []
+
+    class RecordingPool(ReadPool):
+        async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
+            seen.append(caller.get())
+            return await super().fetch(query, *args)
+
+        async def _run(self, *args: Any) -> None:
+            seen.append(caller.get())
+            await super()._run(*args)
+
+    recording = RecordingPool(pool._pool, TIMEOUT_S)
+    token = caller.set("the caller of the first request")
+    try:
+        assert await echo(QueryBatcher(recording, recording), 1) == 1
+    finally:
+        caller.reset(token)
+    assert seen == ["", ""]
 
 
 async def until_running(url: str, statements: int) -> None:
