@@ -21,7 +21,7 @@ from service.fast_path import FastPath
 from service.freshness import Freshness, NotReady
 from service.list_campaigns import ListCampaigns
 from service.middleware import ResponseMiddleware
-from service.page_budget import PageBudget, PageTooLarge
+from service.page_budget import PageBudget, PageMemoryBusy, PageTooLarge
 from service.page_reader import PageReader
 from service.problems import problem_response, request_id
 from service.rate_limited_log import RateLimitedLog
@@ -135,6 +135,7 @@ _EXCEPTIONS: Final[dict[Any, Any]] = {
     NotReady: _problem("not_ready"),
     DatabaseNotMigrated: _problem("not_ready"),
     PageTooLarge: _problem("page_too_large"),
+    PageMemoryBusy: _problem("page_memory_busy"),
     **dict.fromkeys(reads.GENERATION_GONE, _problem("not_ready")),
     **dict.fromkeys(UNAVAILABLE, _unavailable),
     NotFoundException: _problem("route_not_found"),

@@ -19,7 +19,7 @@ from service.fast_path import FastPath
 from service.problems import problem_reply, request_id
 from service.rate_limited_log import RateLimitedLog
 from service.read_model.admission import Overloaded
-from service.representation import Header, RawResponse
+from service.representation import CallerTooSlow, Header, RawResponse
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 """Request ids that are echoed; any other is replaced, so that callers cannot forge log lines."""
@@ -40,6 +40,8 @@ READINESS: Final = "/health/ready"
 
 OVERLOADED: Final = RateLimitedLog("reads_refused")
 """Expensive reads that got no free slot in time."""
+SLOW_CALLERS: Final = RateLimitedLog("slow_caller_disconnected")
+"""Callers that did not read a large page in time."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -119,7 +121,10 @@ class ResponseMiddleware:
             if not self._aborting:
                 raise
             await exchange.fail("draining")
-        except Exception:
+        except Exception as problem:
+            if isinstance(problem.__cause__, CallerTooSlow):  # in Litestar's own error, because the response has begun
+                SLOW_CALLERS.warning(request_id=exchange.request_id)
+                return
             log.exception("unhandled_exception", path=scope["path"])
             await exchange.fail("internal_error")
 

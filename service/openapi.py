@@ -139,7 +139,8 @@ _LIST_RESPONSES: Final = {
         _NOT_READY
         | _DRAINING
         | {
-            "page_too_large": "The page is larger than this server can answer at the moment; ask for a smaller limit.",
+            "page_too_large": "The page is larger than this server can answer; ask for a smaller limit.",
+            "page_memory_busy": "The memory for large pages is in use by other requests; try again shortly.",
             "position_not_reached": "The requested position has not been applied yet; "
             "try again, or wait longer with Prefer: wait=S.",
         },

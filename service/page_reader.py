@@ -1,6 +1,7 @@
 """Reads the page for a request from the live generation, after waiting for the position that the caller requested.
 
-Reads: the live generation, through read_model. Fails: `NotReady`, `PageTooLarge`, and what the read pool raises.
+Reads: the live generation, through read_model.
+Fails: `NotReady`, `PageTooLarge`, `PageMemoryBusy`, and what the read pool raises.
 Invariants: a page is read in one snapshot of one generation; a switch between generations repeats the read.
 """
 
@@ -16,7 +17,7 @@ from projections.store.queries import Generation
 from service import paging
 from service.auth import Principal
 from service.freshness import Freshness, NotReady
-from service.page_budget import PageBudget, PageTooLarge, Reservation
+from service.page_budget import PageBudget, PageMemoryBusy, Reservation
 from service.paging import FORM, Cursor
 from service.parameters import ListRequest, Violation
 from service.read_model import reads
@@ -108,7 +109,7 @@ class PageReader:
         page = await self._read_live(request, principal.scope, cursor)
         if page.items_bytes <= UNRESERVED_BYTES_MAX:
             return await self._outcome(request, principal, fingerprint, page, None)
-        reservation = await self._budget.reserve(page.items_bytes, _memory_wait_s(deadline))
+        reservation = await self._budget.reserve(page.items_bytes, _memory_wait_s(deadline), principal.user_id)
         try:
             page = await self._read_live(request, principal.scope, cursor, page.items_bytes)
             outcome = await self._outcome(request, principal, fingerprint, page, reservation)
@@ -153,7 +154,7 @@ class PageReader:
         cursor: Cursor | None,
         items_bytes_max: int = UNRESERVED_BYTES_MAX,
     ) -> Page:
-        """Read a page, again if the pointer to the live generation moved; raises `PageTooLarge`.
+        """Read a page, again if the pointer to the live generation moved; raises `PageMemoryBusy`.
 
         A page for which memory was reserved may have grown beyond the reservation in the meantime.
         """
@@ -165,7 +166,7 @@ class PageReader:
                     self._batcher, name, request, scope, after, items_bytes_max=items_bytes_max
                 )
                 if UNRESERVED_BYTES_MAX < items_bytes_max < page.items_bytes:
-                    raise PageTooLarge
+                    raise PageMemoryBusy
                 if page.live_generation == name:
                     return page
             name = (await self._freshness.refresh()).generation

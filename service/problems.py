@@ -23,7 +23,9 @@ class Problem(NamedTuple):
     detail: str
 
 
-PAGE_TOO_LARGE: Final = "The page is larger than this server can answer at the moment; ask for a smaller limit."
+PAGE_TOO_LARGE: Final = "The page is larger than this server can answer; ask for a smaller limit."
+"""The only 503 that a repetition of the request cannot resolve."""
+PAGE_MEMORY_BUSY: Final = "The memory for large pages is in use by other requests; try again shortly."
 
 PROBLEMS: Final[Mapping[str, Problem]] = {
     problem.code: problem
@@ -42,6 +44,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
             "The read model cannot be reached or took too long; try again shortly.",
         ),
         Problem("page_too_large", 503, "Service Unavailable", PAGE_TOO_LARGE),
+        Problem("page_memory_busy", 503, "Service Unavailable", PAGE_MEMORY_BUSY),
         Problem("draining", 503, "Service Unavailable", "This process is shutting down; send requests to another."),
         Problem("not_ready", 503, "Service Unavailable", "The read model is still being filled for the first time."),
         Problem(
@@ -75,7 +78,7 @@ def problem_headers(problem: Problem) -> dict[str, str]:
     """Return the headers that a problem's status requires."""
     if problem.status == 401:  # noqa: PLR2004
         return {"WWW-Authenticate": 'Bearer realm="membership"'}
-    if problem.status == 503:  # noqa: PLR2004
+    if problem.status == 503 and problem.detail != PAGE_TOO_LARGE:  # noqa: PLR2004
         return {"Retry-After": str(RETRY_AFTER_S)}
     return {"Allow": "GET, HEAD"} if problem.status == 405 else {}  # noqa: PLR2004
 

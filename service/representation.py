@@ -31,6 +31,9 @@ ACCEPT_ENCODING_CHARS_MAX: Final = 500
 """Browsers send about 30. A longer value is not parsed, because results are cached; no compression then."""
 SEND_MAX_S: Final = 60.0
 """Limit on sending a large page, whose memory other requests wait for; 50 MB take that long at 7 Mbit/s."""
+STALL_MAX_S: Final = 3.0
+"""Limit on sending one part, of 256 KiB at most: a caller that does not read holds memory for less time than the 4 s
+that others wait for it."""
 
 Header = tuple[bytes, bytes]
 
@@ -46,6 +49,10 @@ class Representation(Struct, frozen=True, gc=False):
     """Headers sent with 200 and with 304, except the position."""
     content_headers: tuple[Header, ...] = ()
     """Headers that describe the body, sent with 200 only."""
+
+
+class CallerTooSlow(Exception):
+    """The caller did not read a large page in time; the connection is closed in the middle of the response."""
 
 
 class RawResponse(Struct, frozen=True, gc=False):
@@ -73,10 +80,12 @@ class LargeResponse(RawResponse, frozen=True, gc=False):
     release: Callable[[], None]
 
     async def send(self, send: Send, *added: Header) -> None:
-        """Send the response with further headers; raises TimeoutError when the caller reads too slowly."""
+        """Send the response with further headers; raises `CallerTooSlow`."""
         try:
             async with asyncio.timeout(SEND_MAX_S):
-                await self._send_parts(send, added)
+                await self._send_parts(_stalling(send), added)
+        except TimeoutError:
+            raise CallerTooSlow from None
         finally:
             self.parts.clear()
             self.release()
@@ -91,6 +100,16 @@ class LargeResponse(RawResponse, frozen=True, gc=False):
             if body:
                 await send(_body(body, more=True))
         await send(_body(b"" if compressor is None else compressor.end(), more=False))
+
+
+def _stalling(send: Send) -> Send:
+    """Return a `send` that raises TimeoutError when the caller takes nothing for `STALL_MAX_S`."""
+
+    async def send_in_time(message: Any) -> None:  # noqa: ANN401 - Litestar's message types are narrower
+        async with asyncio.timeout(STALL_MAX_S):
+            await send(message)
+
+    return send_in_time
 
 
 class GzipParts:

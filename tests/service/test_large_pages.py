@@ -2,8 +2,12 @@
 
 import asyncio
 import hashlib
+import socket
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -11,9 +15,11 @@ import msgspec
 import pytest
 
 from service.cache import Cache
-from service.page_budget import PageBudget, PageTooLarge
+from service.page_budget import PageBudget, PageMemoryBusy, PageTooLarge
+from service.problems import PROBLEMS, problem_headers
+from service.representation import STALL_MAX_S
 from tests.support.builders import customer_id, owner_id
-from tests.support.processes import System
+from tests.support.processes import System, eventually
 from tests.support.scenario import bearer, client_of, path_of
 
 RSS_BYTES_MAX = 300 * 1024 * 1024
@@ -22,6 +28,8 @@ CARD_TEXT_BYTES = 240_000
 CALLERS = 16
 ROUNDS = 2
 SLOW_S = 60
+RECEIVE_BYTES = 4_096
+RESIDENT_AT_REST_BYTES = 60_000_000
 
 
 @pytest.fixture
@@ -98,16 +106,109 @@ async def test_a_large_page_is_the_same_page_in_every_representation(large: Syst
         assert (await client.get(f"{path_of(1)}?limit=20&sort_field=name", headers=admin)).status_code == 200
 
 
-async def test_reservations_are_granted_in_order_within_the_budget() -> None:
+@asynccontextmanager
+async def silent_reader(system: System, path: str, owner: int) -> AsyncIterator[None]:
+    """Send a request for a page, and never read the response."""
+    where = urlsplit(system.api_url)
+    (authorization,) = bearer(owner, admin=True).values()
+    head = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization}\r\nX-Request-ID: silent\r\n\r\n"
+    loop = asyncio.get_running_loop()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        connection.setblocking(False)
+        await loop.sock_connect(connection, (where.hostname, where.port))
+        await loop.sock_sendall(connection, head.encode())
+        await eventually(lambda: _has_held_a_page(system), "the page is in memory")
+        yield
+
+
+def _has_held_a_page(system: System) -> bool:
+    return resident_bytes(system) > CARDS * CARD_TEXT_BYTES + RESIDENT_AT_REST_BYTES
+
+
+async def test_a_caller_that_does_not_read_delays_others_for_seconds_only(large: System) -> None:
+    path = f"{path_of(1)}?limit={CARDS}"
+    async with silent_reader(large, path, 2), client_of(large.api_url) as client:
+        client.timeout = httpx.Timeout(SLOW_S)
+        smaller, whole = await asyncio.gather(
+            client.get(f"{path_of(1)}?limit=20", headers=bearer(3, admin=True)),
+            client.get(path, headers=bearer(1, admin=True)),
+        )
+    assert (smaller.status_code, whole.status_code) == (200, 200)
+    assert len(whole.content) > CARDS * CARD_TEXT_BYTES
+    assert smaller.elapsed.total_seconds() < STALL_MAX_S
+    log = large.log("serve")
+    assert log.count("slow_caller_disconnected") == 1
+    assert "Traceback" not in log
+
+
+async def test_reservations_are_granted_when_they_fit_within_the_budget() -> None:
     budget = PageBudget(Cache(), bytes_max=1_000)
-    first = await budget.reserve(400, 1)
-    waiting = [asyncio.create_task(budget.reserve(size, 10)) for size in (600, 100)]
+    first = await budget.reserve(400, 1, "a")
+    large, small, delaying = [
+        asyncio.create_task(budget.reserve(size, 10, caller)) for size, caller in ((600, "b"), (100, "c"), (200, "d"))
+    ]
     await asyncio.sleep(0)
-    assert not any(task.done() for task in waiting), "the small reservation does not overtake"
+    assert budget.bytes_reserved == 500 + 125
+    assert (await small).size == 125
+    assert not large.done()
+    assert not delaying.done(), "it would fit now, but not beside the large and the small one"
     first.release()
     first.release()
-    assert [reservation._size for reservation in await asyncio.gather(*waiting)] == [750, 125]
-    assert budget.bytes_reserved == 875
+    assert (await large).size == 750
+    assert not delaying.done()
+    (await small).release()
+    assert (await delaying).size == 250
+    assert budget.bytes_reserved == 1_000
+
+
+async def test_small_reservations_never_starve_a_large_one() -> None:
+    budget = PageBudget(Cache(), bytes_max=1_000)
+    held = [await budget.reserve(200, 1, f"small {number}") for number in range(4)]
+    large = asyncio.create_task(budget.reserve(720, 10, "large"))
+    await asyncio.sleep(0)
+    small = [asyncio.create_task(budget.reserve(200, 10, f"small {number}")) for number in range(20)]
+    for reservation in held:
+        assert not large.done()
+        reservation.release()
+        await asyncio.sleep(0)
+    assert (await large).size == 900
+    for task in small:
+        task.cancel()
+    await asyncio.gather(*small, return_exceptions=True)
+
+
+async def test_one_caller_gets_half_of_the_budget_or_one_larger_page() -> None:
+    budget = PageBudget(Cache(), bytes_max=1_000)
+    halves = [await budget.reserve(200, 1, "a") for _ in range(2)]
+    with pytest.raises(PageMemoryBusy):
+        await budget.reserve(200, 0, "a")
+    other = await budget.reserve(400, 1, "b")
+    for reservation in (*halves, other):
+        reservation.release()
+    larger = await budget.reserve(600, 1, "a")
+    with pytest.raises(PageMemoryBusy):
+        await budget.reserve(8, 0, "a")
+    (await budget.reserve(200, 1, "b")).release()
+    larger.release()
+    assert budget.bytes_reserved == 0
+
+
+async def test_callers_take_turns() -> None:
+    budget = PageBudget(Cache(), bytes_max=1_000)
+    granted: list[str] = []
+
+    async def hold(caller: str) -> None:
+        reservation = await budget.reserve(700, 10, caller)
+        granted.append(caller)
+        reservation.release()
+
+    first = await budget.reserve(700, 1, "many")
+    waiting = [asyncio.create_task(hold(caller)) for caller in ("many", "many", "many", "one", "two")]
+    await asyncio.sleep(0)
+    first.release()
+    await asyncio.gather(*waiting)
+    assert granted == ["many", "one", "two", "many", "many"]
 
 
 async def test_a_page_beyond_the_budget_or_the_wait_is_rejected() -> None:
@@ -115,7 +216,7 @@ async def test_a_page_beyond_the_budget_or_the_wait_is_rejected() -> None:
     with pytest.raises(PageTooLarge):
         await budget.reserve(900, 10)
     reservation = await budget.reserve(700, 1)
-    with pytest.raises(PageTooLarge):
+    with pytest.raises(PageMemoryBusy):
         await budget.reserve(700, 0.01)
     cancelled = asyncio.create_task(budget.reserve(700, 10))
     await asyncio.sleep(0)
@@ -124,3 +225,10 @@ async def test_a_page_beyond_the_budget_or_the_wait_is_rejected() -> None:
     reservation.release()
     assert budget.bytes_reserved == 0
     assert not budget._queue
+
+
+def test_only_a_page_that_never_fits_is_refused_without_retry_after() -> None:
+    without = {problem.code for problem in PROBLEMS.values() if problem.status == 503} - {
+        code for code, problem in PROBLEMS.items() if "Retry-After" in problem_headers(problem)
+    }
+    assert without == {"page_too_large"}
