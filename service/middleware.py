@@ -55,6 +55,8 @@ class ResponseMiddleware:
         self._closing: tuple[Header, ...] = ()
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._aborting = False
+        self._stopping = asyncio.Event()
+        self._lifespan_ended = asyncio.Event()
         self._last_host = b"localhost"
         """The last valid `Host`: requests mostly repeat it, and it need not be matched again."""
 
@@ -68,9 +70,14 @@ class ResponseMiddleware:
         for task in self._in_flight:
             task.cancel()
 
+    async def end_lifespan(self) -> None:
+        """Close what the application opened, although the server still waits for connections and has not asked."""
+        self._stopping.set()
+        await self._lifespan_ended.wait()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
-            await self._app(scope, receive, send)
+            await self._run_lifespan(scope, receive, send)
             return
         began = time.perf_counter()
         identity, host = _identify(scope)
@@ -85,6 +92,22 @@ class ResponseMiddleware:
         await response.send(send, *DEFAULT_HEADERS, *self._closing, *_own_headers(identity, began))
         route = metrics.LISTING if code is None else metrics.route_of(scope["path"])
         metrics.count(route, response.status, time.perf_counter() - began)
+
+    async def _run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_or_stop() -> Any:  # noqa: ANN401 - Litestar's message types are narrower
+            message = asyncio.ensure_future(receive())
+            stopping = asyncio.ensure_future(self._stopping.wait())
+            try:
+                await asyncio.wait((message, stopping), return_when=asyncio.FIRST_COMPLETED)
+                return message.result() if message.done() else {"type": "lifespan.shutdown"}
+            finally:
+                message.cancel()
+                stopping.cancel()
+
+        try:
+            await self._app(scope, receive_or_stop, send)
+        finally:
+            self._lifespan_ended.set()
 
     def _rejection_code(self, scope: HTTPScope, host: bytes | None) -> str | None:
         """Return the problem code of a request that is rejected before routing; None when it is not."""

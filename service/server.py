@@ -134,8 +134,15 @@ class Shutdown:
             log.warning("requests_aborted", after_s=STOP_S)
             self._app.abort()
             if not (await asyncio.wait((serving,), timeout=ABORT_S))[0]:
-                serving.cancel()  # a caller that sends or reads too slowly
-                await asyncio.wait((serving,), timeout=ABORT_S)
+                await self._abandon(serving)
+
+    async def _abandon(self, serving: asyncio.Task[None]) -> None:
+        """Stop although a caller sends or reads too slowly: granian would wait for it before ending the lifespan."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ABORT_S):
+                await self._app.end_lifespan()
+        serving.cancel()
+        await asyncio.wait((serving,), timeout=ABORT_S)
 
 
 def _connections_max() -> int:
