@@ -139,7 +139,7 @@ def test_a_database_location_omits_the_password(url: str, location: str) -> None
 @pytest.mark.parametrize("hosts", ["db", "a,b:6432"])
 def test_an_invalid_option_of_the_database_url_is_refused(hosts: str, option: str) -> None:
     (problem,) = problems({**GOOD, "MEMBERSHIP_DATABASE_URL": f"postgresql://me:hunter2@{hosts}/members?{option}"})
-    name = option.split("=")[0]
+    name = option.split("=", maxsplit=1)[0]
     assert problem.startswith("MEMBERSHIP_DATABASE_URL must have one of ")
     assert problem.endswith(f" for {name}.")
 
