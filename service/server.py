@@ -6,6 +6,7 @@ import resource
 import signal
 import socket
 from contextlib import suppress
+from pathlib import Path
 
 import structlog
 from granian.constants import HTTPModes, Interfaces
@@ -33,6 +34,13 @@ BACKLOG = 1_024
 """Length of that queue."""
 DESCRIPTORS_RESERVED = 256
 """File descriptors for everything but callers' connections: PostgreSQL, files, the event loop."""
+UNREAD_MAX_MS = 5_000
+"""How long a caller may take none of the bytes sent to it before the kernel resets its connection. granian has no write
+timeout and buffers a megabyte per connection, which a caller that never reads would hold as long as it likes."""
+LISTEN_CHECK_S = 0.05
+LISTEN_CHECKS_MAX = 100
+"""How often, and how many times, to look for granian's listening socket, which opens some 0.1 s after the start."""
+DESCRIPTORS = Path("/proc/self/fd")
 STOP_S = 4.0
 """How long requests in flight may take after draining; then they get 503 (`draining`)."""
 ABORT_S = 1.0
@@ -99,8 +107,10 @@ class Shutdown:
         loop.add_signal_handler(signal.SIGINT, self._on_sigint)
         serving = asyncio.create_task(server.serve(), name="serve")
         requested = asyncio.create_task(self._requested.wait(), name="shutdown requested")
+        limiting = asyncio.create_task(_limit_unread_bytes(), name="limit unread bytes")
         await asyncio.wait((serving, requested), return_when=asyncio.FIRST_COMPLETED)
         requested.cancel()
+        limiting.cancel()
         if not serving.done():
             await self._drain()
             server.stop()  # type: ignore[no-untyped-call]
@@ -143,6 +153,29 @@ class Shutdown:
                 await self._app.end_lifespan()
         serving.cancel()
         await asyncio.wait((serving,), timeout=ABORT_S)
+
+
+async def _limit_unread_bytes() -> None:
+    """Set the kernel's limit on the listening socket, from which each connection inherits it; Linux only."""
+    if not hasattr(socket, "TCP_USER_TIMEOUT") or not DESCRIPTORS.is_dir():
+        return
+    for _ in range(LISTEN_CHECKS_MAX):
+        if _set_user_timeout():
+            return
+        await asyncio.sleep(LISTEN_CHECK_S)
+    log.warning("unread_bytes_not_limited", detail="The listening socket was not found.")
+
+
+def _set_user_timeout() -> bool:
+    """Set `TCP_USER_TIMEOUT` on this process's listening sockets, which granian does not expose; return if any."""
+    found = False
+    for descriptor in DESCRIPTORS.iterdir():
+        # A descriptor may be closed meanwhile, or be no socket; the copy shares the socket, and only it is closed.
+        with suppress(OSError), socket.fromfd(int(descriptor.name), socket.AF_INET, socket.SOCK_STREAM) as shared:
+            if shared.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                shared.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MAX_MS)
+                found = True
+    return found
 
 
 def _connections_max() -> int:

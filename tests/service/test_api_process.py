@@ -251,6 +251,7 @@ async def test_a_stop_answers_slow_requests_but_ignores_slow_callers(
         assert (status, b"connection: close" in head.lower()) == (503, True)
         assert await asyncio.to_thread(api.children["serve"].wait, STOPPED_WITHIN_S) == 0
         assert STOP_S - 0.5 < time.monotonic() - began < STOP_S + 3 * ABORT_S
+        assert "Traceback" not in api.log("serve")
         slow.close()
         writer.close()
 
