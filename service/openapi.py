@@ -4,12 +4,14 @@ Reads: contract/openapi.json, the agreed file, byte for byte.
 Invariants: nothing in the contract is changed or left out; an addition that would do so fails at the first call.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+
+from service.problems import PROBLEMS
 
 CONTRACT: Final = Path(__file__).parent / "contract" / "openapi.json"
 POSITION_MAX: Final = 2**63 - 1
@@ -65,23 +67,24 @@ def _json(schema: str, description: str) -> dict[str, Node]:
     return {"description": description, "headers": _headers(), "content": content}
 
 
-def _problems(status: int, title: str, details: Mapping[str, str], *headers: str) -> dict[str, Node]:
-    """Return a response whose body is one of these problems, with an example for each `code`."""
+def _problems(*codes: str, headers: Iterable[str] = ()) -> dict[str, Node]:
+    """Return a response whose body is one of these problems, all of one status, with an example for each `code`."""
+    problems = [PROBLEMS[code] for code in codes]
     examples = {
-        code: {
+        problem.code: {
             "value": {
                 "type": "about:blank",
-                "title": title,
-                "status": status,
-                "detail": detail,
-                "code": code,
+                "title": problem.title,
+                "status": problem.status,
+                "detail": problem.detail,
+                "code": problem.code,
                 "request_id": "0c6d3f8e5d5b4c0f9a3f4a2b7d1e6c58",
             }
         }
-        for code, detail in details.items()
+        for problem in problems
     }
     content = {"application/problem+json": {"schema": _ref("schemas", "Problem"), "examples": examples}}
-    return {"description": title, "headers": _headers(*headers), "content": content}
+    return {"description": problems[0].title, "headers": _headers(*headers), "content": content}
 
 
 def _operation(operation_id: str, summary: str, responses: Mapping[str, Node]) -> dict[str, Node]:
@@ -104,12 +107,7 @@ _HEADERS: Final = {
     "Retry-After": (_integer(minimum=0), "Seconds to wait before trying again."),
 }
 
-_NOT_READY: Final = {
-    "database_unavailable": "The read model cannot be reached or took too long; try again shortly.",
-    "not_ready": "The read model is still being filled for the first time.",
-}
-
-_DRAINING: Final = {"draining": "This process is shutting down; send requests to another."}
+_UNAVAILABLE: Final = ("database_unavailable", "not_ready", "draining")
 
 _LIST_RESPONSES: Final = {
     "200": {"headers": _headers("ETag", "Link", "Membership-Position", "Membership-Parked")},
@@ -117,34 +115,13 @@ _LIST_RESPONSES: Final = {
         "description": "The caller already has this body: `If-None-Match` contains its current tag.",
         "headers": _headers("ETag", "Link", "Membership-Position", "Membership-Parked"),
     },
-    "400": _problems(400, "Bad Request", {"bad_request": "The request is malformed."}),
-    "401": _problems(
-        401,
-        "Unauthorized",
-        {"unauthenticated": "Send a valid bearer token or a valid X-API-Key."},
-        "WWW-Authenticate",
-    ),
-    "404": _problems(
-        404,
-        "Not Found",
-        {"customer_not_found": "There is no such customer among those you may see."},
-        "Membership-Position",
-        "Membership-Parked",
-    ),
-    "414": _problems(414, "URI Too Long", {"query_too_long": "The query string is longer than 8,192 bytes."}),
+    "400": _problems("bad_request"),
+    "401": _problems("unauthenticated", headers=("WWW-Authenticate",)),
+    "404": _problems("customer_not_found", headers=("Membership-Position", "Membership-Parked")),
+    "414": _problems("query_too_long"),
     "422": {"headers": _headers()},
     "503": _problems(
-        503,
-        "Service Unavailable",
-        _NOT_READY
-        | _DRAINING
-        | {
-            "page_too_large": "The page is larger than this server can answer; ask for a smaller limit.",
-            "page_memory_busy": "The memory for large pages is in use by other requests; try again shortly.",
-            "position_not_reached": "The requested position has not been applied yet; "
-            "try again, or wait longer with Prefer: wait=S.",
-        },
-        "Retry-After",
+        *_UNAVAILABLE, "page_too_large", "page_memory_busy", "position_not_reached", headers=("Retry-After",)
     ),
 }
 
@@ -242,7 +219,7 @@ _OPERATIONS: Final = {
         "Can the service answer reads?",
         {
             "200": _json("Readiness", "The database responds, and the read model has caught up with the stream once."),
-            "503": _problems(503, "Service Unavailable", _NOT_READY | _DRAINING, "Retry-After"),
+            "503": _problems(*_UNAVAILABLE, headers=("Retry-After",)),
         },
     ),
     "/metrics": _operation(

@@ -157,13 +157,17 @@ class Shutdown:
 
 async def _limit_unread_bytes() -> None:
     """Set the kernel's limit on the listening socket, from which each connection inherits it; Linux only."""
-    if not hasattr(socket, "TCP_USER_TIMEOUT") or not DESCRIPTORS.is_dir():
+    if not _has_user_timeout():
         return
     for _ in range(LISTEN_CHECKS_MAX):
         if _set_user_timeout():
             return
         await asyncio.sleep(LISTEN_CHECK_S)
     log.warning("unread_bytes_not_limited", detail="The listening socket was not found.")
+
+
+def _has_user_timeout() -> bool:
+    return hasattr(socket, "TCP_USER_TIMEOUT") and DESCRIPTORS.is_dir()
 
 
 def _set_user_timeout() -> bool:
