@@ -5,6 +5,7 @@ import sys
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
@@ -37,7 +38,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], folded: 
     out = console()
     columns = []
     for heading, *cells in zip(headings, *rows, strict=True):
-        width = max(map(len, (heading, *cells)))
+        width = max(map(cell_len, (heading, *cells)))
         if heading in folded:
             columns.append(Column(heading, overflow="fold", min_width=min(width, FOLDED_WIDTH_MIN)))
         else:

@@ -93,9 +93,10 @@ async def test_an_api_key_works_until_it_is_revoked(system: System) -> None:
 def test_the_outcome_of_a_cancelled_job_gives_no_advice() -> None:
     now = datetime.now(UTC)
     reason = "cancelled in phase gate; 3 differing rows. Look at them. `membership jobs cancel` drops g2."
-    job = jobs.Job(1, "rebuild", "cancelled", "gate", 0, 0, None, "g2", "1", None, True, "me", now, now, now, reason)
-    outcome = job_summary(job, running=False)["outcome"]
-    assert outcome == "cancelled in phase gate; 3 differing rows. Look at them."
+    job = jobs.Job(
+        1, "rebuild", "cancelled", "gate", 0, 0, None, "g2", "1", None, True, "me", now, now, now, outcome=reason
+    )
+    assert job_summary(job, running=False)["outcome"] == "cancelled in phase gate; 3 differing rows. Look at them."
 
 
 async def test_a_token_is_a_jwt_of_the_user(system: System) -> None:
