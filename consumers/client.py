@@ -180,14 +180,14 @@ async def connect_once(nats_url: str, name: str) -> TolerantClient:
     return client
 
 
-class BrokerSilent(MembershipError):
-    """The broker could not be reached before a command began its work."""
+class BrokerUnavailable(MembershipError):
+    """The broker does not answer, or rejects the credentials; `consequence` says what that means for the command."""
 
-    code = "broker_silent"
+    code = "broker_unavailable"
 
-    def __init__(self, problem: object, nats_url: str = "") -> None:
+    def __init__(self, problem: object, nats_url: str = "", consequence: str = "Nothing was started.") -> None:
         self.problem = problem
-        super().__init__(f"{broker_problem(problem, nats_url)}. Nothing was started.")
+        super().__init__(f"{broker_problem(problem, nats_url)}. {consequence}")
 
 
 def broker_hosts(nats_url: str) -> str:
@@ -204,7 +204,7 @@ def broker_problem(problem: object, nats_url: str = "") -> str:
 
 
 async def connect_reconnecting(nats_url: str, name: str) -> TolerantClient:
-    """Connect for a job. Raises `BrokerSilent` if the first connect fails; later, nats-py reconnects without limit."""
+    """Connect for a job; raises `BrokerUnavailable` if that fails. Later nats-py reconnects without limit."""
     client = TolerantClient()
     try:
         probe = await connect_once(nats_url, name)
@@ -218,7 +218,7 @@ async def connect_reconnecting(nats_url: str, name: str) -> TolerantClient:
                 error_cb=_ignore_error,
             )
     except (NatsError, OSError) as problem:
-        raise BrokerSilent(problem, nats_url) from None
+        raise BrokerUnavailable(problem, nats_url) from None
     return client
 
 

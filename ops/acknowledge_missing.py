@@ -11,7 +11,7 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers import loss_check, stream
-from consumers.client import BrokerSilent, TolerantClient, connect_reconnecting
+from consumers.client import BrokerUnavailable, TolerantClient, connect_reconnecting
 from consumers.loss_check import Account
 from consumers.stream import StreamState
 from ops.actor import actor
@@ -37,7 +37,7 @@ async def acknowledge_missing(connection: asyncpg.Connection, settings: Settings
         finally:
             await client.close()
     except (NatsError, NatsTimeoutError) as problem:
-        raise BrokerSilent(problem) from None
+        raise BrokerUnavailable(problem) from None
 
 
 async def _acknowledge(connection: asyncpg.Connection, client: TolerantClient, reason: str, *, yes: bool) -> int:

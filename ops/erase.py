@@ -16,7 +16,7 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers import stream
-from consumers.client import BrokerSilent, connect_reconnecting
+from consumers.client import BrokerUnavailable, connect_reconnecting
 from consumers.stream import StreamState
 from ops.actor import actor
 from ops.terminal import counted, fail
@@ -54,10 +54,10 @@ async def erase(connection: asyncpg.Connection, settings: Settings, customer_id:
             return await _erase(connection, client, settings, customer_id)
         finally:
             await client.close()
-    except (BrokerSilent, NatsError, NatsTimeoutError) as problem:
+    except (BrokerUnavailable, NatsError, NatsTimeoutError) as problem:
         if begun:
             raise ErasureInterrupted(customer_id, problem) from None
-        raise problem if isinstance(problem, BrokerSilent) else BrokerSilent(problem) from None
+        raise problem if isinstance(problem, BrokerUnavailable) else BrokerUnavailable(problem) from None
 
 
 async def _erase(connection: asyncpg.Connection, client: Client, settings: Settings, customer_id: str) -> int:

@@ -21,11 +21,13 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
-from consumers.client import BrokerSilent, broker_hosts, broker_problem, connect_reconnecting
+from consumers.client import BrokerUnavailable, broker_hosts, connect_reconnecting
 from consumers.stream import STREAM, exists, explain_unstored
 from projections.error_text import error_text
 from projections.errors import MembershipError
 
+PUBLISH_AGAIN: Final = "Publish again once it works: events already stored are not stored twice."
+"""What a producer can do when the broker fails: what was stored stays stored."""
 BATCH_EVENTS_MAX: Final = 1_000
 """JetStream's limit for an atomic batch."""
 WINDOW_EVENTS: Final = 256
@@ -71,18 +73,6 @@ class JetStreamOff(MembershipError):
         )
 
 
-class BrokerUnavailable(MembershipError):
-    """The broker does not answer; events published so far stay published, and repeating all is safe."""
-
-    code = "broker_unavailable"
-
-    def __init__(self, nats_url: str, problem: object) -> None:
-        super().__init__(
-            f"{broker_problem(problem, nats_url)}. Publish again once it works: "
-            "events already stored are not stored twice."
-        )
-
-
 class PublishRefused(MembershipError):
     """The broker refuses to store an event; a retry would be refused too."""
 
@@ -123,8 +113,8 @@ async def publish_events(nats_url: str, publications: Iterable[Publication]) -> 
 async def _connect(nats_url: str) -> Client:
     try:
         return await connect_reconnecting(nats_url, "membership-publish")
-    except BrokerSilent as problem:
-        raise BrokerUnavailable(nats_url, problem.problem) from None
+    except BrokerUnavailable as problem:
+        raise BrokerUnavailable(problem.problem, nats_url, PUBLISH_AGAIN) from None
 
 
 async def publish_batch(client: Client, nats_url: str, batch: Sequence[Publication]) -> list[Receipt]:
@@ -154,7 +144,7 @@ async def _unstored_error(client: Client, nats_url: str, problem: BaseException)
     """Return why a batch was not stored in time, as far as the broker reports it."""
     if isinstance(problem, (NoRespondersError, NoStreamResponseError)):
         return JetStreamOff(nats_url)
-    return BrokerUnavailable(nats_url, await explain_unstored(client, problem))
+    return BrokerUnavailable(await explain_unstored(client, problem), nats_url, PUBLISH_AGAIN)
 
 
 async def _publish_atomic(client: Client, batch: Sequence[Publication]) -> list[Receipt] | None:

@@ -9,7 +9,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from rich.console import Console
 
 from consumers import loss_check
-from consumers.client import BrokerSilent, TolerantClient, connect_reconnecting
+from consumers.client import BrokerUnavailable, TolerantClient, connect_reconnecting
 from consumers.replay import replay
 from ops.actor import actor
 from ops.row_diff import describe_difference
@@ -36,7 +36,7 @@ async def repair(
         finally:
             await client.close()
     except (NatsError, NatsTimeoutError) as problem:
-        raise BrokerSilent(problem) from None
+        raise BrokerUnavailable(problem) from None
     # Printed after the transaction, so that a slow terminal does not delay the projector.
     (differences, position), acknowledged = repaired
     if as_json:
@@ -61,7 +61,7 @@ async def _repair(
     try:
         repaired = await repairs.repair(connection, entity, source, actor=actor(), dry_run=dry_run)
     except TimeoutError:
-        raise BrokerSilent("the last events did not arrive in time") from None
+        raise BrokerUnavailable("the last events did not arrive in time") from None
     return repaired, acknowledged
 
 

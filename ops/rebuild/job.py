@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
-from consumers.client import BrokerSilent, TolerantClient, connect_reconnecting
+from consumers.client import BrokerUnavailable, TolerantClient, connect_reconnecting
 from ops.rebuild.compare import NOT_COMPARED, Findings, compare
 from ops.rebuild.context import POLL_S, JobContext
 from ops.rebuild.fill import fill
@@ -83,7 +83,7 @@ class GenerationJob:
                         return await _finish(context, actor, approve)
                 except (NatsError, NatsTimeoutError) as problem:
                     if job is None:
-                        raise BrokerSilent(problem) from None
+                        raise BrokerUnavailable(problem) from None
                     self._log_once.report_by(self._reporter.print, "Waiting for the broker", problem)
                 except UNAVAILABLE as problem:
                     if job is None:

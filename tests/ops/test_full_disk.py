@@ -12,12 +12,12 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers import stream
-from consumers.client import TolerantClient, connect_once
+from consumers.client import BrokerUnavailable, TolerantClient, connect_once
 from ops.devstack import supervisor as supervisors
 from ops.devstack.servers import nats as nats_module
 from ops.devstack.servers.nats import NatsServer
 from ops.devstack.supervisor import Supervisor
-from ops.publisher import BrokerUnavailable, JetStreamOff, Publication, publish_events
+from ops.publisher import JetStreamOff, Publication, publish_events
 from tests.support.builders import published
 from tests.support.processes import eventually
 
