@@ -90,7 +90,7 @@ async def _chunk(
     keys = [[row["customer_id"] for row in members], [row["campaign_id"] for row in members]]
     changed = await connection.fetch(statements["refresh_keys"], *keys)
     if emptied := [row["customer_id"] for row in changed if row["emptied"]]:
-        await connection.execute(statements["forget_empty_counts"], emptied)
+        await connection.execute(statements["delete_zero_counts"], emptied)
     seen: dict[UUID, list[UUID]] = {}
     for customer, campaign in zip(*keys, strict=True):
         seen.setdefault(campaign, []).append(customer)

@@ -372,12 +372,12 @@ async def write_columns(
     if offered.customers:
         await connection.execute(statements["write_customers"], *offered.customers)
     if offered.enrolled:
-        await connection.execute(statements["know_customers"], offered.enrolled)
+        await connection.execute(statements["ensure_customers"], offered.enrolled)
     changed = await connection.fetch(statements["write_campaigns"], *offered.campaigns) if offered.campaigns else []
     if offered.targets:
         emptied = await connection.fetch(statements["write_targets"], *offered.targets)
         if emptied:
-            await connection.execute(statements["forget_empty_counts"], [row["customer_id"] for row in emptied])
+            await connection.execute(statements["delete_zero_counts"], [row["customer_id"] for row in emptied])
     fan_outs = [FanOut(row["campaign_id"]) for row in changed]
     superseded = any(row["fanning_out"] for row in changed)
     if members_max == 0:

@@ -30,7 +30,7 @@ SET version = excluded.version, owner_id = excluded.owner_id, deleted = excluded
 WHERE held.version < excluded.version;
 
 
--- name: know_customers
+-- name: ensure_customers
 -- A customer exists from its first enrolment, even before an event of its own.
 INSERT INTO {generation}.customer (customer_id)
 SELECT DISTINCT customer_id FROM unnest($1::uuid[]) AS enrolled (customer_id)
@@ -257,7 +257,7 @@ RETURNING WITH (OLD AS o, NEW AS n)
 SELECT customer_id::text, true AS emptied FROM counted WHERE memberships = 0
 
 
--- name: forget_empty_counts
+-- name: delete_zero_counts
 -- Zero counts are not stored, so that a rebuild gives the same rows.
 DELETE FROM {generation}.customer_summary WHERE customer_id = any($1::uuid[]) AND memberships = 0;
 
