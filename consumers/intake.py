@@ -2,11 +2,12 @@
 
 It has its own pull loop: nats-py's `fetch` costs a task and a timer per message, and its ordered consumer stops the
 connection's read loop on the newer ack subjects. Here the client passes each message from the parser to a buffer, and
-pull requests keep a credit of messages in flight.
+one pull at a time keeps a credit of messages in flight.
 
 Reads: JetStream, through an ephemeral consumer without acks: only the checkpoint in PostgreSQL records progress.
 Invariants: batches are contiguous in consumer sequence; after any interruption (a gap, a reconnect, silence, a refused
 pull) the subscription ends with `Interrupted`, and the caller opens a new one at the checkpoint.
+Memory: at most `BUFFER_BYTES_MAX`, or one message larger than `PULL_BYTES_MAX` in place of the last pull.
 """
 
 import asyncio
@@ -26,15 +27,21 @@ from consumers.stream import REQUEST_TIMEOUT_S, STREAM
 from projections.errors import MembershipError
 from projections.model.events import Message, Position
 
-PULL_EVENTS: Final = 4_000
-"""Messages requested by one pull; two pulls in flight keep the broker busy while a batch is written."""
-PULL_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Bounds memory when bodies are huge; no broker allows a single message larger than this."""
+PULL_EVENTS: Final = 8_000
+"""Messages requested by one pull; half of them, buffered, keep the caller busy until the next pull's arrive."""
+PULL_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Requested by one pull, as the broker counts: body, headers and subjects. A larger message is pulled alone."""
+BUFFER_BYTES_MAX: Final = 2 * PULL_BYTES_MAX
+"""Bounds memory when messages are huge: a pull is sent only when what it may bring fits into this."""
+SLICE_BYTES: Final = 64 * 1024
+"""A batch of large messages ends here: deriving their search texts takes milliseconds, for the largest up to 50."""
 PULL_EXPIRES_S: Final = 30
 HEARTBEAT_S: Final = 1
 SILENCE_MAX_S: Final = 3 * HEARTBEAT_S
 INACTIVE_CONSUMER_S: Final = 30
 _ACK_PREFIX: Final = b"$JS.ACK."
+_TOO_LARGE: Final = "Message Size Exceeds MaxBytes"
+"""How nats-server ends a pull whose remaining bytes are fewer than the next message has; it skips no message."""
 
 
 class Interrupted(MembershipError):
@@ -71,12 +78,18 @@ class OrderedSubscription:
         self._inbox = client.new_inbox()
         self._consumer = self._inbox.rsplit(".", 1)[-1]
         self._buffer: deque[Message] = deque()
+        self._buffered_bytes = 0
         self._arrived = asyncio.Event()
         self._last_activity = self._checked_at = time.monotonic()
         self._stalled = False
         self._interruption: str | None = None
         self._sequence = 0
         self._credit = 0
+        """Messages that the open pull may still bring; 0 when none is open."""
+        self._credit_bytes = 0
+        """The same in bytes, as the broker counts; below 0 after a message that was pulled alone."""
+        self._next_is_too_large = False
+        """Whether the next message is larger than `PULL_BYTES_MAX`."""
         self._subscription: Subscription | None = None
 
     async def __aenter__(self) -> Self:
@@ -85,7 +98,6 @@ class OrderedSubscription:
         self._client.attach_sink(self._subscription, self._on_delivery)
         try:
             await self._create_consumer()
-            await self._pull()
             await self._pull()
         except BaseException:
             await self._unsubscribe()  # __aexit__ is not called when __aenter__ raises
@@ -147,14 +159,14 @@ class OrderedSubscription:
     async def next_batch(self, events_max: int, wait_s: float) -> list[Message]:
         """Return the next messages, at most `events_max`; an empty list if none arrive within `wait_s`.
 
-        Returns buffered messages without waiting for more: the next batch accumulates while this one is written.
-        Raises `Interrupted` after everything that arrived in order has been returned.
+        A list also ends with the message that makes it reach `SLICE_BYTES`. Returns buffered messages without waiting
+        for more: the next batch accumulates while this one is written. Raises `Interrupted` after everything that arrived in order has been returned.
         """
         deadline = time.monotonic() + wait_s
         while not self._buffer and self._interruption is None and (remaining_s := deadline - time.monotonic()) > 0:
             await self._top_up()
             await self._wait(remaining_s)
-        messages = [self._buffer.popleft() for _ in range(min(events_max, len(self._buffer)))]
+        messages = self._take(events_max)
         if messages:
             self.position = messages[-1].position
             self._stalled = False
@@ -163,9 +175,20 @@ class OrderedSubscription:
         await self._top_up()
         return messages
 
+    def _take(self, events_max: int) -> list[Message]:
+        messages: list[Message] = []
+        size = 0
+        while self._buffer and len(messages) < events_max and size < SLICE_BYTES:
+            message = self._buffer.popleft()
+            messages.append(message)
+            size += len(message.body) + message.header_bytes
+        self._buffered_bytes -= size
+        return messages
+
     async def _top_up(self) -> None:
-        """Keep two pulls' worth of messages in flight or buffered."""
-        while self._credit + len(self._buffer) <= PULL_EVENTS and self._interruption is None:
+        """Send the next pull once the last one has ended and the buffer has room for what it may bring."""
+        has_room = len(self._buffer) <= PULL_EVENTS // 2 and self._buffered_bytes <= BUFFER_BYTES_MAX - PULL_BYTES_MAX
+        if self._credit == 0 and has_room and self._interruption is None:
             await self._pull()
 
     async def _wait(self, wait_s: float) -> None:
@@ -201,13 +224,14 @@ class OrderedSubscription:
         self.pending = self.pending_at_start = response["num_pending"]
 
     async def _pull(self) -> None:
+        self._credit, self._credit_bytes = (1, 0) if self._next_is_too_large else (PULL_EVENTS, PULL_BYTES_MAX)
         request = {
-            "batch": PULL_EVENTS,
-            "max_bytes": PULL_BYTES_MAX,
+            "batch": self._credit,
+            "max_bytes": self._credit_bytes,
             "expires": PULL_EXPIRES_S * 10**9,
             "idle_heartbeat": HEARTBEAT_S * 10**9,
         }
-        self._credit += PULL_EVENTS
+        self._next_is_too_large = False
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{self._consumer}"
         await self._client.publish(subject, msgspec.json.encode(request), reply=self._inbox)
 
@@ -221,10 +245,17 @@ class OrderedSubscription:
             self.interrupt(f"delivery {sequence} arrived after delivery {self._sequence}")
         if self._interruption is None:
             self._sequence = sequence
-            self._credit -= 1
             self.pending = pending
+            header_bytes = len(headers) if headers else 0
             lazy_headers = LazyHeaders(headers) if headers else None
-            self._buffer.append(Message(Position(position), readable(subject), body, time_ns, lazy_headers))
+            size = len(body) + header_bytes
+            self._buffered_bytes += size
+            self._credit_bytes -= size + len(subject) + len(reply)
+            # A pull whose bytes are used up exactly ends without a status.
+            self._credit = self._credit - 1 if self._credit_bytes else 0
+            self._buffer.append(
+                Message(Position(position), readable(subject), body, time_ns, lazy_headers, header_bytes)
+            )
         self._arrived.set()
         return True
 
@@ -238,6 +269,8 @@ class OrderedSubscription:
         status = headers.get("Status")
         undelivered = headers.get("Nats-Pending-Messages")
         if undelivered is not None and status != StatusCode.CONTROL_MESSAGE:
-            self._credit -= int(undelivered)  # the pull ended, by time or by bytes; _top_up sends the next one
+            # The pull ended, by time or by bytes; _top_up sends the next one.
+            self._next_is_too_large = int(undelivered) == PULL_EVENTS and headers.get("Description") == _TOO_LARGE
+            self._credit = 0
         elif status not in (StatusCode.CONTROL_MESSAGE, StatusCode.REQUEST_TIMEOUT, StatusCode.NO_MESSAGES):
             self.interrupt(f"the broker ended the pull: {status} {headers.get('Description', '')}".rstrip())

@@ -11,19 +11,15 @@ are returned first; then the interruption is raised.
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self
 
 from consumers.batch_limits import BatchLimits
 from consumers.intake import OrderedSubscription
 from projections.model.batch import BatchBuilder
-from projections.model.events import Message
 
 SLICE_EVENTS: Final = 128
 """Decoded without yielding, in under a millisecond; PostgreSQL's and the broker's data are handled between slices."""
-SLICE_BYTES: Final = 64 * 1024
-"""A slice of large bodies ends here: deriving their search texts takes milliseconds, for the largest body up to 50."""
 IDLE_S: Final = 1.0
 GATHER_S: Final = 1.0
 """How long a non-empty batch may grow; PostgreSQL ends the session of a leader that is silent for longer."""
@@ -94,8 +90,8 @@ class Prefetcher:
         while not self._closed:
             await self._not_full.wait()
             slice_max = min(SLICE_EVENTS, max(1, self._limits.events_max - self._batch.events))
-            for messages in _slices(await self._subscription.next_batch(slice_max, IDLE_S)):
-                await self._not_full.wait()
+            messages = await self._subscription.next_batch(slice_max, IDLE_S)
+            if messages:
                 self._batch.add(messages)
                 self._changed.set()
                 if self._full:
@@ -106,15 +102,3 @@ class Prefetcher:
         if not task.cancelled():
             task.exception()  # marks it as retrieved; next_batch() re-raises it
         self._changed.set()
-
-
-def _slices(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """Split messages into slices that end where the bodies reach `SLICE_BYTES`."""
-    start = size = 0
-    for end, message in enumerate(messages, start=1):
-        size += len(message.body)
-        if size >= SLICE_BYTES:
-            yield messages[start:end]
-            start, size = end, 0
-    if start < len(messages):
-        yield messages[start:]

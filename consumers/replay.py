@@ -1,7 +1,7 @@
 """Reads a range of the stream again, in order and to its end, across restarts of the broker.
 
 Reads: JetStream, through `intake.OrderedSubscription`. Invariants: each message once, in order, none left out; after an
-interruption, reading continues after the last message yielded.
+interruption, reading continues after the last message yielded. Memory: two batches and what the subscription buffers.
 """
 
 import asyncio
@@ -11,14 +11,13 @@ from typing import Final
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
+from consumers.batch_limits import BATCH_BYTES_MAX
 from consumers.client import TolerantClient
 from consumers.intake import Interrupted, OrderedSubscription
 from projections.log_once import LogOnce
-from projections.model.events import Message, Position
+from projections.model.batch import BatchBuilder
+from projections.model.events import Position
 
-SLICE_EVENTS: Final = 500
-LIST_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Bounds memory when bodies are huge; a list may exceed it by one slice."""
 WAIT_S: Final = 0.2
 WATCH_S: Final = 5.0
 RETRY_S: Final = 0.25
@@ -26,12 +25,13 @@ RETRY_S: Final = 0.25
 
 async def replay(
     client: TolerantClient, after: Position, through: Position, *, events_max: int, subject: str = ""
-) -> AsyncGenerator[list[Message], None]:
-    """Yield the messages after `after`, up to and including `through`, in lists of at most `events_max`.
+) -> AsyncGenerator[BatchBuilder, None]:
+    """Yield the messages after `after`, up to and including `through`, in folded batches of at most `events_max`.
 
-    `subject` (wildcards allowed) selects one subject; only one per call, because the broker takes 30 times as long to
-    find two among a million. Waits for an unavailable broker, so `client` must reconnect by itself. Close the iterator
-    if you leave it early.
+    A batch also ends at `BATCH_BYTES_MAX`; it may exceed that by one slice of the subscription. `subject` (wildcards
+    allowed) selects one subject; only one per call, because the broker takes 30 times as long to find two among a
+    million. Waits for an unavailable broker, so `client` must reconnect by itself. Close the iterator if you leave it
+    early.
     """
     problems = LogOnce()
     position = after
@@ -39,27 +39,28 @@ async def replay(
         try:
             async with OrderedSubscription(client, position, subject) as subscription:
                 problems.reset()
-                while messages := await _collect(subscription, through, events_max):
-                    yield messages
-                    position = messages[-1].position
+                while (batch := await _collect(subscription, position, through, events_max)).events:
+                    position = batch.position
+                    yield batch
                 return
         except (NatsError, NatsTimeoutError, Interrupted) as problem:
             problems.warning("resubscribing", problem)
             await asyncio.sleep(RETRY_S)
 
 
-async def _collect(subscription: OrderedSubscription, through: Position, events_max: int) -> list[Message]:
-    """Return the next messages up to a limit or the end of the range; an empty list when the range is complete."""
-    messages: list[Message] = []
-    size = 0
-    while len(messages) < events_max and size < LIST_BYTES_MAX and subscription.position < through:
+async def _collect(
+    subscription: OrderedSubscription, after: Position, through: Position, events_max: int
+) -> BatchBuilder:
+    """Return the next messages up to a limit or the end of the range; an empty batch when the range is complete."""
+    batch = BatchBuilder(after)
+    while batch.events < events_max and batch.bytes < BATCH_BYTES_MAX and subscription.position < through:
         if subscription.caught_up:
             break
-        batch = await subscription.next_batch(min(SLICE_EVENTS, events_max - len(messages)), WAIT_S)
-        messages += batch
-        size += sum(len(message.body) for message in batch)
-        if not batch:
+        messages = await subscription.next_batch(events_max - batch.events, WAIT_S)
+        while messages and messages[-1].position > through:
+            messages.pop()
+        if messages:
+            batch.add(messages)
+        else:
             await subscription.check_pending(WATCH_S)
-    while messages and messages[-1].position > through:
-        messages.pop()
-    return messages
+    return batch

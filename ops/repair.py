@@ -18,7 +18,8 @@ from ops.terminal import counted
 from projections.maintenance import repair as repairs
 from projections.maintenance.differences import Difference
 from projections.maintenance.repair import Entity, Repaired
-from projections.model.events import Message, Position
+from projections.model.batch import BatchBuilder
+from projections.model.events import Position
 from projections.settings import Settings
 from projections.store import checkpoint as checkpoints
 
@@ -55,7 +56,7 @@ async def _repair(
     state = await require_complete_stream(connection, client, await checkpoints.read(connection, live))
     acknowledged = (await loss_check.tally_of(connection, state)).acknowledged
 
-    def source(subject: str, after: Position, through: Position) -> AsyncGenerator[list[Message], None]:
+    def source(subject: str, after: Position, through: Position) -> AsyncGenerator[BatchBuilder, None]:
         return replay(client, after, through, events_max=CHUNK_EVENTS, subject=subject)
 
     try:

@@ -19,7 +19,6 @@ from ops.rebuild.context import JobContext
 from projections.errors import JobRefused
 from projections.maintenance import rebuild
 from projections.maintenance.differences import KEYS, Comparison, Difference, Part
-from projections.model.batch import read_batch
 from projections.store import checkpoint as checkpoints
 from projections.store import fan_out, generations
 from projections.store.checkpoint import Checkpoint
@@ -114,8 +113,8 @@ async def _apply_remaining(context: JobContext, checkpoint: Checkpoint, live: Ch
     async with aclosing(
         replay(context.client, checkpoint.position, live.position, events_max=CATCH_UP_EVENTS)
     ) as batches:
-        async for messages in batches:
-            batch = read_batch(messages)
+        async for replayed in batches:
+            batch = replayed.batch()
             _, refused = await write_in_parts(context.connection, statements, batch)
             await park(context.connection, statements, [*batch.parked, *refused])
     if live.position > checkpoint.position and live.message_time_ns is not None and live.stream_created is not None:

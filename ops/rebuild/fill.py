@@ -6,7 +6,7 @@ Fails: `Fenced` if another process wrote to the generation.
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -16,8 +16,8 @@ from consumers.replay import replay
 from ops.rebuild.context import JobContext
 from ops.rebuild.progress import PhaseProgress
 from projections.maintenance import rebuild
-from projections.model.batch import read_batch
-from projections.model.events import Message, Position
+from projections.model.batch import BatchBuilder
+from projections.model.events import Position
 from projections.store import database
 from projections.store.checkpoint import Checkpoint
 from projections.store.projector import apply_batch
@@ -29,8 +29,8 @@ THROTTLED_EVENTS: Final = 50
 CAUGHT_UP_EVENTS_MAX: Final = 5_000
 """At most this far behind the live generation the next phase may begin; it applies the remainder."""
 
-ApplyMessages = Callable[[asyncpg.Connection, Checkpoint, Sequence[Message], str], Awaitable[Checkpoint]]
-"""Writes messages to the new generation and returns its new checkpoint."""
+ApplyBatch = Callable[[asyncpg.Connection, Checkpoint, BatchBuilder, str], Awaitable[Checkpoint]]
+"""Writes a batch of messages to the new generation and returns its new checkpoint."""
 
 
 async def fill(context: JobContext, checkpoint: Checkpoint) -> Checkpoint:
@@ -45,13 +45,13 @@ async def fill(context: JobContext, checkpoint: Checkpoint) -> Checkpoint:
 
 
 async def _apply(
-    connection: asyncpg.Connection, checkpoint: Checkpoint, messages: Sequence[Message], created: str
+    connection: asyncpg.Connection, checkpoint: Checkpoint, batch: BatchBuilder, created: str
 ) -> Checkpoint:
-    return await apply_batch(connection, checkpoint, read_batch(messages), created)
+    return await apply_batch(connection, checkpoint, batch.batch(), created)
 
 
 async def _replay(
-    context: JobContext, phase: str, checkpoint: Checkpoint, apply: ApplyMessages, events_max: int
+    context: JobContext, phase: str, checkpoint: Checkpoint, apply: ApplyBatch, events_max: int
 ) -> Checkpoint:
     """Apply the events between the new generation and the live one, which advances meanwhile."""
     through = await context.live_position()
@@ -74,7 +74,7 @@ async def _replay_through(
     checkpoint: Checkpoint,
     through: int,
     *,
-    apply: ApplyMessages,
+    apply: ApplyBatch,
     events_max: int,
 ) -> Checkpoint:
     created = await context.stream_created()
@@ -83,10 +83,10 @@ async def _replay_through(
         replay(context.client, checkpoint.position, Position(through), events_max=batch_max)
     ) as batches:
         began = time.perf_counter()
-        async for messages in batches:
-            checkpoint = await apply(context.connection, checkpoint, messages, created)
+        async for batch in batches:
+            checkpoint = await apply(context.connection, checkpoint, batch, created)
             await context.report_progress(progress, checkpoint.position, through)
-            await context.pace.pause_after(time.perf_counter() - began, len(messages))
+            await context.pace.pause_after(time.perf_counter() - began, batch.events)
             began = time.perf_counter()
     return checkpoint
 

@@ -3,17 +3,16 @@
 Writes: a generation in state `filling`, its checkpoint. Statements: rebuild.sql, generation.sql.
 Invariants: a chunk's registers and the checkpoint are written in one transaction; so are a step of `steps_left` and the
 change that shows that it is done. So after a crash, the existing tables and indexes show where to resume.
-Memory: one chunk of events, whatever the stream's length.
+Memory: one chunk of events, whatever the stream's length; the caller bounds its events and bytes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 import asyncpg
 
 from projections.errors import Fenced
 from projections.model.batch import BatchBuilder
-from projections.model.events import Message
 from projections.model.membership import Registers
 from projections.model.rows import campaign_row, customer_row, target_row
 from projections.store import checkpoint as checkpoints
@@ -48,14 +47,12 @@ async def create_indexed(connection: asyncpg.Connection) -> Generation:
 
 
 async def fill(
-    connection: asyncpg.Connection, checkpoint: Checkpoint, messages: Sequence[Message], stream_created: str
+    connection: asyncpg.Connection, checkpoint: Checkpoint, chunk: BatchBuilder, stream_created: str
 ) -> Checkpoint:
-    """Add a chunk of messages after `checkpoint`; return the new checkpoint. Owns the transaction.
+    """Add a chunk of messages, at least one, after `checkpoint`; return the new checkpoint. Owns the transaction.
 
     Raises `Fenced` without writing when the checkpoint in the database is not `checkpoint`.
     """
-    chunk = BatchBuilder(checkpoint.position)
-    chunk.add(messages)
     advanced = Checkpoint(checkpoint.generation, chunk.position, chunk.time_ns, stream_created, checkpoint.epoch)
     async with connection.transaction():
         if not await checkpoints.advance(connection, checkpoint, advanced):

@@ -17,8 +17,8 @@ import asyncpg
 from projections.errors import JobRefused, MembershipError
 from projections.maintenance import audit, erasure, jobs
 from projections.maintenance.differences import Comparison, Difference, Part
-from projections.model.batch import read_batch
-from projections.model.events import SUBJECT_ROOT, Message, Position
+from projections.model.batch import BatchBuilder
+from projections.model.events import SUBJECT_ROOT, Position
 from projections.store import checkpoint as checkpoints
 from projections.store import fan_out, generations, notices
 from projections.store.fan_out import FanOut
@@ -50,8 +50,8 @@ class Entity(NamedTuple):
         )
 
 
-MessageSource = Callable[[str, Position, Position], AsyncGenerator[list[Message], None]]
-"""Yields the messages on a subject after one position, up to and including another."""
+MessageSource = Callable[[str, Position, Position], AsyncGenerator[BatchBuilder, None]]
+"""Yields batches of the messages on a subject after one position, up to and including another."""
 
 
 class ErasedMeanwhile(JobRefused):
@@ -122,25 +122,28 @@ async def _find(connection: asyncpg.Connection, entity: Entity, source: MessageS
 
 async def _events(
     entity: Entity, source: MessageSource, after: Position, through: Position
-) -> AsyncGenerator[list[Message], None]:
-    """Yield the entity's events subject by subject.
+) -> AsyncGenerator[BatchBuilder, None]:
+    """Yield the entity's events, in batches, subject by subject.
 
     No register takes events from two subjects, so their order between subjects does not matter.
     """
     for subject in entity.subjects:
         async with aclosing(source(subject, after, through)) as chunks:
-            async for messages in chunks:
-                yield messages
+            async for batch in chunks:
+                yield batch
 
 
 async def _fold(
-    connection: asyncpg.Connection, live: Generation, events: AsyncGenerator[list[Message], None]
+    connection: asyncpg.Connection, live: Generation, events: AsyncGenerator[BatchBuilder, None]
 ) -> list[Message]:
     """Fold events into the expected rows, except parked ones; return these."""
     left_out: list[Message] = []
-    async with aclosing(events) as chunks:
-        async for messages in chunks:
-            left_out += await _fold_messages(connection, live, messages)
+    async with aclosing(events) as batches:
+        async for batch in batches:
+            if await _parked_among(connection, live, [message.position for message in batch.messages]):
+                left_out += await _fold_messages(connection, live, batch.messages)
+            else:
+                await write_registers(connection, writes(EXPECTED), batch.registers)
     return left_out
 
 

@@ -38,7 +38,7 @@ class BatchBuilder:
         self.position = after
         self.time_ns = 0
         self.bytes = 0
-        """Size of all bodies and of the texts derived from them: a search key may be many times as long as its text."""
+        """Size of all bodies, headers and texts derived from them; a search key may be many times as long as its text."""
         self.messages: list[Message] = []
         self.registers = Registers()
         self.definitions: dict[CampaignId, Row] = {}
@@ -61,7 +61,7 @@ class BatchBuilder:
                 events.append(event)
         fold(events, self.registers)
         self._make_definitions(events)
-        self.bytes += sum([len(message.body) for message in messages])
+        self.bytes += sum([len(message.body) + message.header_bytes for message in messages])
         self.messages += messages
         self.position = messages[-1].position
         self.time_ns = messages[-1].time_ns

@@ -60,6 +60,8 @@ class Message(Struct, frozen=True, gc=False):
     time_ns: int
     """When the broker stored it, nanoseconds since 1970."""
     headers: Mapping[str, str] | None = None
+    header_bytes: int = 0
+    """Size of the headers as stored; they are parsed only if they are shown."""
 
 
 class Unreadable(Struct, frozen=True):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -69,6 +70,62 @@ async def test_a_pull_that_ends_by_bytes_is_followed_by_another(
     await publish(client, *(b"x" * 9_000 for _ in range(20)))
     async with OrderedSubscription(client, START) as subscription:
         assert len(await receive(subscription, 20)) == 20
+
+
+async def test_a_message_larger_than_a_pull_arrives(client: TolerantClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "PULL_BYTES_MAX", 20_000)
+    monkeypatch.setattr(intake, "BUFFER_BYTES_MAX", 40_000)
+    sizes = [10, 900_000, 10, 19_900, 30_000, client.max_payload, 10]
+    await publish(client, *(b"x" * size for size in sizes))
+    async with OrderedSubscription(client, START) as subscription, asyncio.timeout(2.5):
+        assert [len(message.body) for message in await receive(subscription, len(sizes))] == sizes
+        await publish(client, b"x" * 800_000)  # while a pull is open
+        await receive(subscription, 1)
+
+
+async def test_a_pull_whose_bytes_are_used_up_is_followed_by_another(
+    client: TolerantClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(client, *(b"x" * 1_000 for _ in range(9)))
+    async with OrderedSubscription(client, START) as subscription:
+        await receive(subscription, 9)
+        consumer = subscription._consumer
+    ack_subject = f"$JS.ACK.{stream.STREAM}.{consumer}.1.1.1.{time.time_ns()}.1"
+    monkeypatch.setattr(intake, "PULL_BYTES_MAX", 3 * (1_000 + len("membership.test") + len(ack_subject)))
+    async with OrderedSubscription(client, START) as subscription, asyncio.timeout(2.5):
+        await receive(subscription, 9)
+
+
+async def test_the_buffer_is_bounded_while_a_caller_reads_slowly(
+    client: TolerantClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "PULL_BYTES_MAX", 100_000)
+    monkeypatch.setattr(intake, "BUFFER_BYTES_MAX", 200_000)
+    monkeypatch.setattr(intake, "SLICE_BYTES", 1)
+    await publish(client, *(b"x" * 9_000 for _ in range(100)))
+    async with OrderedSubscription(client, START) as subscription:
+        buffered_bytes = 0
+        for _ in range(100):
+            await receive(subscription, 1, events_max=1)
+            await client.flush()  # after what the broker delivered for the last pull
+            await client.flush()
+            buffered_bytes = max(buffered_bytes, sum(len(message.body) for message in subscription._buffer))
+    assert 90_000 <= buffered_bytes <= 200_000
+
+
+async def test_a_batch_of_large_messages_ends_early(client: TolerantClient) -> None:
+    await publish(client, *(b"x" * 30_000 for _ in range(6)))
+    await client.jetstream().publish("membership.test", b"", headers={"large": "x" * 65_000})
+    await client.jetstream().publish("membership.test", b"x" * 1_000)
+    await publish(client, b"last")
+    async with OrderedSubscription(client, START) as subscription:
+        await client.flush()
+        await client.flush()
+        sizes = []
+        while sum(sizes) < 9:
+            sizes.append(len(await subscription.next_batch(100, wait_s=5)))
+    assert max(sizes) <= 3
+    assert sizes[-1] == 1
 
 
 async def test_pulls_that_expire_are_renewed(client: TolerantClient, monkeypatch: pytest.MonkeyPatch) -> None:

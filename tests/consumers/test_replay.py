@@ -1,6 +1,6 @@
 """Replaying a range of the stream: complete, in order, up to its end, and across a restart of the broker."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 import pytest
@@ -11,6 +11,7 @@ from consumers.client import TolerantClient
 from consumers.replay import replay
 from ops.devstack.servers.nats import NatsServer
 from projections.model.events import Message, Position
+from tests.support.builders import published
 
 START = Position(0)
 EVENTS = 30
@@ -34,14 +35,14 @@ async def _quiet(_problem: Exception) -> None:
 
 async def replayed(
     client: TolerantClient, after: int, through: int, events_max: int = 100, subject: str = ""
-) -> list[list[Message]]:
+) -> list[Sequence[Message]]:
     return [
-        batch
+        batch.messages
         async for batch in replay(client, Position(after), Position(through), events_max=events_max, subject=subject)
     ]
 
 
-def positions(batches: list[list[Message]]) -> list[int]:
+def positions(batches: list[Sequence[Message]]) -> list[int]:
     return [message.position for batch in batches for message in batch]
 
 
@@ -66,10 +67,24 @@ async def test_a_purged_end_position_ends_the_replay(client: TolerantClient) -> 
     assert positions(await replayed(client, 20, EVENTS)) == list(range(21, EVENTS, 2))
 
 
-async def test_large_bodies_make_the_lists_shorter(client: TolerantClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replays, "LIST_BYTES_MAX", 1)
-    monkeypatch.setattr(replays, "SLICE_EVENTS", 5)
-    assert [len(batch) for batch in await replayed(client, 0, EVENTS)] == [5] * 6
+async def test_large_bodies_make_the_batches_shorter(client: TolerantClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replays, "BATCH_BYTES_MAX", 10)
+    monkeypatch.setattr("consumers.intake.SLICE_BYTES", 5)
+    assert max([len(batch) for batch in await replayed(client, 9, EVENTS)]) == 6  # of 2 bytes each
+
+
+async def test_texts_made_of_the_bodies_make_the_batches_shorter(
+    client: TolerantClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "\ufdfa" * 5_000
+    bodies = [published("campaign.upserted.v1", 1, campaign=number, name=name) for number in range(20)]
+    for subject, body in bodies:
+        await client.jetstream().publish(subject, body)
+    monkeypatch.setattr(replays, "BATCH_BYTES_MAX", 10 * len(bodies[0][1]))
+    monkeypatch.setattr("consumers.intake.SLICE_BYTES", 1)
+    batches = await replayed(client, EVENTS, EVENTS + len(bodies))
+    assert positions(batches) == list(range(EVENTS + 1, EVENTS + len(bodies) + 1))
+    assert max([len(batch) for batch in batches]) <= 2
 
 
 async def test_a_replay_continues_after_a_broker_restart(
@@ -77,10 +92,10 @@ async def test_a_replay_continues_after_a_broker_restart(
 ) -> None:
     # Small pulls: most of the range is still at the broker when it restarts.
     monkeypatch.setattr("consumers.intake.PULL_EVENTS", 2)
-    batches: list[list[Message]] = []
+    batches: list[Sequence[Message]] = []
     async with aclosing(replay(client, START, Position(EVENTS), events_max=3)) as replaying:
         async for batch in replaying:
-            batches.append(batch)
+            batches.append(batch.messages)
             if len(batches) == 2:
                 nats.stop()
                 nats.start()

@@ -11,7 +11,7 @@ from projections.errors import Fenced
 from projections.maintenance import rebuild
 from projections.model.events import Message
 from projections.store import generations
-from tests.support.builders import message, published
+from tests.support.builders import batch_of, message, published
 from tests.support.bulk_fill import rebuild_generation, run_remaining_steps, start_rebuild
 from tests.support.read_model import CREATED, applied, empty, rows
 from tests.support.strategies import History, histories
@@ -79,9 +79,9 @@ async def test_a_rebuilt_generation_has_the_same_schema(connection: asyncpg.Conn
 async def test_a_chunk_that_was_already_added_is_fenced(connection: asyncpg.Connection) -> None:
     checkpoint = await start_rebuild(connection)
     chunk = [message(1, *published("target.enrolled.v1", 1)), message(2, "membership.nothing", b"")]
-    await rebuild.fill(connection, checkpoint, chunk, CREATED)
+    await rebuild.fill(connection, checkpoint, batch_of(chunk), CREATED)
     with pytest.raises(Fenced):
-        await rebuild.fill(connection, checkpoint, chunk, CREATED)
+        await rebuild.fill(connection, checkpoint, batch_of(chunk), CREATED)
     await run_remaining_steps(connection, checkpoint.generation)
     assert await connection.fetchval(f"SELECT count(*) FROM {checkpoint.generation}.parked_event") == 1  # noqa: S608
 
@@ -89,7 +89,7 @@ async def test_a_chunk_that_was_already_added_is_fenced(connection: asyncpg.Conn
 async def test_a_discarded_event_is_not_parked_again(connection: asyncpg.Connection) -> None:
     checkpoint = await start_rebuild(connection)
     unreadable = [message(position, "membership.nothing", b"") for position in (1, 2)]
-    await rebuild.fill(connection, checkpoint, unreadable, CREATED)
+    await rebuild.fill(connection, checkpoint, batch_of(unreadable), CREATED)
     await connection.execute("INSERT INTO control.discarded_event (position, reason) VALUES (2, 'test')")
     await rebuild.forget_discarded(connection, checkpoint.generation)
     parked = await connection.fetch(f"SELECT position FROM {checkpoint.generation}.parked_event")  # noqa: S608

@@ -10,10 +10,11 @@ import pytest
 from projections.maintenance import repair
 from projections.maintenance.differences import KEYS, Comparison, Difference, Part
 from projections.maintenance.repair import Entity
+from projections.model.batch import BatchBuilder
 from projections.model.events import Message, Position
 from projections.store.projector import apply_to_all
 from projections.store.queries import Generation
-from tests.support.builders import campaign_id, customer_id, message, owner_id, published
+from tests.support.builders import batch_of, campaign_id, customer_id, message, owner_id, published
 from tests.support.corruption import damage
 from tests.support.read_model import CREATED, applied, empty, rows
 
@@ -48,13 +49,13 @@ def matches(pattern: str, subject: str) -> bool:
 
 
 async def differences(connection: asyncpg.Connection, entity: Entity, *, write: bool) -> list[Difference]:
-    async def source(subject: str, after: Position, through: Position) -> AsyncGenerator[list[Message], None]:
+    async def source(subject: str, after: Position, through: Position) -> AsyncGenerator[BatchBuilder, None]:
         matching = [
             event for event in all_messages() if matches(subject, event.subject) and after < event.position <= through
         ]
         for part in (matching[: len(matching) // 2], matching[len(matching) // 2 :]):
             if part:
-                yield part
+                yield batch_of(part)
 
     repaired = await repair.repair(connection, entity, source, actor="test", dry_run=not write)
     return repaired.differences

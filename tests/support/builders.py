@@ -1,11 +1,13 @@
 """Builds events for tests: complete and valid by default, as data, as bodies, as messages."""
 
 import itertools
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
+from projections.model.batch import BatchBuilder
 from projections.model.events import EVENT_TYPES, SUBJECT_IDS, SUBJECT_ROOT, Message, Position, family_of
 
 ANYONE = "a0000000-0000-4000-8000-000000000000"
@@ -100,6 +102,13 @@ def published(event_type: str, version: int, /, **fields: Any) -> tuple[str, byt
 def message(position: int, subject: str, body: bytes) -> Message:
     """Return a message as the intake returns it."""
     return Message(Position(position), subject, body, time_ns=1_767_225_600_000_000_000 + position)
+
+
+def batch_of(messages: Sequence[Message]) -> BatchBuilder:
+    """Return messages as the replay returns them."""
+    batch = BatchBuilder(Position(messages[0].position - 1))
+    batch.add(messages)
+    return batch
 
 
 ALL_TYPES = tuple(name for types in EVENT_TYPES.values() for name in types)

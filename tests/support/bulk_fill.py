@@ -9,6 +9,7 @@ from projections.model.events import Message
 from projections.store import checkpoint as checkpoints
 from projections.store.checkpoint import Checkpoint
 from projections.store.queries import Generation
+from tests.support.builders import batch_of
 from tests.support.read_model import CREATED
 
 
@@ -34,6 +35,6 @@ async def rebuild_generation(
     """Fill a new generation with the messages, and return its name."""
     checkpoint = await start_rebuild(connection)
     for chunk in chunks:
-        checkpoint = await rebuild.fill(connection, checkpoint, chunk, CREATED)
+        checkpoint = await rebuild.fill(connection, checkpoint, batch_of(chunk), CREATED)
     await run_remaining_steps(connection, checkpoint.generation, killed_after)
     return checkpoint.generation
