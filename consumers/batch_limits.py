@@ -4,7 +4,7 @@ from typing import Final
 
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
 """Counts bodies, headers and the texts derived from bodies. Bounds the time of one transaction, and memory: a batch
-takes a small multiple of this while it is written, and so does the prefetched one. A batch may exceed it by one slice."""
+takes a small multiple of this while it is written, and so does the prefetched one. It may exceed this by one slice."""
 
 GROW_AFTER: Final = 8
 """Consecutive successes before the limits grow: growing at once would make every other batch fail again."""

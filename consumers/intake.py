@@ -160,7 +160,8 @@ class OrderedSubscription:
         """Return the next messages, at most `events_max`; an empty list if none arrive within `wait_s`.
 
         A list also ends with the message that makes it reach `SLICE_BYTES`. Returns buffered messages without waiting
-        for more: the next batch accumulates while this one is written. Raises `Interrupted` after everything that arrived in order has been returned.
+        for more: the next batch accumulates while this one is written. Raises `Interrupted` after everything that
+        arrived in order has been returned.
         """
         deadline = time.monotonic() + wait_s
         while not self._buffer and self._interruption is None and (remaining_s := deadline - time.monotonic()) > 0:

@@ -38,7 +38,7 @@ class BatchBuilder:
         self.position = after
         self.time_ns = 0
         self.bytes = 0
-        """Size of all bodies, headers and texts derived from them; a search key may be many times as long as its text."""
+        """Size of all bodies, headers and derived texts; a search key may be many times as long as its text."""
         self.messages: list[Message] = []
         self.registers = Registers()
         self.definitions: dict[CampaignId, Row] = {}
