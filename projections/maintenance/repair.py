@@ -17,8 +17,8 @@ import asyncpg
 from projections.errors import JobRefused, MembershipError
 from projections.maintenance import audit, erasure, jobs
 from projections.maintenance.differences import Comparison, Difference, Part
-from projections.model.batch import BatchBuilder
-from projections.model.events import SUBJECT_ROOT, Position
+from projections.model.batch import BatchBuilder, read_batch
+from projections.model.events import SUBJECT_ROOT, Message, Position
 from projections.store import checkpoint as checkpoints
 from projections.store import fan_out, generations, notices
 from projections.store.fan_out import FanOut

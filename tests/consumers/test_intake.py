@@ -121,7 +121,7 @@ async def test_a_batch_of_large_messages_ends_early(client: TolerantClient) -> N
     async with OrderedSubscription(client, START) as subscription:
         await client.flush()
         await client.flush()
-        sizes = []
+        sizes: list[int] = []
         while sum(sizes) < 9:
             sizes.append(len(await subscription.next_batch(100, wait_s=5)))
     assert max(sizes) <= 3

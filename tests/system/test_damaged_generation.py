@@ -66,7 +66,7 @@ async def test_an_unreadable_live_generation_is_replaced(own_system: System, dam
     assert (verified.code, report["differences"], report["not_compared"]) == (0, 0, None)
 
 
-@pytest.mark.usefixtures("town")
+@pytest.mark.usefixtures("dataset")
 async def test_a_broken_generation_with_a_fan_out_left_over_is_replaced(own_system: System) -> None:
     await execute(own_system, "ALTER TABLE g1.customer RENAME COLUMN owner_id TO oops")
     await own_system.publish([published("customer.upserted.v1", 10**9, customer=1)])
