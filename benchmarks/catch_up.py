@@ -34,7 +34,7 @@ class CatchUp(NamedTuple):
 
 
 async def measure(stack: Stack, data: DataSet, effort: Effort) -> CatchUp:
-    """Let the peer apply its events first, then ours."""
+    """Let the peer apply its events first, then our projector apply its own."""
     peers = await _peer_rate(stack, data, effort)
     rate, bare = await _caught_up(stack, data.live_events(effort.live_events))
     editing, bare_editing = await _caught_up(stack, data.editing_events(effort.live_events // 2))

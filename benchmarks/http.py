@@ -22,7 +22,7 @@ class Endpoint(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A 200."""
+    """A response with status 200."""
 
     body: bytes
     position: int

@@ -1,6 +1,6 @@
 """The time from the broker's ack to the first answer that has applied the event, as a polling reader sees it.
 
-It starts at the ack, which is what a producer knows, so it includes the wait for the projector's commit.
+It starts at the ack, which a producer receives, so it includes the wait for the projector's commit.
 """
 
 import asyncio

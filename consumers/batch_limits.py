@@ -3,11 +3,12 @@
 from typing import Final
 
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Counts bodies, headers and the texts derived from bodies. Bounds the time of one transaction, and memory: a batch
-takes a small multiple of this while it is written, and so does the prefetched one. It may exceed this by one slice."""
+"""Size of a batch's bodies, headers and the texts derived from bodies; a batch may exceed this limit by one slice. The
+limit bounds the time of one transaction, and memory: the batch being written takes a small multiple of this, and so
+does the prefetched one."""
 
 GROW_AFTER: Final = 8
-"""Consecutive successes before the limits grow: growing at once would make every other batch fail again."""
+"""Consecutive successes before the limits grow: growing at once would make every second batch fail again."""
 
 
 class BatchLimits:

@@ -1,12 +1,12 @@
-"""A nats-py client whose read loop survives any bytes in a message.
+"""A nats-py client whose read loop continues whatever bytes a message contains.
 
 nats-py 2.16 decodes subjects and header lines strictly inside its read loop, and the server checks neither, so one
 message on an ill-formed subject would stop the whole connection permanently. This client escapes both, and the
 message is parked like any other that cannot be applied.
 
-It also passes a subscription's messages to a sink directly from the parser. nats-py spends most of its reading time on
-headers that only a parked message's row ever shows, on a queue and a task between its parser and its caller, and on
-removing every message from the front of its buffer in four steps.
+It also passes a subscription's messages directly from the parser to a function, the sink. nats-py spends most of its
+reading time on headers that are shown only for parked messages, on a queue and a task between its parser and its
+caller, and on removing every message from the front of its buffer in four steps.
 
 Source: nats.aio.client.Client._process_msg, ._build_message and ._process_headers, nats.protocol.parser.Parser;
 tests/consumers/test_intake.py publishes such messages by hand through a real server.
@@ -52,7 +52,7 @@ class LazyHeaders(Mapping[str, str]):
     @cached_property
     def _parsed(self) -> dict[str, str]:
         try:
-            return Client._parse_header_lines(self._raw.removeprefix(_HEADER_PREAMBLE))  # noqa: SLF001 - what it overrides uses it
+            return Client._parse_header_lines(self._raw.removeprefix(_HEADER_PREAMBLE))  # noqa: SLF001 - nats-py's own parser
         except (ValueError, IndexError):
             return {ILL_FORMED_HEADERS: self._raw.decode(errors="backslashreplace")}
 

@@ -30,11 +30,12 @@ from projections.model.events import Message, Position
 PULL_EVENTS: Final = 8_000
 """Messages requested by one pull; half of them, buffered, keep the caller busy until the next pull's arrive."""
 PULL_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Requested by one pull, as the broker counts: body, headers and subjects. A larger message is pulled alone."""
+"""Bytes requested by one pull. The broker counts body, headers and subjects. A larger message is pulled alone."""
 BUFFER_BYTES_MAX: Final = 2 * PULL_BYTES_MAX
-"""Bounds memory when messages are huge: a pull is sent only when what it may bring fits into this."""
+"""Bounds memory when messages are huge: a pull is sent only when all that it may bring fits into the buffer."""
 SLICE_BYTES: Final = 64 * 1024
-"""A batch of large messages ends here: deriving their search texts takes milliseconds, for the largest up to 50."""
+"""A list of messages ends when it reaches this size: deriving the search texts of large messages takes milliseconds,
+for the largest up to 50."""
 PULL_EXPIRES_S: Final = 30
 HEARTBEAT_S: Final = 1
 SILENCE_MAX_S: Final = 3 * HEARTBEAT_S
@@ -138,7 +139,7 @@ class OrderedSubscription:
         return self._interruption or ""
 
     async def check_pending(self, every_s: float) -> None:
-        """Ask the broker, at most every `every_s`, how many messages are pending: silence alone proves nothing.
+        """Ask the broker, at most every `every_s`, how many messages are pending: some may be, though none arrive.
 
         A consumer that is gone, or has pending messages and delivers none, interrupts the subscription.
         """

@@ -2,7 +2,8 @@
 
 Invariants: losing the session loses the lock and every uncommitted row with it. PostgreSQL ends the session of a
 leader that is silent for `LEADER_SILENCE_MAX_S` (stopped, cut off), so a standby only has to try the lock. The
-compare-and-set on the checkpoint is a second fence, for setups that could separate lock and writes (poolers).
+compare-and-set on the checkpoint is a second protection, for connection poolers, which may send the lock and the writes
+to different sessions.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Distinguishes lost messages from erased ones: a hole in the stream must be explained before the projector passes it.
 
-JetStream does not report which positions have no message, only how many. So an erasure announces itself in the
-stream's metadata before it purges, and an operator may acknowledge a loss; any further missing message was lost.
+JetStream does not report which positions have no message, only how many. So an erasure is recorded in the stream's
+metadata before it purges messages, and an operator may acknowledge a loss; any further missing message was lost.
 
 After a restore from a backup made before an erasure, fewer messages are missing than are recorded. A later loss would
 be taken for the erasure, so nothing is applied until the erasure is repeated.
@@ -81,8 +81,8 @@ async def require_no_loss_within(
 
 
 async def _require_explained(client: Client, connection: asyncpg.Connection, hole: int, after: int, to: int) -> None:
-    # Twice: the broker reads the configuration before the state, so an erasure may announce itself and purge in
-    # between. The second request is later than that announcement.
+    # Two attempts: the broker reads the configuration before the state, so an erasure may be recorded and purge
+    # messages in between. The second request is later than that record.
     for _ in range(2):
         state = await stream.fetch_state(client)
         if state is None:

@@ -1,7 +1,7 @@
 """Prefetches: collects, decodes and folds the next batch while the previous one is being written.
 
-Python is idle while PostgreSQL works and the reverse; overlapped, they take as long as the slower of the two. At most
-one batch is prefetched: when it is full, reading pauses until it is taken.
+Without this, Python is idle while PostgreSQL works, and PostgreSQL while Python works; overlapped, both take as long
+as the slower of the two. At most one batch is prefetched: when it is full, reading pauses until it is taken.
 
 Reads: JetStream, through `intake.OrderedSubscription`.
 Invariants: batches are contiguous, each returned once and in order. A prefetched batch that was not taken is discarded
@@ -19,7 +19,8 @@ from consumers.intake import OrderedSubscription
 from projections.model.batch import BatchBuilder
 
 SLICE_EVENTS: Final = 128
-"""Decoded without yielding, in under a millisecond; PostgreSQL's and the broker's data are handled between slices."""
+"""Messages decoded without a pause, in under a millisecond; between slices, the event loop handles the data from
+PostgreSQL and the broker."""
 IDLE_S: Final = 1.0
 GATHER_S: Final = 1.0
 """How long a non-empty batch may grow; PostgreSQL ends the session of a leader that is silent for longer."""
@@ -44,7 +45,7 @@ class Prefetcher:
     async def __aexit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        self._closed = True  # ends the task at its next turn if a library swallows the cancellation
+        self._closed = True  # ends the task at its next iteration if a library swallows the cancellation
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])  # does not re-raise the task's exception, only our own cancellation
@@ -52,7 +53,8 @@ class Prefetcher:
     async def next_batch(self, wait_s: float) -> BatchBuilder | None:
         """Return the prefetched batch plus all buffered messages that fit; None if nothing arrived within `wait_s`.
 
-        Never waits for a batch to fill. Raises what ended the subscription after everything before it was returned.
+        Never waits for a batch to fill. Raises the error that ended the subscription, but first returns all that
+        arrived before it.
         """
         if self._task is None:
             self._batch = BatchBuilder(self._subscription.position)

@@ -3,8 +3,8 @@
 Reads: the stream. Writes: through projections.store only.
 Invariants: an event is applied in stream order, in the transaction that moves the checkpoint, by the one leader.
 Fails: `StreamRefused` ends the process with its message, because an operator must decide; an unavailable database or
-broker and tables that cannot be written are waited for; anything unforeseen crashes, and the supervisor restarts the
-process, which continues from the checkpoint.
+broker and tables that cannot be written are waited for; any other error ends the process; the supervisor restarts it,
+and it continues from the checkpoint.
 """
 
 import asyncio
@@ -50,11 +50,12 @@ WATCH_S: Final = 5.0
 """How often an idle subscription is compared with the broker's pending count."""
 RETRY_S: Final = 0.25
 RETRY_MAX_S: Final = 2.0
-"""Between attempts while PostgreSQL is unavailable or cannot write: with a full disk, a projector still leads."""
+"""Pauses, first and longest, between attempts while PostgreSQL is unavailable or cannot write; with a full disk, each
+attempt still gets the leader's lock."""
 CANCEL_WAIT_S: Final = 1.0
 """How long a cancelled call to the broker may take to end: nats-py may lose a cancellation."""
 TERM_SHORT_S: Final = 5.0
-"""Longer terms reset backoff and log suppression."""
+"""A term longer than this resets the pause between attempts, and a repeated problem is logged again."""
 FAN_OUT_EVERY_S: Final = 0.5
 """How often a chunk of a fan-out runs while every batch is full, so that it does not starve."""
 SWEEP_S: Final = 5.0
@@ -67,7 +68,8 @@ DATABASE_WAITED_FOR: Final = (
     asyncpg.LockNotAvailableError,
     asyncpg.InsufficientPrivilegeError,
 )
-"""Ends a term and is retried; includes a lock held by an operator's transaction, and a missing privilege."""
+"""Errors that end a term, after which a new one is tried; among them a lock held by an operator's transaction, and a
+missing privilege."""
 
 T = TypeVar("T")
 
@@ -181,7 +183,7 @@ class Term:
         self._caught_up = False
         self._recovering = False
         """Whether the live generation is broken and tried again, because no generation is followed."""
-        self._fanning_out = True  # the previous term may have left some of it
+        self._fanning_out = True  # the previous term may have left unfinished fan-outs
         self._fanned_out_at = self._expiry_checked_at = time.monotonic()
 
     async def serve(self) -> None:
@@ -325,7 +327,7 @@ class Term:
         await loss_check.require_no_loss_within(self._client, self._connection, after, position, events)
 
     async def _heartbeat(self) -> None:
-        """Heartbeat: keeps the session alive and checks PostgreSQL; raises `Fenced` if the epoch changed."""
+        """Keep the session alive and check that PostgreSQL answers; raises `Fenced` if the epoch changed."""
         async with asyncio.timeout(LEADER_SILENCE_MAX_S):
             for checkpoint in self._checkpoints:
                 if not await checkpoints.epoch_unchanged(self._connection, checkpoint):

@@ -1,4 +1,4 @@
-"""The stream: its configuration, and whether it is still the one that the checkpoint was taken from.
+"""The stream: its configuration, and whether it is still the one to which the checkpoint belongs.
 
 Reads: JetStream's stream API and single messages by position. Writes: creates the stream if it never existed; keeps
 the tally of erased and acknowledged messages in the stream's metadata, which every database fed by the stream reads
@@ -39,7 +39,7 @@ _TALLY_KEYS: Final = {ERASED_KEY, ERASING_KEY, ERASING_CUSTOMER_KEY, ACKNOWLEDGE
 UPDATES_MAX: Final = 5
 """Attempts to change the tally; each further one means that another process wrote in the same few milliseconds."""
 _SERVER_KEYS: Final = "_nats."
-"""The server's own metadata keys; it sets them itself."""
+"""The prefix of the metadata keys that the server itself sets."""
 _STREAM_NOT_FOUND: Final = 10059
 _SERVER_ERROR: Final = 500
 """From this code on, JetStream's errors describe the broker's state, not the request."""

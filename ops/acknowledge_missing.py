@@ -1,7 +1,7 @@
 """`membership acknowledge-missing`: an operator accepts that messages of the stream are lost, with a reason.
 
 Afterwards the projector passes the gap, and verify, repair and rebuild work on the remaining messages.
-After a restore from a backup, it lowers the record of erased and lost messages to what is missing.
+After a restore from a backup, the command lowers the record of erased and lost messages to what is missing.
 """
 
 import sys
@@ -113,7 +113,7 @@ async def _approved(known: Account) -> bool:
 async def _record(
     connection: asyncpg.Connection, client: TolerantClient, state: StreamState, known: Account, *, reason: str
 ) -> None:
-    """Record in the database, then in the stream; if the latter fails, the projector copies it in its next term."""
+    """Record in the database, then in the stream; if the second fails, the next leading projector repeats it."""
     lost = known.lost
     acknowledged = known.tally.acknowledged + lost
     async with connection.transaction():

@@ -50,11 +50,11 @@ def operator_settings(*needed: str, optional: AbstractSet[str] = frozenset()) ->
 
 
 def _dev_stack_hint(configured: Sequence[str], *, running: bool) -> str:
-    """Return why no dev stack provides the missing settings; empty where that is no surprise."""
+    """Return why no dev stack provides the missing settings; empty if none runs and some settings are set."""
     if running:
         verb = "is" if len(configured) == 1 else "are"
         return f"The dev stack in ./{DEV_FILE.parent} is not used, because {' and '.join(configured)} {verb} set."
-    return "" if configured else f"No dev stack runs in ./{DEV_FILE.parent}, from which they would be taken."
+    return "" if configured else f"No dev stack runs in ./{DEV_FILE.parent} that could provide them."
 
 
 def _running_dev_stack() -> Mapping[str, Any] | None:

@@ -3,8 +3,8 @@
 The order makes it safe to kill at any point. First the number of messages missing from the stream is recorded, in the
 database and in the stream's metadata, so that no projector mistakes the purge for a loss. Then the subjects are purged.
 Then the rows are deleted, and both records are completed with the number of removed messages. The same command
-finishes an interrupted erasure. The mark in the metadata carries a fingerprint of the customer, so that with another
-database, too, only the erasure of the same customer finishes it.
+finishes an interrupted erasure. The record in the metadata, the mark, has a fingerprint of the customer: a command with
+another database can also finish the erasure, but only for the same customer.
 
 After a restore from a backup made before an erasure, the same command repeats the erasure: messages that are counted
 already are not counted twice.
@@ -140,7 +140,7 @@ async def _complete_tally(client: Client, customer_id: str) -> None:
 
 
 def _is_of(state: StreamState, customer_id: str) -> bool:
-    """Return whether a running erasure may be of this customer; a mark without a fingerprint does not tell."""
+    """Return whether a running erasure may be of this customer; without a fingerprint, it may be of any."""
     return state.tally.erasing_customer in (None, erasure.fingerprint(state.created, customer_id))
 
 
@@ -155,7 +155,7 @@ def _require_same_customer(state: StreamState, customer_id: str) -> None:
 
 
 async def _roots(connection: asyncpg.Connection, client: Client, customer_id: str) -> tuple[str, ...]:
-    """Return the root subjects of the customer's messages; an id in mixed case is known from parked events."""
+    """Return the root subjects of the customer's messages; parked and discarded events show ids in mixed case."""
     subjects = await erasure.parked_subjects(connection, customer_id)
     for position in await erasure.discarded_positions(connection):
         if subject := await stream.subject_at(client, position):

@@ -40,7 +40,7 @@ async def show_parked(connection: asyncpg.Connection, position: int) -> int:
     name = await checkpoints.live_generation(connection)
     row = await parking.get(connection, name, position)
     if row is None:
-        # A generation being filled may have parked it: its gate refers to such positions.
+        # A generation being filled may have parked it: the gate before the switch names such positions.
         for status in await generations.statuses(connection):
             row = row or await parking.get(connection, generation(status.generation), position)
     if row is None:

@@ -33,7 +33,7 @@ BAD_SHOWN_MAX: Final = 50
 """Bad lines printed in total: about one screen."""
 
 FORMAT_LINES_MIN: Final = 2
-"""A single line that is not a JSON object is as likely a typing error as another format; its own error suffices."""
+"""A single line that is not a JSON object may be a typing error, not another format; its own error suffices."""
 NO_OBJECT: Final = "Not a JSON object"
 """Begins the error detail of a line that is not a JSON object."""
 
@@ -86,7 +86,7 @@ def _reason_not_ndjson(lines: list[Line], head: bytes) -> str:
 
 
 def _show_bad(bad: list[tuple[int, Unreadable]]) -> None:
-    """Print bad lines with their numbers, up to the limits; then count the others, by the line with the same error."""
+    """Print bad lines with their numbers, up to the limits; then count the others, grouped by error."""
     counts = Counter[Unreadable]()
     first: dict[Unreadable, int] = {}
     hidden = Counter[Unreadable]()

@@ -3,7 +3,7 @@
 Writes: stream MEMBERSHIP. Reads: its messages at the positions of duplicates. With `sync_interval: always` an atomic
 batch costs one fsync, single messages cost one each, so many events are published in batches. The broker refuses a
 whole batch when it has seen any of its ids; its events are then published one by one, and the acks mark the duplicates.
-The broker compares only ids, so each duplicate is compared with what is stored: an event under a used id is lost.
+The broker compares only ids and drops any event with a used id, so each duplicate is compared with the stored event.
 Invariants: an event is stored once per message id within the broker's duplicate window; receipts are in the order of
 the publications. Fails: `StreamNotCreated`, `JetStreamOff`, `BrokerUnavailable`, `PublishRefused`.
 """
@@ -41,7 +41,7 @@ RETRY_DEADLINE_S: Final = 30.0
 """How long a batch is retried while the broker does not answer."""
 RETRY_S: Final = 0.25
 SERVER_ERROR: Final = 500
-"""JetStream codes from here on report the broker's state, which may be transient, not a fault of the event."""
+"""Error codes from this one up are about the broker's state, which may be transient, not about the event."""
 
 
 class StreamNotCreated(MembershipError):
@@ -68,8 +68,8 @@ class JetStreamOff(MembershipError):
     def __init__(self, nats_url: str) -> None:
         super().__init__(
             f"The broker at {broker_hosts(nats_url)} runs without JetStream: it is not enabled, or nats-server "
-            "disabled it after an error, such as a full disk, which its log names. If so, free disk space, restart "
-            "nats-server, then publish again: events already stored are not stored twice."
+            "disabled it after an error, such as a full disk; nats-server's log names the error. Remove the cause, "
+            "restart nats-server, then publish again: events already stored are not stored twice."
         )
 
 

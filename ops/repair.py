@@ -90,5 +90,5 @@ def _summary(entity: Entity, differences: list[Difference], position: int, *, dr
     if dry_run:
         advice = warning or "Run without --dry-run to write."
         return f"{rows} would change, as of position {position}. {advice}"
-    kept = " The lines above that begin with - show what they were." if warning else ""
+    kept = " The lines above that begin with - show the old rows." if warning else ""
     return f"{rows} written, as of position {position}.{kept}"

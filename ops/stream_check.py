@@ -35,13 +35,13 @@ async def require_complete_stream(
 
 
 def only_copy_warning(acknowledged: int) -> str:
-    """Return what to do about differing rows after losses were acknowledged; empty without one."""
+    """Return what to do about differing rows after losses were acknowledged; empty if none were."""
     if not acknowledged:
         return ""
     were = "was" if acknowledged == 1 else "were"
     return (
         f"{counted(acknowledged, 'lost message')} {were} acknowledged: these rows may be the only copy of their data. "
-        "Publish that state again first."
+        "Publish that data as new events first."
     )
 
 

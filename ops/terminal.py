@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 PIPE_WIDTH = 200
-"""A pipe has no width; wide enough for most tables."""
+"""The width of output to a pipe, which has none; enough for most tables."""
 FOLDED_WIDTH_MIN = 20
 """The narrowest readable column of text that is folded into lines."""
 PADDING = 2

@@ -210,8 +210,9 @@ class StreamWentBack(StreamRefused):
         self.found = found
         super().__init__(
             f"Stream {stream} went back: the read model has applied position {position}, but {found}. "
-            "The broker lost acknowledged messages (see sync_interval). Restore the stream from its backup, or start "
-            f"with an empty database to read the remaining messages from the beginning. {_RESTORE_WARNING}"
+            "The broker lost acknowledged messages (see nats-server's sync_interval). Restore the stream from its "
+            "backup, or start with an empty database to read the remaining messages from the beginning. "
+            f"{_RESTORE_WARNING}"
         )
 
 

@@ -199,7 +199,7 @@ VARIABLES: tuple[str, ...] = tuple(
 """Every environment variable that is read, including the `_FILE` forms of secrets."""
 
 NOT_YET = {"MEMBERSHIP_JWKS_URL", "MEMBERSHIP_JWKS_FILE"}
-"""Names reserved by the command contract that this release does not support: rejected rather than ignored."""
+"""Names reserved for a later release, which this release does not support: rejected rather than ignored."""
 
 RESERVED_PREFIXES = ("MEMBERSHIP_TEST_", "MEMBERSHIP_BENCH_")
 """Variables of the test suite and the benchmarks; their child processes inherit them and ignore them."""

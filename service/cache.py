@@ -61,6 +61,7 @@ class Cache:
         self._by_tag: dict[str, _Tag] = {}
         self._changed: dict[str, int] = {}
         self._floor = 0
+        """The lowest position of a response that may be cached."""
         self._applied_through = 0
         self._enabled = False
         self._flushes = 0

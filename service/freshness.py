@@ -185,7 +185,7 @@ class Freshness:
     async def _check_listener(self, connection: asyncpg.Connection) -> None:
         """Return when notices are missing: a connection can be cut off without either end noticing.
 
-        Queries on the listening connection itself, so that a dead one is detected and no read has to be simulated.
+        The query uses the listening connection itself, so that a dead one is detected without a test read.
         """
         while True:
             await asyncio.sleep(LISTENER_CHECK_S)

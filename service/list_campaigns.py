@@ -1,7 +1,7 @@
 """The use case of `GET /customers/{customer_id}/campaigns`: from the undecoded HTTP request to the response.
 
-The order is part of the contract: credentials, then parameters, then the customer. Contains no routing; `routes.py`
-translates to and from Litestar.
+The order of the checks is part of the contract: credentials, then parameters, then the customer. Contains no routing;
+`routes.py` translates to and from Litestar.
 """
 
 import asyncio

@@ -71,7 +71,7 @@ class ResponseMiddleware:
             task.cancel()
 
     async def end_lifespan(self) -> None:
-        """Close what the application opened, although the server still waits for connections and has not asked."""
+        """Close what the application opened, although the server waits for connections and has not requested it."""
         self._stopping.set()
         await self._lifespan_ended.wait()
 

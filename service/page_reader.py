@@ -27,12 +27,11 @@ from service.read_model.reads import UNRESERVED_BYTES_MAX, After, Page
 SWITCHES_MAX: Final = 3
 """Retry limit for generation switches during one read."""
 KEY_BYTES_MAX: Final = 1_000
-"""A longer sort key (a very long name) is truncated in the cursor, and completed from the campaign in the cursor.
-
-Short enough for the request lines that proxies accept."""
+"""A longer sort key (a very long name) is truncated in the cursor; the rest is read from the campaign that the cursor
+names. The limit keeps cursors short enough for the request lines that proxies accept."""
 _CHAR_BYTES_MAX: Final = 4
 MEMORY_WAIT_SHARE: Final = 0.7
-"""Share of the time left to a request that it may wait for the memory of a large page; the rest is for reading it."""
+"""Share of a request's remaining time for which it may wait for the memory of a large page; the rest is for reading."""
 WAIT_DEFAULT_S: Final = 2.0
 WAIT_MAX_S: Final = 10.0
 _WAIT: Final = re.compile(r"""(?:^|[,;])\s*wait\s*=\s*"?(\d{1,9})"?\s*(?=$|[,;])""", re.IGNORECASE)

@@ -71,7 +71,7 @@ def read_cursor(text: str, signing_key: bytes) -> Cursor | None:
         cursor = _DECODER.decode(payload)
     except (ValueError, binascii.Error, msgspec.DecodeError):
         return None
-    canonical = write_cursor(cursor, signing_key) == text  # base64 has slack bits; a changed character is tampering
+    canonical = write_cursor(cursor, signing_key) == text  # base64 text may differ in unused bits
     return cursor if canonical and cursor.form == FORM else None
 
 

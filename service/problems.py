@@ -15,7 +15,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
 class Problem(NamedTuple):
-    """One kind of error. `detail` is the sentence shown to the caller; it is constant, so it never leaks facts."""
+    """One kind of error. `detail` is the sentence shown to the caller; it is constant, so it never reveals data."""
 
     code: str
     status: int

@@ -28,7 +28,7 @@ GZIP_LEVEL: Final = 4
 GZIP_FORMAT: Final = 31
 """zlib's `wbits` for the largest window and a gzip header without a time."""
 ACCEPT_ENCODING_CHARS_MAX: Final = 500
-"""Browsers send about 30. A longer value is not parsed, because results are cached; no compression then."""
+"""Browsers send about 30. A longer value is not parsed, because results are cached; its response is not compressed."""
 SEND_MAX_S: Final = 60.0
 """Limit on sending a large page, whose memory other requests wait for; 50 MB take that long at 7 Mbit/s."""
 STALL_MAX_S: Final = 3.0

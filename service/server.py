@@ -25,9 +25,9 @@ HEADER_TIMEOUT_MS = 10_000
 """How long a connection may take to send a request's head, or stay idle, before it is closed. The limit also applies to
 kept-alive connections, so a proxy must close its idle connections earlier."""
 HEAD_BYTES_MAX = 24_576
-"""How much of a request's head is buffered before it is rejected with 431: room for the longest query, the longest
-token, and as much again. With `CONNECTIONS_MAX`, it bounds the memory that unauthenticated callers can take: 90 MB, at
-a measured 35 KB per connection."""
+"""How much of a request's head is buffered before it is rejected with 431: room for the longest query and the
+longest token, 8,192 bytes each, and as much for the rest. With `CONNECTIONS_MAX`, it bounds the memory that
+unauthenticated callers can take: 90 MB, at a measured 35 KB per connection."""
 CONNECTIONS_MAX = 2_560
 """Connections open at the same time; further ones wait in the kernel's queue until one closes."""
 BACKLOG = 1_024

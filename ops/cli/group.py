@@ -44,7 +44,7 @@ click.rich_click.COMMAND_GROUPS = {
     ]
 }
 COMMAND_SILENCE_MAX = "60s"
-"""How long a stopped command may keep a transaction open: the projector may be waiting for it."""
+"""How long a suspended command (Ctrl-Z) may keep a transaction open; the projector may be waiting for its locks."""
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells report SIGINT."""
 

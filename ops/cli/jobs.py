@@ -38,9 +38,9 @@ UNTHROTTLED = click.option(
 def rebuild(verify_only: bool, max_rate: int | None, unthrottled: bool, yes: bool, as_json: bool) -> None:
     """Build a new copy of the read model from the stream, compare it with the live one, and switch to it.
 
-    Readers are not affected: the live generation keeps serving and following, the job yields to reads, and the switch
-    updates one row. The old generation follows for MEMBERSHIP_ROLLBACK_WINDOW_S, ready for `membership rollback`. If
-    this command dies, run it again to resume.
+    Readers are not affected: the live generation keeps serving and applying events, the job yields to reads, and the
+    switch updates one row. The old generation keeps applying events for MEMBERSHIP_ROLLBACK_WINDOW_S seconds, so that
+    `membership rollback` can return to it. If this command dies, run it again to resume.
     """
     from ops.rebuild import command as job  # noqa: PLC0415
 
@@ -77,7 +77,7 @@ def verify(max_rate: int | None, unthrottled: bool, as_json: bool) -> None:
 def repair(customer_id: object, campaign_id: object, dry_run: bool, as_json: bool) -> None:
     """Derive the rows of one customer or campaign again from its events in the stream, and correct those that differ.
 
-    Shows each row as it is (-) and as it is written (+), as the JSON passed to PostgreSQL. A second run finds no
+    Shows each row as stored (-) and as corrected (+), as the JSON passed to PostgreSQL. A second run finds no
     differences.
     """
     from ops.repair import repair as run  # noqa: PLC0415

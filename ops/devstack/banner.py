@@ -107,7 +107,7 @@ def _command(arguments: str) -> str:
 
 
 def sample_enrolment(published: Iterable[tuple[str, bytes]], owner_id: str, customer_id: str) -> dict[str, Any] | None:
-    """Return an event that enrols the customer in a campaign of their owner; None if there is none they never joined.
+    """Return an event that enrols the customer in a campaign of their owner; None if they have joined all.
 
     `published` holds subjects and bodies.
     """

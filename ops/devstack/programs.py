@@ -68,7 +68,7 @@ def child_environment(database_url: str, nats_url: str, jwt_secret: str, port: i
         "MEMBERSHIP_JWT_SECRET": jwt_secret,
         "MEMBERSHIP_HTTP_HOST": "127.0.0.1",
         "MEMBERSHIP_HTTP_PORT": str(port),
-        # Stop at once: there is no load balancer that must notice first.
+        # Stop at once: no load balancer has to move its requests away first.
         "MEMBERSHIP_DRAIN_S": "0",
         # Unbuffered, so that the log of a process that has just died has its last lines.
         "PYTHONUNBUFFERED": "1",

@@ -56,7 +56,7 @@ def _switched(result: Result, hours: float) -> str:
     findings = result.findings
     compared = findings is not NOT_COMPARED and not findings.not_compared
     unchanged = ", row for row as before" if compared and not findings.count else ""
-    rollback_hint = f"{result.was} follows for {hours:g} hours: `membership rollback`."
+    rollback_hint = f"`membership rollback` can return to {result.was} for {hours:g} hours."
     if not result.can_roll_back:
         rollback_hint = (
             f"{result.was} is broken and no longer follows, so a rollback cannot return to it; it is dropped after "
@@ -118,7 +118,7 @@ def print_findings(findings: Findings) -> None:
 def print_advice(findings: Findings) -> None:
     """Print the commands that correct the differences: a repair for each of a few entities, a rebuild for many.
 
-    None after a loss was acknowledged: they could overwrite the only copy.
+    Print none after a loss was acknowledged: these commands could overwrite the only copy of the data.
     """
     if findings.acknowledged:
         return

@@ -35,7 +35,7 @@ ROWS_READ_MAX: Final = 1_000
 """Differences read in full; further ones are only counted."""
 
 FAN_OUT_WAIT_MAX_S: Final = 120.0
-"""A fan-out takes seconds; one this long waits for a projector that is not running, or is restarted repeatedly."""
+"""A fan-out takes seconds; if it takes this long, no projector runs, or it is restarted repeatedly."""
 FAN_OUT_POLL_S: Final = 0.2
 
 _SLICED: Final = ("customer", "membership", "customer_summary")

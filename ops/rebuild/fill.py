@@ -1,4 +1,6 @@
-"""Fills a new generation from the stream, then catches up: in bulk and indexed later, or slowly into indexed tables.
+"""Fills a new generation from the stream, then catches up with the live one.
+
+Fills in bulk and builds the indexes afterwards; or, while yielding to readers, fills indexed tables slowly.
 
 Fails: `Fenced` if another process wrote to the generation.
 """
@@ -27,7 +29,7 @@ BATCH_EVENTS: Final = 2_000
 THROTTLED_EVENTS: Final = 50
 """A unit of work while yielding to readers: about the cost of a few reads."""
 CAUGHT_UP_EVENTS_MAX: Final = 5_000
-"""At most this far behind the live generation the next phase may begin; it applies the remainder."""
+"""The next phase may begin when at most this far behind the live generation; it applies the remainder."""
 
 ApplyBatch = Callable[[asyncpg.Connection, Checkpoint, BatchBuilder, str], Awaitable[Checkpoint]]
 """Writes a batch of messages to the new generation and returns its new checkpoint."""

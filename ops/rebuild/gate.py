@@ -1,4 +1,4 @@
-"""The gate before the switch to a new generation: collects every reason against it, each with its remedy."""
+"""The gate before the switch to a new generation: collects every reason against the switch, each with its remedy."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -51,7 +51,7 @@ def not_compared(live: str, findings: Findings) -> str:
 
 async def _lag(context: JobContext, findings: Findings) -> list[str]:
     if findings.not_compared:
-        return []  # no comparison for the lag to weaken; the damaged tables may cause the lag
+        return []  # nothing was compared, and the damaged tables may be the cause of the lag
     if any(status.live and status.state == "broken" for status in await generations.statuses(context.connection)):
         return []  # it never catches up; the rebuild replaces it
     stored_ns = await stream.next_message_time_ns(context.client, findings.position)
@@ -59,7 +59,7 @@ async def _lag(context: JobContext, findings: Findings) -> list[str]:
     if lag_s <= LAG_MAX_S:
         return []
     reason = (
-        f"The live generation is {lag_s:,.0f} s behind the stream, so a comparison with it proves little. "
+        f"The live generation is {lag_s:,.0f} s behind the stream, so the comparison missed recent events. "
         "Make sure that a projector runs and has caught up (`membership status`), then run `membership rebuild` again."
     )
     return [reason]
@@ -85,7 +85,7 @@ def _newly_parked(findings: Findings) -> list[str]:
     more = " and more" if len(findings.newly_parked) > NEWLY_PARKED_SHOWN else ""
     reason = (
         f"This release cannot read the events at positions {shown}{more}, which the live generation has applied: they "
-        "would be parked. `membership parked show` prints them. Run `membership rebuild` of a release that reads "
+        "would be parked. `membership parked show` prints them. Run `membership rebuild` with a release that reads "
         "them, or `membership parked discard` them with a reason and run it again."
     )
     return [reason]

@@ -33,8 +33,8 @@ SAMPLE_CUSTOMERS: Final = """
 SELECT c.customer_id::text AS customer_id FROM {generation}.customer AS c
 WHERE c.customer_id >= (SELECT gen_random_uuid()) ORDER BY c.customer_id LIMIT $1
 """
-"""Reads a range of the primary key: the subquery calls the volatile function once, and the alias keeps the order that
-of the column instead of its text."""
+"""Reads a range of the primary key: the subquery calls the volatile function once, and with `c.` ORDER BY means the
+column, not the output's text."""
 UNKNOWN_CUSTOMER: Final = "00000000-0000-0000-0000-000000000000"
 
 

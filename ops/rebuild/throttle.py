@@ -94,7 +94,7 @@ class Throttle(Pace):
             env=os.environ | {"MEMBERSHIP_DATABASE_URL": self._database_url},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the job, which ends it
+            start_new_session=True,  # Ctrl-C must reach only the job, which then ends the probe
         )
         os.nice(NICENESS)  # after the probe starts: it must run at the same priority as readers
         self._reader_task = asyncio.create_task(self._read_probe(self._probe), name="throttle")

@@ -4,7 +4,8 @@
 
 -- name: written_columns
 -- The written columns; generated ones follow from them. Of a parked event, only the columns that the stream determines:
--- the time it was first seen and the wording of the refusal depend on the release that parked it.
+-- the time it was first seen and the wording of the refusal depend on the release that parked it, and headers, of type
+-- json, cannot be compared.
 SELECT attname
 FROM pg_attribute
 WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
@@ -29,7 +30,7 @@ SELECT to_jsonb(held) AS held, to_jsonb(expected) AS expected {sides} ORDER BY {
 
 
 -- name: remove
--- The differing rows that are removed or replaced.
+-- Removes the differing rows, including those that `insert` then replaces.
 DELETE FROM {held}.{table} AS held
 USING jsonb_populate_recordset(null::{held}.{table}, $1::jsonb) AS expected
 WHERE {same_key};

@@ -58,7 +58,7 @@ async def take_lock(connection: asyncpg.Connection) -> None:
 
 
 async def take_helpers_lock(connection: asyncpg.Connection) -> None:
-    """Wait until the helper of a crashed job has ended, and take its lock."""
+    """Wait until the sessions that helped a crashed job have ended, and take their lock."""
     await connection.execute("SELECT pg_advisory_lock($1, $2)", LOCK_CLASS, HELPERS_LOCK_ID)
 
 

@@ -77,8 +77,8 @@ async def get(connection: asyncpg.Connection, name: Generation, position: int) -
 async def retry(connection: asyncpg.Connection, requested: Sequence[int], actor: str) -> Retried:
     """Decode parked events again with the current code, and apply those that are valid. Owns the transaction.
 
-    In every following generation that has them parked; a generation being filled reads the stream itself. Raises
-    `NotParked`, without any change, if the live generation has not parked one of them.
+    They are applied to every following generation that has them parked; a generation being filled reads the stream
+    itself. Raises `NotParked`, without any change, if the live generation has not parked one of them.
     """
     async with connection.transaction():
         await generations.lock_checkpoints(connection)

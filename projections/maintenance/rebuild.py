@@ -75,7 +75,8 @@ INDEX_STAGES: Final = (
     ),
     ("key_of_membership", "key_of_customer"),
 )
-"""Indexes of one stage may be built in parallel, also while customers are resolved; a primary key locks its table."""
+"""Indexes of one stage may be built in parallel, those of the first also while customers are resolved. Building a
+primary key locks its table."""
 
 
 class Step(NamedTuple):
@@ -105,7 +106,7 @@ async def steps_left(connection: asyncpg.Connection, name: Generation) -> list[S
 
 
 async def take_statistics(connection: asyncpg.Connection, name: Generation) -> None:
-    """Collect the planner's statistics on the tables now; nothing else would before the first reads."""
+    """Collect the planner's statistics on the tables now; nothing else would collect them before the first reads."""
     await connection.execute(generations.definition(name)["statistics"])
 
 

@@ -33,7 +33,7 @@ TAIL_MAX_S: Final = 3.0
 
 
 class Entity(NamedTuple):
-    """The subject of a repair: a customer or a campaign, with its memberships and summaries."""
+    """What a repair corrects: a customer or a campaign, with its memberships and summaries."""
 
     kind: Literal["customer", "campaign"]
     id: str
@@ -152,7 +152,7 @@ async def _fold_messages(
 ) -> list[Message]:
     """Fold messages into the expected rows, except those parked in the live generation; return these.
 
-    Parked are messages that cannot be decoded, and those whose values the tables refused: they would refuse them again.
+    A parked message cannot be decoded, or has values that the tables refused and would refuse again.
     """
     parked = await _parked_among(connection, live, [message.position for message in messages])
     applied = [message for message in messages if message.position not in parked]

@@ -1,5 +1,5 @@
 -- Expected rows of one customer or one campaign, made in temporary tables with the statements that write a generation:
--- `pg_temp` replaces its schema. {live} is the generation that is repaired.
+-- `pg_temp` takes the place of the schema's name. {live} is the generation that is repaired.
 
 
 -- name: expected_tables

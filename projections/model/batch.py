@@ -23,7 +23,8 @@ class Batch(Struct, frozen=True):
     messages: Sequence[Message]
     registers: Registers
     columns: Columns
-    """The registers as statement parameters, made before the transaction: PostgreSQL ends an idle leader's session."""
+    """The registers as statement parameters. They are made before the transaction, because while they are made the
+    session is idle, and PostgreSQL ends an idle leader's session."""
     parked: tuple[Parked, ...]
     position: Position
     time_ns: int

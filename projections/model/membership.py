@@ -1,4 +1,4 @@
-"""The membership projection: how events change the read model. A value; no I/O.
+"""The membership projection: how events change the read model. It returns values and does no I/O.
 
 The fold is a set of last-writer-wins registers. A register holds the winning event: the one with the highest version
 and, of equal versions, the first in the stream. So the order of events with distinct versions, their duplication and

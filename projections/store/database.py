@@ -86,8 +86,8 @@ class ReadPool:
     """The connections for reads: opened on demand, and every wait for one has a limit.
 
     Every read is one statement, so it can be retried: when an idle connection was lost (PostgreSQL was restarted), the
-    caller sees a second attempt, not an error. Each statement runs in its own task, so a caller that gives up does not
-    wait until the connection is usable again.
+    read is repeated, and the caller gets no error. Each statement runs in its own task, so a caller that gives up
+    does not wait until the connection is usable again.
     """
 
     def __init__(self, pool: asyncpg.Pool, timeout_s: float) -> None:

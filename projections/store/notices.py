@@ -32,7 +32,7 @@ class Notice(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     more: bool = False
     """Whether another notice of the same batch follows."""
     flush: bool = False
-    """Whether anything may have changed."""
+    """Whether everything may have changed, not only what the tags name."""
 
     @property
     def tags(self) -> Iterator[str]:

@@ -121,7 +121,7 @@ async def apply_to_all(
     A generation that is already further on receives only the messages after its checkpoint, so afterwards all are at
     the same position. If one of several cannot be written, the others continue: its part is rolled back, and it is
     returned as a `WriteFailure` instead of a checkpoint. Raises `TablesRefuse` with nothing written if no generation
-    can be written, or if the live one cannot although its tables are not damaged.
+    can be written, or if the live one cannot be written although its tables are not damaged.
     """
     positions = sorted({checkpoint.position for checkpoint in current if checkpoint.position < messages[-1].position})
     # Decoded before the transaction, so that no lock is held meanwhile.
@@ -136,7 +136,7 @@ async def apply_shared_batch(
     stream_created: str,
     members_max: int = fan_out.MEMBERS_MAX,
 ) -> Applied:
-    """Do the same with a batch that is already decoded, for generations that are all at its start."""
+    """Like `apply_to_all`, with a batch that is already decoded, for generations that are all at its start."""
     return await _apply(
         connection, current, {checkpoint.position: batch for checkpoint in current}, stream_created, members_max
     )
@@ -149,7 +149,7 @@ async def _apply(
     stream_created: str,
     members_max: int,
 ) -> Applied:
-    """Write to each generation the batch that starts at its position; without one it stays unchanged."""
+    """Write to each generation the batch that starts at its position; a generation without one stays unchanged."""
 
     async def write(checkpoint: Checkpoint, *, in_parts: bool) -> Written:
         batch = batches.get(checkpoint.position)

@@ -1,4 +1,4 @@
-"""Loads named blocks of `.sql` files: the only way in which this project reads SQL from files.
+"""Loads named blocks of `.sql` files. Except for migrations, this project reads SQL from files in no other way.
 
 Every longer statement on a generation's tables is such a block, with its reason as a comment. A statement of a few
 lines may be in the function that runs it.
@@ -34,7 +34,7 @@ def blocks(package: str, file_name: str) -> Mapping[str, str]:
 
 
 def for_generation(text: str, name: Generation) -> str:
-    """Return the statement for one generation. Its own text: no prepared statement outlives its tables."""
+    """Return the statement for one generation; no other has the same text, so none uses its prepared statement."""
     return text.replace("{generation}", name)
 
 

@@ -1,4 +1,4 @@
--- Every statement that changes a generation of the read model.
+-- The statements that apply events to a generation of the read model.
 --
 -- A block starts with `-- name:`; {generation} is the schema, {a_block's_name} includes that block. Registers are
 -- last-writer-wins: a row changes only where the offered version is higher than the held one, so a redelivery changes
@@ -6,8 +6,8 @@
 
 
 -- name: advance_checkpoint
--- The compare-and-set that fences: it returns no row when another projector took over or advanced the checkpoint.
--- First in its transaction, so that a fenced batch costs one statement.
+-- The compare-and-set that stops a former leader: it returns no row when another projector took over or advanced the
+-- checkpoint. It comes first in its transaction, so that a refused batch costs one statement.
 UPDATE control.checkpoint
 SET position = $4, message_time_ns = $5, stream_created = $6, applied_at = now()
 WHERE generation = $1 AND position = $2 AND epoch = $3

@@ -18,7 +18,7 @@ WAIT_MAX_S: Final = 0.8
 WAITING_PER_SLOT_MAX: Final = 32
 """Waiting places per slot: at 25 ms a read, as many as a slot can serve within `WAIT_MAX_S`."""
 RESERVED_CONNECTIONS: Final = 2
-"""Connections of the pool not used by expensive reads: for API keys, the pointer and the exact form of a page."""
+"""Connections of the pool not used by expensive reads: for API keys, the live generation's position, and cursors."""
 
 caller: ContextVar[str] = ContextVar("caller", default="")
 """The user id of the current request's caller; set after authentication."""

@@ -4,8 +4,8 @@
 
 
 -- name: page
--- One row per row of `request`. `stale` means that the customer is in a campaign whose changed keys have not been
--- propagated to all memberships yet: then the row is discarded and the exact statement is run.
+-- One row per request, or per item of a large page. `stale` means that the customer is in a campaign whose changed keys
+-- have not been propagated to all memberships yet: then the row is discarded and the exact statement is run.
 SELECT
     request.number,
     live.generation AS live_generation,
@@ -115,7 +115,7 @@ END
 
 
 -- name: counts_precomputed
--- For requests without q and dates: a handful of rows, however many memberships. Each count is packed with its status
+-- For requests without q and dates: reads a few rows, however many memberships. Each count is packed with its status
 -- and deletion flag into one number.
 SELECT
     array_agg(8 * memberships + 2 * status + deleted::int) AS counts,
@@ -295,7 +295,7 @@ AND {sort_prefix} {at_or_beyond} left(request.after_key::{sort_type}, 600)
 
 
 -- name: after_cursor_nullable
--- The same for a key that may be null; nulls come last in both directions.
+-- Like after_cursor, for a key that may be null; nulls come last in both directions.
 AND CASE
     WHEN request.after_key IS NULL THEN {sort_key} IS NULL AND {campaign_id} > request.after_campaign_id
     ELSE

@@ -21,7 +21,7 @@ async def start_rebuild(connection: asyncpg.Connection) -> Checkpoint:
 
 
 async def run_remaining_steps(connection: asyncpg.Connection, name: Generation, killed_after: int = 1000) -> None:
-    """Run the remaining steps in two passes: the first ends after `killed_after`, like a killed job; then resume."""
+    """Run the remaining steps: as a job killed after `killed_after` steps, then as one that resumes it."""
     for step in (await rebuild.steps_left(connection, name))[:killed_after]:
         await connection.execute(step.script)
     for step in await rebuild.steps_left(connection, name):

@@ -35,7 +35,7 @@ class Dataset:
         """(customer, campaign) → (present, minute of enrolment)"""
 
     def events(self, duplicates: float = 0.0) -> list[Event]:
-        """Return every event, shuffled, and repeat a share of them."""
+        """Return every event, a share of them repeated, in random order."""
         events = [*self._customers(), *self._campaigns(), *self._memberships()]
         events += self._rng.sample(events, int(len(events) * duplicates))
         self._rng.shuffle(events)

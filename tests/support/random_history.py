@@ -4,7 +4,7 @@ The expected outcome is recorded while the events are generated, not by reading 
 reference model.
 
 Invariants: versions rise along `publications` for every entity, so no two valid events tie; every invalid message
-carries a version above all valid ones, so that applying it would show.
+has a version above all valid ones, so that its application would be visible in the outcome.
 """
 
 import json
@@ -639,7 +639,7 @@ INVALID_BODIES: dict[str, Callable[[bytes], bytes]] = {
 
 
 class Template(NamedTuple):
-    """A valid event from which an invalid message is parts."""
+    """A valid event that is changed into an invalid message."""
 
     subject: str
     event: Fields

@@ -148,7 +148,7 @@ async def test_after_an_acknowledged_loss_no_command_advises_to_overwrite(own_sy
     await own_system.wait_until_applied(await own_system.publish(events))
     await purge(own_system, f"membership.customer.{customer_id(1)}")
     assert (await operate(own_system, "acknowledge-missing", *REASON, "--yes")).code == 0
-    warning = "1 lost message was acknowledged: these rows may be the only copy of their data. Publish that state again"
+    warning = "1 lost message was acknowledged: these rows may be the only copy of their data. Publish that data as new"
     verified = await operate(own_system, "verify", "--no-throttle")
     assert (verified.code, warning in verified.out) == (1, True), verified
     assert "membership re" not in verified.out + verified.err

@@ -1,4 +1,4 @@
-"""The account PostgreSQL runs as: it refuses root, so root uses an unprivileged one and lets it reach its folder."""
+"""The account PostgreSQL runs as: for root, an unprivileged one that can reach its folder, as it refuses root."""
 
 import os
 import pwd

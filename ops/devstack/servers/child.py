@@ -62,7 +62,7 @@ def launch(
     standard_input: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `command` with its output appended to `log`; it inherits `descriptors` besides the standard three."""
-    # Linux takes the end of the starting thread for the end of the parent: a short-lived thread would kill the child.
+    # Linux sends the signal when the starting thread ends: the end of a short-lived thread would kill the child.
     parent_death_signal = death_signal if threading.current_thread() is threading.main_thread() else 0
     ids = (account.uid, account.gid) if account else (-1, -1)
     arguments = (os.getpid(), int(parent_death_signal), *ids, *command)
@@ -122,7 +122,7 @@ class ChildProcess(ABC):
     reports_health: ClassVar[bool] = False
     """Whether the subclass implements `health_problem`."""
     transient_errors: ClassVar[Sequence[str]] = ()
-    """Lower-case log texts of failures that pass without intervention."""
+    """Lower-case log texts of failures that end without intervention."""
 
     def __init__(self, log: Path, descriptors: Sequence[int] = ()) -> None:
         self.log = log
