@@ -87,7 +87,7 @@ OFFSET_CAP: Final = 10**15
 
 
 class Shape(NamedTuple):
-    """The properties that determine the text of the page statement; there are some dozens of combinations."""
+    """The properties that determine the text of the page statement; there are 2,816, all prepared by a test."""
 
     sort_field: SortField
     direction: SortDirection
