@@ -1,1 +1,1 @@
-"""Measures what users notice, each figure with its peer or bound from the same run: `make bench`."""
+"""Measures what users notice, most figures with a peer or a reference from the same run: `make bench`."""
