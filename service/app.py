@@ -1,10 +1,10 @@
 """The composition root of an API process: creates and connects its objects."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from litestar import Litestar, Request, Response
@@ -17,6 +17,7 @@ from projections.store.database import ANSWER_GRACE_S, CUSTOM_PLANS, GENERIC_PLA
 from service import metrics, routes
 from service.auth import Authenticator, Unauthenticated
 from service.cache import Cache
+from service.card_fetcher import CardFetcher
 from service.fast_path import FastPath
 from service.freshness import Freshness, NotReady
 from service.list_campaigns import ListCampaigns
@@ -53,8 +54,15 @@ UNAVAILABLE_LOG: Final = RateLimitedLog("database_unavailable")
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def create_app(settings: Settings) -> ResponseMiddleware:
-    """Return the ASGI application of one API process. It starts without a database and answers 503 until it has one."""
+class Application(NamedTuple):
+    """The application of one API process, and what it needs while it serves."""
+
+    asgi: ResponseMiddleware
+    lifespan: Callable[[], AbstractAsyncContextManager[None]]
+
+
+def create_app(settings: Settings) -> Application:
+    """Return the application of one API process. It starts without a database and answers 503 until it has one."""
     cache = Cache()
     fast_path = FastPath(cache)
     metrics.CACHE_BYTES.set_function(lambda: cache.bytes_used)
@@ -71,17 +79,23 @@ def create_app(settings: Settings) -> ResponseMiddleware:
         fast_path.admission = Admission(max(1, settings.database_connections_max - RESERVED_CONNECTIONS))
         fast_path.liveness = Liveness(settings.database_url, (custom_plan_pool, generic_plan_pool))
         probe = asyncio.create_task(supervise("probe", fast_path.liveness.probe, PROBE_EVERY_S), name="probe")
-        pages = PageReader(
-            QueryBatcher(custom_plan_pool, generic_plan_pool, fast_path.admission), freshness, PageBudget(cache)
-        )
+        batcher = QueryBatcher(custom_plan_pool, generic_plan_pool, fast_path.admission)
+        fetcher = CardFetcher(batcher, freshness, cache)
+        fetching = asyncio.create_task(supervise("fetch cards", fetcher.run), name="fetch cards")
         fast_path.authenticator = Authenticator(settings, custom_plan_pool)
-        answer_within_s = settings.read_timeout_s + ANSWER_GRACE_S
-        list_campaigns = ListCampaigns(fast_path.authenticator, pages, cache, answer_within_s=answer_within_s)
+        list_campaigns = ListCampaigns(
+            fast_path.authenticator,
+            PageReader(batcher, freshness, PageBudget(cache)),
+            cache,
+            answer_within_s=settings.read_timeout_s + ANSWER_GRACE_S,
+            may_serve_cached=fast_path.liveness.is_answering,
+        )
         app.state.services = routes.Services(list_campaigns, freshness)
         try:
             yield
         finally:
             probe.cancel()
+            fetching.cancel()
             await freshness.stop()
             await custom_plan_pool.close()
             await generic_plan_pool.close()
@@ -94,7 +108,7 @@ def create_app(settings: Settings) -> ResponseMiddleware:
         exception_handlers=_EXCEPTIONS,
     )
 
-    return ResponseMiddleware(app, fast_path)
+    return Application(ResponseMiddleware(app, fast_path), app.lifespan)
 
 
 def _cors(settings: Settings) -> CORSConfig | None:

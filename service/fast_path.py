@@ -1,4 +1,4 @@
-"""Serves cached responses before routing: it always checks the credentials first, then looks up the exact request.
+"""Serves cached pages before routing: it always checks the credentials first, then looks up the exact request.
 
 The application handles everything else: other methods and paths, two kinds of credentials, API keys, credentials that
 were not verified recently, and a position to wait for (which may be that of a parked event). While PostgreSQL does not
@@ -16,19 +16,17 @@ from litestar.types import HTTPScope
 
 from service import metrics
 from service.auth import Authenticator, Principal
-from service.cache import Cache, Key
+from service.cache import Cache, key_of
+from service.cached_responses import PATH_PREFIX, PATH_SUFFIX, Target, cached_response
 from service.read_model.admission import Admission
 from service.read_model.liveness import Liveness
 from service.representation import RawResponse, accepts_gzip, respond
 
-_PATH_PREFIX: Final = "/customers/"
-_PATH_SUFFIX: Final = "/campaigns"
 _BYPASS_HEADERS: Final = frozenset((b"x-api-key", b"prefer", b"origin", b"membership-min-position"))
 """A request with one of these headers needs more than a cache lookup and is routed."""
 _EXPENSIVE: Final = re.compile(rb"(?:^|&)(?:q|date_from|date_to|sort_field)=(?!enrolled_at(?:&|$)|&|$)")
 """Parameters that need a custom plan. A read whose parameter names are percent-encoded waits for its slot later."""
 _HITS: Final = metrics.CACHE.labels("hit")
-_MISSES: Final = metrics.CACHE.labels("miss")
 
 
 class FastPath:
@@ -41,13 +39,28 @@ class FastPath:
         self.liveness: Liveness | None = None
         self.admission: Admission | None = None
 
-    def lookup(self, scope: HTTPScope) -> RawResponse | None:
-        """Return the cached response to a request; None when the application must handle it."""
+    def lookup(self, scope: HTTPScope, headers: dict[bytes, bytes]) -> RawResponse | None:
+        """Return the cached response to a request; None when the application must handle it.
+
+        `headers` are the request's, none of them repeated.
+        """
         if not _is_listing(scope):
             return None
-        response = self._lookup(scope)
-        (_MISSES if response is None else _HITS).inc()
-        return response
+        principal = self._known_caller(headers)
+        if principal is None or self.liveness is None or not self.liveness.answering:
+            return None
+        path, query = scope["path"], scope["query_string"]
+        page = self._cache.get(key_of(principal.scope, path, query))
+        if page is None:
+            return None
+        accepted = headers.get(b"accept-encoding")
+        target = Target(path, query, accepted is not None and accepts_gzip(accepted.decode("latin-1")))
+        representation = cached_response(self._cache, page, target, keep=True)
+        if representation is None:
+            return None
+        _HITS.inc()
+        if_none_match = headers.get(b"if-none-match", b"").decode("latin-1")
+        return respond(representation, self._cache.applied_through, if_none_match)
 
     @asynccontextmanager
     async def admitted(self, scope: HTTPScope) -> AsyncIterator[None]:
@@ -61,32 +74,20 @@ class FastPath:
         async with self.admission.admitted(caller.user_id):
             yield
 
-    def _lookup(self, scope: HTTPScope) -> RawResponse | None:
-        if self.liveness is None or not self.liveness.answering:
-            return None
-        principal = self._caller(scope)
-        if principal is None:
-            return None
-        headers = dict(scope["headers"])
-        accepted = headers.get(b"accept-encoding")
-        gzip = accepted is not None and accepts_gzip(accepted.decode("latin-1"))
-        cached = self._cache.get(Key(principal.scope, scope["path"], scope["query_string"], gzip))
-        if cached is None:
-            return None
-        representation, position = cached
-        return respond(representation, position, headers.get(b"if-none-match", b"").decode("latin-1"))
-
     def _caller(self, scope: HTTPScope) -> Principal | None:
         """Return the caller, if its token was verified recently and the request needs no special handling."""
-        pairs = scope["headers"]
-        headers = dict(pairs)
-        authorization = headers.get(b"authorization")
+        fields = list(scope["headers"])
+        headers = dict(fields)
         # Only the application interprets repeated headers.
-        if authorization is None or len(headers) != len(list(pairs)) or _BYPASS_HEADERS & headers.keys():
+        return self._known_caller(headers) if len(headers) == len(fields) else None
+
+    def _known_caller(self, headers: dict[bytes, bytes]) -> Principal | None:
+        authorization = headers.get(b"authorization")
+        if authorization is None or self.authenticator is None or not _BYPASS_HEADERS.isdisjoint(headers):
             return None
-        return None if self.authenticator is None else self.authenticator.cached_principal(authorization)
+        return self.authenticator.cached_principal(authorization)
 
 
 def _is_listing(scope: HTTPScope) -> bool:
     path = scope["path"]
-    return scope["method"] == "GET" and path.startswith(_PATH_PREFIX) and path.endswith(_PATH_SUFFIX)
+    return scope["method"] == "GET" and path.startswith(PATH_PREFIX) and path.endswith(PATH_SUFFIX)

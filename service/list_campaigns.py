@@ -5,28 +5,42 @@ The order of the checks is part of the contract: credentials, then parameters, t
 """
 
 import asyncio
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, assert_never
 
 from msgspec import Struct
 
-from projections.store.notices import campaign_tag, customer_tag
-from service import paging, representation
-from service.auth import Authenticator
-from service.cache import Cache, Key
-from service.page_reader import CustomerNotFound, PageFound, PageReader, PositionNotReached
+from projections.store.notices import campaign_tag, customer_tag, definition_tag
+from service import metrics
+from service.auth import Authenticator, Principal
+from service.cache import ANY_CAMPAIGN, ANY_DEFINITION, Cache, CachedPage, PageRead, key_of
+from service.cached_responses import Target, cached_response
+from service.cards import UNKEPT, digest
+from service.page_reader import CustomerNotFound, Outcome, PageFound, PageReader, PositionNotReached
 from service.paging import Cursor
 from service.parameters import ListRequest, Pair, Violation, parse, query_pairs
 from service.problems import problem_reply, unprocessable
 from service.read_model.admission import caller
-from service.representation import RawResponse, position_headers, respond
+from service.representation import (
+    RawResponse,
+    Representation,
+    accepts_gzip,
+    page_content,
+    page_form,
+    position_headers,
+    represent,
+    respond,
+    respond_large,
+)
 
 TAMPERED_CURSOR: Final = Violation(
     ("query", "cursor"), "Value error, this is not a cursor of this service; start without one", "value_error"
 )
-CACHEABLE_SORT_FIELDS: Final = frozenset({"enrolled_at", "status"})
-_ID: Final = re.compile(rb'"id":"([0-9a-f-]{36})"')
+COMPLETE_MAX_S: Final = 0.1
+"""How long a page waits for its cards and for the notice of its position. Then it is read again with its cards, in one
+statement."""
+_HITS: Final = metrics.CACHE.labels("hit")
+_MISSES: Final = metrics.CACHE.labels("miss")
 
 
 class ListCall(Struct, frozen=True):
@@ -47,13 +61,21 @@ class ListCampaigns:
     """Answers requests for a customer's campaigns."""
 
     def __init__(
-        self, authenticator: Authenticator, pages: PageReader, cache: Cache, *, answer_within_s: float
+        self,
+        authenticator: Authenticator,
+        pages: PageReader,
+        cache: Cache,
+        *,
+        answer_within_s: float,
+        may_serve_cached: Callable[[], bool],
     ) -> None:
         self._authenticator = authenticator
         self._pages = pages
         self._cache = cache
         self._answer_within_s = answer_within_s
         """From a request's arrival to its response; a wait that the caller requested is added."""
+        self._may_serve_cached = may_serve_cached
+        """Whether PostgreSQL answers: if not, nothing is served from the cache."""
 
     async def respond(self, call: ListCall) -> RawResponse:
         """Return the response; raises `Unauthenticated`, and what the page reader raises."""
@@ -65,23 +87,67 @@ class ListCampaigns:
             request, cursor = await self._parse(call, pairs)
             if not isinstance(request, ListRequest):
                 return unprocessable(request)
-            cache_token = self._cache.begin_read()
+            if request.min_position is None and self._may_serve_cached():
+                response = await self._from_cards(call, request, principal, cursor, deadline)
+                if response is not None:
+                    return response
+            _MISSES.inc()
             outcome = await self._pages.read(request, principal, cursor, call.prefer, deadline)
-            match outcome:
-                case PageFound():
-                    total = outcome.page.total(deleted=request.deletion_filter)
-                    link = paging.links(pairs, request, total, outcome.next_cursor)
-                    gzip_accepted = representation.accepts_gzip(call.accept_encoding)
-                    key = Key(principal.scope, call.path, call.query, gzip_accepted)
-                    return await self._found(call, request, outcome, link=link, key=key, cache_token=cache_token)
-                case CustomerNotFound(position, parked):
-                    return problem_reply("customer_not_found", *position_headers(position, parked))
-                case PositionNotReached():
-                    return problem_reply("position_not_reached")
-                case Violation():
-                    return unprocessable([outcome])
-                case _:
-                    assert_never(outcome)
+            return await self._response(call, request, outcome)
+
+    async def _from_cards(
+        self,
+        call: ListCall,
+        request: ListRequest,
+        principal: Principal,
+        cursor: Cursor | None,
+        deadline: asyncio.Timeout,
+    ) -> RawResponse | None:
+        """Respond with a page made of cached cards; None if it must be read with its cards."""
+        key = key_of(principal.scope, call.path, call.query)
+        page = self._cache.find(key)
+        if page is None:
+            token = self._cache.begin_read()
+            if token is None:
+                return None
+            outcome = await self._pages.read(request, principal, cursor, call.prefer, deadline, keys_only=True)
+            if not isinstance(outcome, PageFound):
+                return await self._response(call, request, outcome)
+            page = self._cache.put(key, _page_read(request, outcome), token)
+            if page is None:
+                return None
+            _MISSES.inc()
+        else:
+            _HITS.inc()
+        target = Target(call.path, call.query, accepts_gzip(call.accept_encoding))
+        representation = await self._complete(page, target)
+        if representation is None:
+            return None
+        return respond(representation, self._cache.applied_through, call.if_none_match)
+
+    async def _complete(self, page: CachedPage, target: Target) -> Representation | None:
+        """Return the representation of a cached page once it is exact; None if it is not soon."""
+        now = asyncio.get_running_loop().time
+        ends = now() + COMPLETE_MAX_S
+        while not self._cache.is_exact(page):
+            left_s = ends - now()
+            if left_s <= 0 or not page.cached or any(card.exact_from == UNKEPT for card in page.cards):
+                return None
+            await self._cache.wait_for_progress(left_s)
+        return cached_response(self._cache, page, target, keep=False)
+
+    async def _response(self, call: ListCall, request: ListRequest, outcome: Outcome) -> RawResponse:
+        match outcome:
+            case PageFound():
+                return await self._found(call, request, outcome)
+            case CustomerNotFound(position, parked):
+                return problem_reply("customer_not_found", *position_headers(position, parked))
+            case PositionNotReached():
+                return problem_reply("position_not_reached")
+            case Violation():
+                return unprocessable([outcome])
+            case _:
+                assert_never(outcome)
 
     async def _parse(
         self, call: ListCall, pairs: list[Pair]
@@ -97,44 +163,48 @@ class ListCampaigns:
             return [*others, TAMPERED_CURSOR], None
         return parsed, cursor
 
-    async def _found(
-        self,
-        call: ListCall,
-        request: ListRequest,
-        found: PageFound,
-        *,
-        link: str,
-        key: Key,
-        cache_token: int | None,
-    ) -> RawResponse:
-        """Represent a page; a large one is sent in parts and never cached."""
+    async def _found(self, call: ListCall, request: ListRequest, found: PageFound) -> RawResponse:
+        """Represent a page that was read with its cards; a large one is sent in parts."""
         page = found.page
-        parts = representation.body_parts(request, page, found.next_cursor)
+        content = page_content(request, page, found.next_cursor)
+        form = page_form(call.query)
+        gzip_accepted = accepts_gzip(call.accept_encoding)
         if found.reservation is not None:
-            return await representation.respond_large(
-                parts,
+            return await respond_large(
+                request.customer_id,
+                form,
+                content,
+                page.cards,
                 page.position,
-                link,
                 if_none_match=call.if_none_match,
                 parked=page.parked,
-                gzip_accepted=key.gzip,
+                gzip_accepted=gzip_accepted,
                 release=found.reservation.release,
             )
-        represented = await representation.represent(parts, page.position, link, gzip_accepted=key.gzip)
-        if is_cacheable(request):
-            self._cache.put(key, represented, cache_tags(request, parts), cache_token)
+        represented = represent(
+            request.customer_id, form, content, page.cards, map(digest, page.cards), gzip_accepted=gzip_accepted
+        )
         return respond(represented, page.position, call.if_none_match, page.parked)
 
 
-def is_cacheable(request: ListRequest) -> bool:
-    """Return whether the response depends only on the customer's memberships and the campaigns on the page.
+def _page_read(request: ListRequest, found: PageFound) -> PageRead:
+    page = found.page
+    campaign_ids = page.campaign_ids
+    tags = page_tags(request, campaign_ids, has_next=page.has_next)
+    return PageRead(page_content(request, page, found.next_cursor), campaign_ids, tags, page.position)
 
-    Sorting or searching by a campaign's own fields depends on all campaigns of the customer, shown or not.
+
+def page_tags(request: ListRequest, campaign_ids: Sequence[str], *, has_next: bool) -> tuple[str, ...]:
+    """Return the tags on which the order and the totals of a page depend; the cards' contents are tracked apart.
+
+    Enrolment times and statuses are the customer's own rows. Any other order, and a search, depend on the campaigns:
+    on those shown, if they are all that match, and otherwise on all.
     """
-    return request.sort_field in CACHEABLE_SORT_FIELDS and request.q is None
-
-
-def cache_tags(request: ListRequest, parts: list[bytes]) -> frozenset[str]:
-    """Return the tags on which a response depends. Stage ids are among them, which is harmless."""
-    ids = (campaign_id for part in parts for campaign_id in _ID.findall(part))
-    return frozenset({customer_tag(request.customer_id), *(campaign_tag(found.decode()) for found in ids)})
+    customer = customer_tag(request.customer_id)
+    if request.q is None and request.sort_field in {"enrolled_at", "status"}:
+        return (customer,)
+    by_definition = request.sort_field in {"enrolled_at", "status", "name", "created_at"}
+    if request.q is None and not has_next and not request.offset and request.cursor is None:
+        tag_of = definition_tag if by_definition else campaign_tag
+        return customer, *map(tag_of, campaign_ids)
+    return customer, ANY_DEFINITION if by_definition else ANY_CAMPAIGN

@@ -19,7 +19,7 @@ from service.fast_path import FastPath
 from service.problems import problem_reply, request_id
 from service.rate_limited_log import RateLimitedLog
 from service.read_model.admission import Overloaded
-from service.representation import CallerTooSlow, Header, RawResponse
+from service.representation import CallerTooSlow, Header
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 """Request ids that are echoed; any other is replaced, so that callers cannot forge log lines."""
@@ -47,7 +47,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class ResponseMiddleware:
-    """Wraps the application: serves cached responses and rejects requests that must not be routed."""
+    """Wraps the application: serves cached pages, and rejects requests that must not be routed."""
 
     def __init__(self, app: ASGIApp, fast_path: FastPath) -> None:
         self._app = app
@@ -55,8 +55,6 @@ class ResponseMiddleware:
         self._closing: tuple[Header, ...] = ()
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._aborting = False
-        self._stopping = asyncio.Event()
-        self._lifespan_ended = asyncio.Event()
         self._last_host = b"localhost"
         """The last valid `Host`: requests mostly repeat it, and it need not be matched again."""
 
@@ -70,44 +68,26 @@ class ResponseMiddleware:
         for task in self._in_flight:
             task.cancel()
 
-    async def end_lifespan(self) -> None:
-        """Close what the application opened, although the server waits for connections and has not requested it."""
-        self._stopping.set()
-        await self._lifespan_ended.wait()
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
-            await self._run_lifespan(scope, receive, send)
+            await self._app(scope, receive, send)
             return
         began = time.perf_counter()
+        fields = list(scope["headers"])
+        headers = dict(fields)
+        # Only the application interprets repeated headers, and checks another host.
+        if len(headers) == len(fields) and headers.get(b"host") == self._last_host and not self._closing:
+            response = self._fast_path.lookup(scope, headers)
+            if response is not None:
+                await response.send(send, *DEFAULT_HEADERS, *_own_headers(headers.get(b"x-request-id"), began))
+                metrics.count(metrics.LISTING, response.status, time.perf_counter() - began)
+                return
         identity, host = _identify(scope)
         if scope["method"] == "HEAD":
             scope["method"] = "GET"  # same status and headers as GET, without the body
             send = _without_body(send)
-        code = self._rejection_code(scope, host)
-        response = self._fast_path.lookup(scope) if code is None else _rejection(code, identity)
-        if response is None:
-            await self._route(scope, receive, Exchange(scope, send, began, identity, self._closing))
-            return
-        await response.send(send, *DEFAULT_HEADERS, *self._closing, *_own_headers(identity, began))
-        route = metrics.LISTING if code is None else metrics.route_of(scope["path"])
-        metrics.count(route, response.status, time.perf_counter() - began)
-
-    async def _run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def receive_or_stop() -> Any:  # noqa: ANN401 - Litestar's message types are narrower
-            message = asyncio.ensure_future(receive())
-            stopping = asyncio.ensure_future(self._stopping.wait())
-            try:
-                await asyncio.wait((message, stopping), return_when=asyncio.FIRST_COMPLETED)
-                return message.result() if message.done() else {"type": "lifespan.shutdown"}
-            finally:
-                message.cancel()
-                stopping.cancel()
-
-        try:
-            await self._app(scope, receive_or_stop, send)
-        finally:
-            self._lifespan_ended.set()
+        exchange = Exchange(scope, send, began, identity, self._closing)
+        await self._route(scope, receive, exchange, self._rejection_code(scope, host))
 
     def _rejection_code(self, scope: HTTPScope, host: bytes | None) -> str | None:
         """Return the problem code of a request that is rejected before routing; None when it is not."""
@@ -121,13 +101,16 @@ class ResponseMiddleware:
             return "draining"
         return None
 
-    async def _route(self, scope: HTTPScope, receive: Receive, exchange: "Exchange") -> None:
+    async def _route(self, scope: HTTPScope, receive: Receive, exchange: "Exchange", rejection: str | None) -> None:
         token = request_id.set(exchange.request_id)
         task = cast("asyncio.Task[Any]", asyncio.current_task())  # granian runs each request in a task
         self._in_flight.add(task)
         try:
             with bound_contextvars(request_id=exchange.request_id):
-                await self._run_app(scope, receive, exchange)
+                if rejection is None:
+                    await self._run_app(scope, receive, exchange)
+                else:
+                    await exchange.fail(rejection)
         finally:
             self._in_flight.discard(task)
             request_id.reset(token)
@@ -172,7 +155,7 @@ class Exchange:
                 *(ALLOW if header == LITESTAR_ALLOW else header for header in message["headers"]),
                 *(header for header in DEFAULT_HEADERS if header[0] not in present or header[0] == b"vary"),
                 *self._closing,
-                *_own_headers(self.request_id, self._began),
+                *_own_headers(self.request_id.encode(), self._began),
             ]
         await self._send(message)
 
@@ -186,8 +169,10 @@ class Exchange:
         metrics.count(self._route, self._status or 499, time.perf_counter() - self._began)
 
 
-def _own_headers(identity: str, began: float) -> tuple[Header, ...]:
-    return (b"x-request-id", identity.encode()), (b"server-timing", _timing(began))
+def _own_headers(identity: bytes | None, began: float) -> tuple[Header, ...]:
+    if identity is None or not REQUEST_ID.fullmatch(identity):
+        identity = os.urandom(16).hex().encode()
+    return (b"x-request-id", identity), (b"server-timing", _timing(began))
 
 
 def _identify(scope: HTTPScope) -> tuple[str, bytes | None]:
@@ -202,14 +187,6 @@ def _identify(scope: HTTPScope) -> tuple[str, bytes | None]:
         elif name == b"x-request-id" and not identity and REQUEST_ID.fullmatch(value):
             identity = value.decode()
     return identity or os.urandom(16).hex(), None if repeated else host
-
-
-def _rejection(code: str, identity: str) -> RawResponse:
-    token = request_id.set(identity)
-    try:
-        return problem_reply(code)
-    finally:
-        request_id.reset(token)
 
 
 def _without_body(send: Send) -> Send:

@@ -94,8 +94,10 @@ class PageReader:
         cursor: Cursor | None,
         prefer: Sequence[str],
         deadline: asyncio.Timeout,
+        *,
+        keys_only: bool = False,
     ) -> Outcome:
-        """Return the page that the caller may see.
+        """Return the page that the caller may see; with `keys_only`, without its cards.
 
         The caller chooses how long to wait for a position, so that wait extends the request's deadline.
         """
@@ -105,7 +107,7 @@ class PageReader:
         position = request.min_position
         if position is not None and not await self._wait_for_position(position, wait_s(prefer), principal, deadline):
             return PositionNotReached()
-        page = await self._read_live(request, principal.scope, cursor)
+        page = await self._read_live(request, principal.scope, cursor, keys_only=keys_only)
         if page.items_bytes <= UNRESERVED_BYTES_MAX:
             return await self._outcome(request, principal, fingerprint, page, None)
         reservation = await self._budget.reserve(page.items_bytes, _memory_wait_s(deadline), principal.user_id)
@@ -152,6 +154,8 @@ class PageReader:
         scope: str | None,
         cursor: Cursor | None,
         items_bytes_max: int = UNRESERVED_BYTES_MAX,
+        *,
+        keys_only: bool = False,
     ) -> Page:
         """Read a page, again if the pointer to the live generation moved; raises `PageMemoryBusy`.
 
@@ -162,7 +166,7 @@ class PageReader:
             with suppress(*reads.GENERATION_GONE):
                 after = None if cursor is None else await self._after(name, request, cursor)
                 page = await reads.read_page(
-                    self._batcher, name, request, scope, after, items_bytes_max=items_bytes_max
+                    self._batcher, name, request, scope, after, items_bytes_max=items_bytes_max, keys_only=keys_only
                 )
                 if UNRESERVED_BYTES_MAX < items_bytes_max < page.items_bytes:
                     raise PageMemoryBusy

@@ -75,14 +75,14 @@ def read_cursor(text: str, signing_key: bytes) -> Cursor | None:
     return cursor if canonical and cursor.form == FORM else None
 
 
-def links(pairs: list[Pair], request: ListRequest, total: int, next_cursor: str | None) -> str:
+def links(pairs: list[Pair], request: ListRequest, customer_id: str, total: int, next_cursor: str | None) -> str:
     """Return the Link header's value, RFC 8288, relative to this host; empty if there is no link or it is too long."""
     if request.cursor is not None:
         targets = [("next", f"cursor={next_cursor}")] if next_cursor else []
     else:
         targets = [(relation, f"offset={offset}") for relation, offset in _offsets(request, total)]
     kept = [(name, value) for name, value in pairs if name not in {"cursor", "offset"}]
-    path = f"/customers/{request.customer_id}/campaigns"
+    path = f"/customers/{customer_id}/campaigns"
     link_bytes_min = len(path) + sum(len(name) + len(value) + 1 for name, value in kept)  # escaping only adds
     if not targets or len(targets) * link_bytes_min > LINK_BYTES_MAX:
         return ""

@@ -7,7 +7,7 @@ import asyncio
 import gzip
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -17,13 +17,13 @@ from litestar.status_codes import HTTP_200_OK, HTTP_304_NOT_MODIFIED
 from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
-from service.parameters import ListRequest
+from service import paging
+from service.cards import digest
+from service.parameters import ListRequest, Pair, parse, query_pairs
 from service.read_model.reads import Page
 
 COMPRESS_BYTES_MIN: Final = 1_000
 """Smaller bodies fit one network packet; compression gains nothing."""
-COMPRESS_IN_THREAD_BYTES: Final = 500_000
-"""Compressing a larger body on the event loop would delay this process's other requests."""
 GZIP_LEVEL: Final = 4
 GZIP_FORMAT: Final = 31
 """zlib's `wbits` for the largest window and a gzip header without a time."""
@@ -35,6 +35,10 @@ STALL_MAX_S: Final = 3.0
 """Limit on sending one part, of 256 KiB at most: a caller that does not read holds memory for less time than the 4 s
 that others wait for it."""
 
+FORM_BYTES_MAX: Final = 300
+"""A longer query string is parsed again for each response instead of being remembered."""
+FORMS_MAX: Final = 2_000
+
 Header = tuple[bytes, bytes]
 
 
@@ -43,12 +47,34 @@ class Representation(Struct, frozen=True, gc=False):
 
     body: bytes
     tag: str
-    position: int
-    """The position of the snapshot that the page was read from."""
     validator_headers: tuple[Header, ...] = ()
     """Headers sent with 200 and with 304, except the position."""
     content_headers: tuple[Header, ...] = ()
     """Headers that describe the body, sent with 200 only."""
+    revision: int = 0
+    """The sum of the revisions of the cards in the body: revisions only grow, so an equal sum means equal cards."""
+
+
+class PageContent(Struct, frozen=True, gc=False):
+    """What a page's body states besides its items and what the query determines."""
+
+    total: int
+    next_cursor: str | None = None
+    aggregations: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the texts."""
+        return len(self.next_cursor or "") + len(self.aggregations)
+
+
+class PageForm(Struct, frozen=True):
+    """What the query alone determines of a page's body and links, for every customer."""
+
+    request: ListRequest
+    pairs: list[Pair]
+    meta: bytes
+    query: bytes
 
 
 class CallerTooSlow(Exception):
@@ -127,21 +153,49 @@ class GzipParts:
         return self._compressor.flush()
 
 
-async def represent(parts: list[bytes], position: int, link: str, *, gzip_accepted: bool) -> Representation:
-    """Return a page's representation for a caller who accepts gzip or not."""
-    body = b"".join(parts)
+def page_form(query: bytes) -> PageForm:
+    """Return what a valid query determines; raises ValueError if it is invalid."""
+    return _remembered_form(query) if len(query) <= FORM_BYTES_MAX else _page_form(query)
+
+
+def page_content(request: ListRequest, page: Page, next_cursor: str | None) -> PageContent:
+    """Return what a page's body states besides its items."""
+    statuses = page.matching(deleted=request.deletion_filter)
+    total = sum(statuses.values())
+    if not request.include_aggregations:
+        return PageContent(total, next_cursor)
+    deleted = sum(page.matching(deleted=True).values())
+    filters = {"all": total, **statuses}
+    return PageContent(total, next_cursor, _json({"quick_filters": filters, "extra": {"deleted": deleted}}))
+
+
+def represent(
+    customer_id: str,
+    form: PageForm,
+    content: PageContent,
+    items: Sequence[bytes],
+    digests: Iterable[bytes],
+    *,
+    gzip_accepted: bool,
+    revision: int = 0,
+) -> Representation:
+    """Return a page's representation for a caller who accepts gzip or not. `digests` are those of the items."""
+    tail = _tail(form, content)
+    body = b"".join((_HEAD, b",".join(items), tail))
     compressed = gzip_accepted and len(body) >= COMPRESS_BYTES_MIN
-    tag = entity_tag([body], compressed=compressed)
-    sent = await compress(body) if compressed else body
-    return Representation(
-        sent, tag, position, _validator_headers(tag, link), _content_headers(len(sent), compressed=compressed)
-    )
+    tag = _entity_tag(digests, tail, compressed=compressed)
+    sent = gzip.compress(body, GZIP_LEVEL, mtime=0) if compressed else body
+    link = paging.links(form.pairs, form.request, customer_id, content.total, content.next_cursor)
+    validators, headers = _validator_headers(tag, link), _content_headers(len(sent), compressed=compressed)
+    return Representation(sent, tag, validators, headers, revision)
 
 
 async def respond_large(
-    parts: list[bytes],
+    customer_id: str,
+    form: PageForm,
+    content: PageContent,
+    items: list[bytes],
     position: int,
-    link: str,
     *,
     if_none_match: str,
     parked: str | None,
@@ -149,14 +203,18 @@ async def respond_large(
     release: Callable[[], None],
 ) -> RawResponse:
     """Return the response for a large page. Calls `release` when it has been sent, or at once for a 304."""
+    tail = _tail(form, content)
     try:
-        tag = await asyncio.to_thread(entity_tag, parts, compressed=gzip_accepted)
+        digests = await asyncio.to_thread(list, map(digest, items))
     except BaseException:
         release()
         raise
+    tag = _entity_tag(digests, tail, compressed=gzip_accepted)
+    parts = [_HEAD, *[part for item in items for part in (b",", item)][1:], tail]
     length = None if gzip_accepted else sum(map(len, parts))
+    link = paging.links(form.pairs, form.request, customer_id, content.total, content.next_cursor)
     headers = _validator_headers(tag, link), _content_headers(length, compressed=gzip_accepted)
-    response = respond(Representation(b"", tag, position, *headers), position, if_none_match, parked)
+    response = respond(Representation(b"", tag, *headers), position, if_none_match, parked)
     if response.status == HTTP_304_NOT_MODIFIED:
         release()
         return response
@@ -177,30 +235,6 @@ def position_headers(position: int, parked: str | None) -> tuple[Header, ...]:
     """Return the headers that state the read model's position, and why the requested position is parked if it is."""
     header = (b"membership-position", b"%d" % position)
     return (header,) if parked is None else (header, (b"membership-parked", parked.encode("ascii")))
-
-
-def body_parts(request: ListRequest, page: Page, next_cursor: str | None) -> list[bytes]:
-    """Return the contract's JSON in parts. Items are inserted as PostgreSQL returned them, unparsed."""
-    statuses = page.matching(deleted=request.deletion_filter)
-    total = sum(statuses.values())
-    sort = {"field": request.sort_field, "direction": request.sort_dir}
-    meta: dict[str, Any] = {"total": total, "limit": request.limit, "offset": request.offset, "sort": sort}
-    if next_cursor is not None:
-        meta["next_cursor"] = next_cursor
-    parts = [b'{"data":[', *_items(page), b'],"meta":', _json(meta), b',"query":', _json(_query(request, sort))]
-    if request.include_aggregations:
-        deleted = sum(page.matching(deleted=True).values())
-        filters = {"all": total, **statuses}
-        parts += [b',"aggregations":', _json({"quick_filters": filters, "extra": {"deleted": deleted}})]
-    return [*parts, b"}"]
-
-
-def entity_tag(body: Iterable[bytes], *, compressed: bool) -> str:
-    """Return the strong tag of a body given in parts; each content coding has a tag of its own."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in body:
-        digest.update(part)
-    return f'"{digest.hexdigest()}-gzip"' if compressed else f'"{digest.hexdigest()}"'
 
 
 def is_current(tag: str, if_none_match: str) -> bool:
@@ -234,21 +268,31 @@ def _weight(parameters: str) -> float:
         return 0.0
 
 
-async def compress(body: bytes) -> bytes:
-    """Return the body gzipped; equal bodies give equal bytes."""
-    if len(body) > COMPRESS_IN_THREAD_BYTES:
-        return await asyncio.to_thread(_gzip, body)
-    return _gzip(body)
+def _page_form(query: bytes) -> PageForm:
+    pairs = query_pairs(query)
+    request = parse(_ANY_CUSTOMER, pairs, None)
+    if not isinstance(request, ListRequest):
+        raise ValueError("the query is invalid")  # noqa: TRY004 - a value, of the type that `parse` has for it
+    sort = {"field": request.sort_field, "direction": request.sort_dir}
+    meta = _json({"limit": request.limit, "offset": request.offset, "sort": sort})[1:-1]
+    return PageForm(request, pairs, meta, _json(_query(request, sort)))
 
 
-def _gzip(body: bytes) -> bytes:
-    return gzip.compress(body, GZIP_LEVEL, mtime=0)
+_remembered_form: Final = lru_cache(maxsize=FORMS_MAX)(_page_form)
 
 
-def _items(page: Page) -> list[bytes]:
-    if isinstance(page.items, bytes):
-        return [page.items]
-    return [part for item in page.items for part in (b",", item)][1:]
+def _tail(form: PageForm, content: PageContent) -> bytes:
+    """Return the contract's JSON after the items."""
+    cursor = b"" if content.next_cursor is None else b',"next_cursor":"%b"' % content.next_cursor.encode()
+    aggregations = b',"aggregations":%b' % content.aggregations if content.aggregations else b""
+    meta = b'],"meta":{"total":%d,%b%b}' % (content.total, form.meta, cursor)
+    return b'%b,"query":%b%b}' % (meta, form.query, aggregations)
+
+
+def _entity_tag(digests: Iterable[bytes], tail: bytes, *, compressed: bool) -> str:
+    """Return the strong tag of a body made of items with these digests; each content coding has a tag of its own."""
+    tag = hashlib.blake2b(b"".join((*digests, tail)), digest_size=16).hexdigest()
+    return f'"{tag}-gzip"' if compressed else f'"{tag}"'
 
 
 def _query(request: ListRequest, sort: Mapping[str, str]) -> dict[str, Any]:
@@ -280,3 +324,5 @@ def _body(body: bytes, *, more: bool) -> Any:  # noqa: ANN401 - the same
 
 
 _json: Final = msgspec.json.Encoder().encode
+_HEAD: Final = b'{"data":['
+_ANY_CUSTOMER: Final = "00000000-0000-0000-0000-000000000000"

@@ -72,10 +72,10 @@ async def serve(settings: Settings) -> None:
     _require_free(settings.http_host, settings.http_port)
     app = create_app(settings)
     server = Server(
-        app,
+        app.asgi,
         address=settings.http_host,
         port=settings.http_port,
-        interface=Interfaces.ASGI,
+        interface=Interfaces.ASGINL,  # granian would wait for every connection before it ends a lifespan
         backlog=BACKLOG,
         backpressure=_connections_max(),
         websockets=False,
@@ -83,12 +83,13 @@ async def serve(settings: Settings) -> None:
         http=HTTPModes.http1,  # granian applies the header timeout to HTTP/1 connections only
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=HEAD_BYTES_MAX),
     )
-    shutdown = Shutdown(app, settings.drain_s)
+    shutdown = Shutdown(app.asgi, settings.drain_s)
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
-    log.info("listening", host=settings.http_host, port=settings.http_port)
-    await shutdown.supervise(server)
+    async with app.lifespan():
+        log.info("listening", host=settings.http_host, port=settings.http_port)
+        await shutdown.supervise(server)
 
 
 class Shutdown:
@@ -144,15 +145,8 @@ class Shutdown:
             log.warning("requests_aborted", after_s=STOP_S)
             self._app.abort()
             if not (await asyncio.wait((serving,), timeout=ABORT_S))[0]:
-                await self._abandon(serving)
-
-    async def _abandon(self, serving: asyncio.Task[None]) -> None:
-        """Stop although a caller sends or reads too slowly: granian would wait for it before ending the lifespan."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(ABORT_S):
-                await self._app.end_lifespan()
-        serving.cancel()
-        await asyncio.wait((serving,), timeout=ABORT_S)
+                serving.cancel()  # a caller sends or reads too slowly: granian would wait for it
+                await asyncio.wait((serving,), timeout=ABORT_S)
 
 
 async def _limit_unread_bytes() -> None:

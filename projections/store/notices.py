@@ -4,7 +4,7 @@ A notice is sent in the transaction that it describes, so notices arrive in comm
 that was rolled back. PostgreSQL limits a payload's size, so a large batch sends several; the last one completes it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Annotated, Final
 
 import asyncpg
@@ -20,6 +20,9 @@ TAGS_PER_NOTICE_MAX: Final = 500
 NOTICES_MAX: Final = 8
 """A batch that changed more sends a flush: processing more notices would cost readers more than an empty cache."""
 _TAG_CHARS: Final = 13
+DEFINITIONS_NAMED: Final = "d------------"
+"""In every notice of a projector that sends a tag of its own for a changed definition. It looks like a tag, so that a
+reader of an older release ignores it."""
 
 
 class Notice(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -35,9 +38,12 @@ class Notice(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     """Whether everything may have changed, not only what the tags name."""
 
     @property
-    def tags(self) -> Iterator[str]:
-        """The tags of what changed."""
-        return (self.touched[at : at + _TAG_CHARS] for at in range(0, len(self.touched), _TAG_CHARS))
+    def tags(self) -> list[str]:
+        """The tags of what changed. An older projector does not name definitions: then each campaign's may have."""
+        tags = [self.touched[at : at + _TAG_CHARS] for at in range(0, len(self.touched), _TAG_CHARS)]
+        if DEFINITIONS_NAMED in tags:
+            return [tag for tag in tags if tag != DEFINITIONS_NAMED]
+        return [*tags, *("d" + tag[1:] for tag in tags if tag[0] == "g")]
 
 
 def customer_tag(customer_id: str) -> str:
@@ -50,6 +56,11 @@ def campaign_tag(campaign_id: str) -> str:
     return "g" + campaign_id[-12:]
 
 
+def definition_tag(campaign_id: str) -> str:
+    """Return the tag of a campaign's definition: its texts and its creation time, not its counters."""
+    return "d" + campaign_id[-12:]
+
+
 def encode_notices(name: Generation, position: int, tags: Iterable[str] | None) -> list[str]:
     """Return the payloads for a batch; `tags` of None: it changed more than the tags can name."""
     distinct = set(tags or ())
@@ -58,7 +69,7 @@ def encode_notices(name: Generation, position: int, tags: Iterable[str] | None) 
     ordered = sorted(distinct)
     parts = [ordered[at : at + TAGS_PER_NOTICE_MAX] for at in range(0, len(ordered), TAGS_PER_NOTICE_MAX)] or [[]]
     return [
-        _encode(Notice(name, position, "".join(part), more=number < len(parts)))
+        _encode(Notice(name, position, "".join((DEFINITIONS_NAMED, *part)), more=number < len(parts)))
         for number, part in enumerate(parts, start=1)
     ]
 

@@ -354,6 +354,7 @@ def _changed_tags(registers: Registers, fanned_out: Iterable[str]) -> Iterator[s
     customers = {*registers.customers, *(key.customer_id for key in registers.presences), *fanned_out}
     yield from map(notices.customer_tag, customers)
     yield from map(notices.campaign_tag, registers.campaign_ids())
+    yield from map(notices.definition_tag, registers.definitions)
 
 
 async def write_registers(connection: asyncpg.Connection, statements: Mapping[str, str], registers: Registers) -> None:

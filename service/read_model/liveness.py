@@ -37,6 +37,10 @@ class Liveness:
         self._pools = pools
         self.answering = True
 
+    def is_answering(self) -> bool:
+        """Return whether PostgreSQL answers, as of the last probe."""
+        return self.answering
+
     async def probe(self) -> None:
         """Probe until the connection fails; the caller restarts it."""
         connection: asyncpg.Connection | None = None

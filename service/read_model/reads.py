@@ -87,7 +87,7 @@ OFFSET_CAP: Final = 10**15
 
 
 class Shape(NamedTuple):
-    """The properties that determine the text of the page statement; there are 2,816, all prepared by a test."""
+    """The properties that determine the text of the page statement; there are 3,520, all prepared by a test."""
 
     sort_field: SortField
     direction: SortDirection
@@ -105,6 +105,8 @@ class Shape(NamedTuple):
     """Whether the caller requested a position, which may be that of a parked event."""
     large: bool = False
     """Whether each item is returned in its own row, because the page is large."""
+    keys_only: bool = False
+    """Whether only the page's campaigns are returned, without their cards; never for a large or positioned page."""
 
     @property
     def generic_plan(self) -> bool:
@@ -143,15 +145,21 @@ class Page(Struct, frozen=True):
     has_next: bool
     items_bytes: int
     """Size of all items together."""
-    items: bytes | list[bytes]
-    """The items' JSON objects as the projector encoded them: separated by commas, or one by one for a large page.
-    Left out if they are larger than the requested limit."""
+    items: list[bytes] | str | None
+    """The items' JSON objects, left out if they are larger than the requested limit; or, if only keys were requested,
+    the campaigns' ids, separated by commas."""
     last_key: str | None
     last_campaign_id: str | None
 
-    def total(self, *, deleted: bool | None) -> int:
-        """Return the number of memberships that match the request: the deleted, the others, or (None) both."""
-        return sum(self.matching(deleted=deleted).values())
+    @property
+    def cards(self) -> list[bytes]:
+        """The items' JSON objects."""
+        return self.items if isinstance(self.items, list) else []
+
+    @property
+    def campaign_ids(self) -> list[str]:
+        """The campaigns of a page of which only keys were requested."""
+        return self.items.split(",") if isinstance(self.items, str) else []
 
     def matching(self, *, deleted: bool | None) -> dict[str, int]:
         """Return the counts by status, of the deleted, the others, or (None) both."""
@@ -174,13 +182,23 @@ class LivePosition(NamedTuple):
     caught_up: bool
 
 
-def shape_of(request: ListRequest, *, after: bool, exact: bool = False) -> Shape:
+def shape_of(request: ListRequest, *, after: bool, exact: bool = False, keys_only: bool = False) -> Shape:
     """Return the shape of the statement for a request."""
     dated = request.date_from is not None or request.date_to is not None
     searched = request.q is not None
     deep_offset = request.offset > SHALLOW_OFFSET_MAX
     positioned = request.min_position is not None
-    return Shape(request.sort_field, request.sort_dir, after, dated, searched, deep_offset, exact, positioned)
+    return Shape(
+        request.sort_field,
+        request.sort_dir,
+        after,
+        dated,
+        searched,
+        deep_offset,
+        exact,
+        positioned,
+        keys_only=keys_only,
+    )
 
 
 async def read_page(
@@ -191,13 +209,17 @@ async def read_page(
     after: After | None,
     *,
     items_bytes_max: int = UNRESERVED_BYTES_MAX,
+    keys_only: bool = False,
 ) -> Page:
     """Return the page of `request` in generation `name`, as visible to `scope` (an owner; None: everything).
 
     If the result's `live_generation` is another one, the pointer moved and the caller reads again. A page of more than
     `items_bytes_max` has no items: then the caller reserves memory and reads again with a higher limit.
     """
-    shape = shape_of(request, after=after is not None)._replace(large=items_bytes_max > UNRESERVED_BYTES_MAX)
+    large = items_bytes_max > UNRESERVED_BYTES_MAX
+    shape = shape_of(request, after=after is not None, keys_only=keys_only)
+    if large:
+        shape = shape._replace(large=True)
     values = values_of(request, scope, after, shape, items_bytes_max)
     if shape.batchable:
         page = Page(*await batcher.fetch_batched(page_statement(name, shape), values))
@@ -256,6 +278,24 @@ def _filter_values(request: ListRequest) -> tuple[str | datetime | None, ...]:
     return key, f"%{escaped}%", request.date_from, request.date_to
 
 
+class Cards(NamedTuple):
+    """Cards of one snapshot: by campaign, None where there is none or it is too large."""
+
+    live_generation: str
+    position: int
+    by_campaign: list[tuple[str, bytes | None]]
+
+
+async def read_cards(batcher: QueryBatcher, name: Generation, campaign_ids: list[str], card_bytes_max: int) -> Cards:
+    """Return the cards of campaigns, at least one, in generation `name`."""
+    statement = for_generation(_BLOCKS["cards"], name)
+    rows = await batcher.fetch_one(statement, (campaign_ids, card_bytes_max), generic_plan=True)
+    if not rows:
+        raise asyncpg.UndefinedTableError(f"generation {name} no longer has a checkpoint")
+    by_campaign = [(row["campaign_id"], row["card"]) for row in rows]
+    return Cards(rows[0]["live_generation"], rows[0]["position"], by_campaign)
+
+
 async def name_key_of(batcher: QueryBatcher, name: Generation, campaign_id: str, beginning: str) -> str:
     """Return the whole sort key whose beginning a cursor holds; the beginning itself if the key has changed since."""
     statement = for_generation(_BLOCKS["name_key_of"], name)
@@ -294,7 +334,7 @@ def page_statement(name: Generation, shape: Shape) -> str:
         "{staleness}": "false" if shape.exact else _BLOCKS["stale"],
         "{with}": "",
         "{counting}": _BLOCKS["counts_matching" if shape.dated or shape.exact else "counts_precomputed"],
-        "{paging}": _BLOCKS["rows_separate" if shape.large else "rows"],
+        "{paging}": _BLOCKS["rows_of_keys" if shape.keys_only else "rows_separate" if shape.large else "rows"],
         "{join}": "LEFT JOIN" if shape.large else "CROSS JOIN",
         "{on}": "ON true" if shape.large else "",
         "{keys}": _BLOCKS["keys_deep" if shape.deep_offset else "keys_shallow"],

@@ -145,14 +145,8 @@ FROM (
 SELECT
     count(*) > request.page_limit AS has_next,
     coalesce(max(page_bytes), 0) AS items_bytes,
-    convert_to(
-        coalesce(
-            string_agg(card, ',' ORDER BY place)
-            FILTER (WHERE place <= request.page_limit AND page_bytes <= request.items_bytes_max),
-            ''
-        ),
-        'UTF8'
-    ) AS items,
+    array_agg(convert_to(card, 'UTF8') ORDER BY place)
+        FILTER (WHERE place <= request.page_limit AND page_bytes <= request.items_bytes_max) AS items,
     max(sort_key::text) FILTER (WHERE place = request.page_limit) AS last_key,
     max(campaign_id::text) FILTER (WHERE place = request.page_limit) AS last_campaign_id
 FROM ({sized}) AS sized
@@ -178,6 +172,34 @@ FROM (
     FROM ({sized}) AS sized
 ) AS listed
 WHERE place <= request.page_limit
+
+
+-- name: rows_of_keys
+-- Only the page's campaigns, in order, for a process that remembers their cards: it reads no campaign.
+SELECT
+    count(*) > request.page_limit AS has_next,
+    0::bigint AS items_bytes,
+    string_agg(campaign_id::text, ',' ORDER BY place) FILTER (WHERE place <= request.page_limit) AS items,
+    max(sort_key::text) FILTER (WHERE place = request.page_limit) AS last_key,
+    max(campaign_id::text) FILTER (WHERE place = request.page_limit) AS last_campaign_id
+FROM (
+    SELECT *, row_number() OVER (ORDER BY sort_key {direction} {nulls}, campaign_id) AS place
+    FROM ({keys}) AS fetched
+) AS numbered
+
+
+-- name: cards
+-- The cards of many campaigns, in one snapshot. A large one is left out.
+SELECT
+    live.generation AS live_generation,
+    checkpoint.position,
+    wanted.campaign_id::text AS campaign_id,
+    CASE WHEN octet_length(campaign.card) <= $2::bigint THEN convert_to(campaign.card, 'UTF8') END AS card
+FROM control.live
+CROSS JOIN control.checkpoint
+CROSS JOIN unnest($1::uuid[]) AS wanted (campaign_id)
+LEFT JOIN {generation}.campaign ON campaign.campaign_id = wanted.campaign_id
+WHERE checkpoint.generation = '{generation}'
 
 
 -- name: sized

@@ -1,20 +1,27 @@
-"""Cached responses are exact at the position they are served with; the cache is bounded and withstands floods."""
+"""Cached pages and cards are exact at the position they are served with; the cache is bounded and withstands floods."""
 
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.cache import Cache, Key
-from service.representation import Representation
+from projections.store.notices import campaign_tag
+from service.cache import ANY_CAMPAIGN, ANY_DEFINITION, Cache, CachedPage, PageRead, key_of
+from service.cards import UNKEPT
+from service.representation import PageContent, Representation
 
-TAGS = ("c1", "c2", "g1", "g2", "g3")
+CAMPAIGNS = tuple(f"00000000-0000-4000-8000-{number:012x}" for number in range(3))
+TAGS = ("c1", "c2", *map(campaign_tag, CAMPAIGNS), *(f"d{campaign[-12:]}" for campaign in CAMPAIGNS))
 
 
-def key(number: int) -> Key:
-    return Key(None, f"/customers/{number}/campaigns", b"", gzip=False)
+def key(number: int) -> str:
+    return key_of(None, f"/customers/{number}/campaigns", b"")
 
 
-def response_at(position: int, size: int = 100) -> Representation:
-    return Representation(b"x" * size, '"tag"', position)
+def page_at(position: int, *tags: str, campaigns: Sequence[str] = ()) -> PageRead:
+    return PageRead(PageContent(0), campaigns, tags or ("c1",), position)
 
 
 def enabled_cache(bytes_max: int = 10**6, position: int = 0) -> Cache:
@@ -23,128 +30,254 @@ def enabled_cache(bytes_max: int = 10**6, position: int = 0) -> Cache:
     return cache
 
 
+def put(cache: Cache, number: int, read: PageRead) -> CachedPage | None:
+    return cache.put(key(number), read, cache.begin_read())
+
+
+class Process:
+    """A database whose commits change tags, and a cache that hears of them late, as in a real process."""
+
+    def __init__(self) -> None:
+        self.cache = enabled_cache()
+        self.commits: list[frozenset[str]] = []
+        self.notified = 0
+        self.reading: dict[int, tuple[PageRead, int | None]] = {}
+        self.fetching: tuple[list[tuple[str, bytes | None]], int, int | None] | None = None
+
+    def last_change(self, tag: str, through: int) -> int:
+        """The last position up to `through` at which the tag changed; any campaign's change counts for `g*`."""
+        commits = enumerate(self.commits[:through], start=1)
+        return max((at for at, tags in commits if tag in tags or (tag[1] == "*" and _has(tags, tag[0]))), default=0)
+
+    def json(self, campaign: str, at: int) -> bytes:
+        """The campaign's card at a position."""
+        return b"%d" % self.last_change(campaign_tag(campaign), at)
+
+    def commit(self, tags: frozenset[str]) -> None:
+        definitions = {tag for tag in tags if tag[0] == "d"}
+        self.commits.append(tags | {"g" + tag[1:] for tag in definitions})
+
+    def notify(self, count: int) -> None:
+        for _ in range(min(count, len(self.commits) - self.notified)):
+            self.notified += 1
+            self.cache.invalidate(self.commits[self.notified - 1], self.notified)
+            self.cache.advance(self.notified)
+
+    def begin_page(self, number: int, read: PageRead) -> None:
+        self.reading[number] = read._replace(position=len(self.commits)), self.cache.begin_read()
+
+    def end_page(self, number: int) -> None:
+        if number in self.reading:
+            self.cache.put(key(number), *self.reading.pop(number))
+
+    def begin_cards(self) -> None:
+        if self.fetching is None and (wanted := self.cache.cards.take_wanted(2)):
+            at = len(self.commits)
+            self.fetching = [(campaign, self.json(campaign, at)) for campaign in wanted], at, self.cache.begin_read()
+
+    def end_cards(self) -> None:
+        if self.fetching is not None:
+            self.cache.put_cards(*self.fetching)
+            self.fetching = None
+
+    def check(self, number: int) -> None:
+        page = self.cache.get(key(number))
+        if page is None:
+            return
+        at = self.cache.applied_through
+        assert all(self.last_change(tag, at) <= page.position <= at for tag in page.tags)
+        assert [card.json for card in page.cards] == [self.json(card.campaign_id, at) for card in page.cards]
+
+
+def _has(tags: frozenset[str], kind: str) -> bool:
+    return any(tag[0] == kind for tag in tags)
+
+
+PAGES = st.builds(
+    page_at,
+    st.just(0),
+    st.sampled_from(("c1", "c2")),
+    st.sampled_from((*TAGS, ANY_CAMPAIGN, ANY_DEFINITION)),
+    campaigns=st.lists(st.sampled_from(CAMPAIGNS), unique=True),
+)
+NUMBERS = st.integers(0, 3)
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("commit"), st.sets(st.sampled_from(TAGS))),
+        st.tuples(st.just("commit"), st.frozensets(st.sampled_from(TAGS))),
         st.tuples(st.just("notify"), st.integers(1, 3)),
-        st.tuples(st.just("begin"), st.integers(0, 3), st.frozensets(st.sampled_from(TAGS), min_size=1)),
-        st.tuples(st.just("end"), st.integers(0, 3)),
-        st.tuples(st.just("get"), st.integers(0, 3)),
+        st.tuples(st.just("begin_page"), NUMBERS, PAGES),
+        st.tuples(st.just("end_page"), NUMBERS),
+        st.tuples(st.just("begin_cards")),
+        st.tuples(st.just("end_cards")),
+        st.tuples(st.just("check"), NUMBERS),
         st.tuples(st.just("flush")),
         st.tuples(st.just("reconnect")),
     ),
-    max_size=60,
+    max_size=80,
 )
 
 
 @given(STEPS)
 @settings(max_examples=1500, deadline=None)
-def test_no_response_is_older_than_the_position_it_is_served_with(  # noqa: C901 - one arm a step
-    steps: list[tuple[object, ...]],
-) -> None:
-    """As in a real process: notices arrive late, reads take time, and lookups happen at any moment."""
-    cache = enabled_cache()
-    commits: list[set[str]] = []
-    notified = 0
-    changed = dict.fromkeys(TAGS, 0)
-    reading: dict[int, tuple[Representation, frozenset[str], int | None]] = {}
-    tags_of: dict[int, frozenset[str]] = {}
+def test_a_cached_page_is_one_snapshot_of_what_was_committed(steps: list[tuple[object, ...]]) -> None:
+    """Notices arrive late, reads of pages and cards take time, and lookups happen at any moment."""
+    process = Process()
     for name, *arguments in steps:
-        match name:
-            case "commit":
-                commits.append(arguments[0])  # type: ignore[arg-type]
-                changed |= dict.fromkeys(commits[-1], len(commits))
-            case "notify":
-                for _ in range(arguments[0]):  # type: ignore[call-overload]
-                    if notified < len(commits):
-                        notified += 1
-                        cache.invalidate(commits[notified - 1], notified)
-                        cache.advance(notified)
-            case "begin":
-                reading[arguments[0]] = (response_at(len(commits)), arguments[1], cache.begin_read())  # type: ignore[index,assignment]
-            case "end" if arguments[0] in reading:
-                representation, tags, cache_token = reading.pop(arguments[0])
-                tags_of[arguments[0]] = tags
-                cache.put(key(arguments[0]), representation, tags, cache_token)
-            case "get":
-                cached = cache.get(key(arguments[0]))  # type: ignore[arg-type]
-                if cached is not None:
-                    last_change = max(at for tag in tags_of[arguments[0]] for at in [_last(commits, tag, cached[1])])  # type: ignore[index]
-                    assert cached[0].position >= last_change
-            case "flush":
-                cache.flush()
-            case "reconnect":
-                cache.disable()
-                assert cache.begin_read() is None
-                notified = len(commits)
-                cache.enable(notified)
+        if name == "flush":
+            process.cache.flush()
+        elif name == "reconnect":
+            process.cache.disable()
+            assert process.cache.begin_read() is None
+            process.notified = len(process.commits)
+            process.cache.enable(process.notified)
+        else:
+            getattr(process, str(name))(*arguments)
+        assert_accounts_agree(process.cache)
 
 
-def _last(commits: list[set[str]], tag: str, through: int) -> int:
-    return max((at for at, tags in enumerate(commits[:through], start=1) if tag in tags), default=0)
+@given(STEPS)
+@settings(max_examples=300, deadline=None)
+def test_every_page_becomes_exact_once_its_cards_are_fetched(steps: list[tuple[object, ...]]) -> None:
+    process = Process()
+    for name, *arguments in steps:
+        if name not in {"flush", "reconnect"}:
+            getattr(process, str(name))(*arguments)
+    process.end_cards()
+    process.notify(len(process.commits))
+    while process.cache.cards._wanted:
+        process.begin_cards()
+        process.end_cards()
+    for pages in (process.cache._probation, process.cache._protected):
+        assert all(process.cache.is_exact(page) for page in pages.values())
 
 
-def test_a_campaign_change_drops_only_the_pages_that_show_it() -> None:
+def assert_accounts_agree(cache: Cache) -> None:
+    """Every byte counter equals the sum over what is held, and no card is kept that no page shows."""
+    pages = [*cache._probation.values(), *cache._protected.values()]
+    assert cache._pages_bytes == sum(page.size for page in pages)
+    assert cache._responses_bytes == sum(page.responses_bytes for page in pages)
+    shown = [card for page in pages for card in page.cards]
+    kept = [card for cards in cache.cards._by_tag.values() for card in cards]
+    assert {id(card) for card in shown} == {id(card) for card in kept}
+    assert all(card.pages == sum(other is card for other in shown) for card in kept)
+    assert {key for keys in cache._by_tag.values() for key in ({keys} if isinstance(keys, str) else keys)} == {
+        page.key for page in pages
+    }
+
+
+def test_a_campaigns_change_outdates_its_card_and_no_page() -> None:
     cache = enabled_cache()
-    cache.put(key(1), response_at(0), frozenset({"c1", "g1"}), cache.begin_read())
-    cache.put(key(2), response_at(0), frozenset({"c2", "g2"}), cache.begin_read())
-    cache.invalidate(["g1"], 1)
+    page = put(cache, 1, page_at(0, "c1", campaigns=CAMPAIGNS[:1]))
+    cache.put_cards([(CAMPAIGNS[0], b"old")], 0, cache.begin_read())
+    assert cache.get(key(1)) is page
+    cache.invalidate([campaign_tag(CAMPAIGNS[0])], 1)
     cache.advance(1)
     assert cache.get(key(1)) is None
-    assert cache.get(key(2)) == (response_at(0), 1)
+    assert cache.cards.take_wanted(10) == [CAMPAIGNS[0]]
+    cache.put_cards([(CAMPAIGNS[0], b"new")], 1, cache.begin_read())
+    assert cache.get(key(1)) is page
+    assert page is not None
+    assert page.cards[0].json == b"new"
 
 
-def test_a_flood_of_distinct_requests_does_not_evict_useful_entries() -> None:
+def test_a_card_newer_than_the_last_notice_is_not_shown_yet() -> None:
+    cache = enabled_cache()
+    page = put(cache, 1, page_at(0, "c1", campaigns=CAMPAIGNS[:1]))
+    cache.put_cards([(CAMPAIGNS[0], b"of 2")], 2, cache.begin_read())
+    assert cache.get(key(1)) is None
+    cache.advance(2)
+    assert cache.get(key(1)) is page
+
+
+def test_a_response_is_kept_until_one_of_its_cards_changes() -> None:
+    cache = enabled_cache()
+    page = put(cache, 1, page_at(0, "c1", campaigns=CAMPAIGNS[:1]))
+    assert page is not None
+    cache.put_cards([(CAMPAIGNS[0], b"1")], 0, cache.begin_read())
+    response = Representation(b"body", '"tag"', revision=page.cards[0].revision)
+    cache.keep_response(page, response, gzip=True)
+    assert page.gzipped is response
+    assert cache.bytes_used > page.size
+    cache.invalidate(["c1"], 1)
+    assert cache.bytes_used == 0
+
+
+def test_an_unknown_or_very_large_card_is_remembered_as_unkept() -> None:
+    cache = enabled_cache()
+    page = put(cache, 1, page_at(0, "c1", campaigns=CAMPAIGNS[:1]))
+    assert page is not None
+    assert cache.cards.take_wanted(10) == [CAMPAIGNS[0]]
+    cache.put_cards([(CAMPAIGNS[0], None)], 0, cache.begin_read())
+    assert page.cards[0].exact_from == UNKEPT
+    assert cache.cards.take_wanted(10) == []
+    assert not cache.is_exact(page)
+
+
+def test_a_flood_of_distinct_requests_does_not_evict_useful_pages() -> None:
     cache = enabled_cache(bytes_max=200_000)
     useful = range(20)
     for number in useful:
-        cache.put(key(number), response_at(0), frozenset({"c1"}), cache.begin_read())
-        assert cache.get(key(number)) is not None
+        put(cache, number, page_at(0, "c1", campaigns=CAMPAIGNS))
+        assert cache.find(key(number)) is not None
     for number in range(1_000, 6_000):
-        cache.put(key(number), response_at(0), frozenset({"c2"}), cache.begin_read())
+        put(cache, number, page_at(0, "c2"))
         assert cache.bytes_used <= 200_000
-    assert all(cache.get(key(number)) for number in useful)
+    assert all(cache.find(key(number)) for number in useful)
 
 
-def test_invalidated_entries_are_removed_completely() -> None:
+def test_responses_are_evicted_before_pages() -> None:
+    cache = enabled_cache(bytes_max=400_000)
+    pages = [put(cache, number, page_at(0, "c1")) for number in range(100)]
+    for page in pages:
+        assert page is not None
+        cache.keep_response(page, Representation(b"x" * 5_000, '"tag"'), gzip=False)
+    assert cache.bytes_used <= 400_000
+    assert all(page is not None and page.cached for page in pages)
+
+
+def test_invalidated_pages_are_removed_completely() -> None:
     cache = enabled_cache()
     for number in range(100):
-        cache.put(key(number), response_at(0), frozenset({f"c{number}", "g"}), cache.begin_read())
-    cache.invalidate(["g"], 1)
+        put(cache, number, page_at(0, f"c{number}", ANY_CAMPAIGN, campaigns=CAMPAIGNS))
+    cache.invalidate([campaign_tag("another")], 1)
     assert cache.bytes_used == 0
     assert cache._by_tag == {}
 
 
-def test_a_response_too_large_for_the_small_queue_is_not_cached() -> None:
-    cache = enabled_cache(bytes_max=10_000)
-    cache.put(key(1), response_at(0, size=9_000), frozenset({"c1"}), cache.begin_read())
-    assert cache.get(key(1)) is None
-
-
-def test_a_lagging_servers_response_is_not_cached_after_a_flush() -> None:
+def test_a_lagging_servers_page_is_not_cached_after_a_flush() -> None:
     """The flush was notified at position 9; a standby that has applied 8 still returns the earlier state."""
     cache = enabled_cache(position=5)
     cache.flush(9)
     cache.advance(9)
-    cache.put(key(1), response_at(8), frozenset({"c1"}), cache.begin_read())
-    assert cache.get(key(1)) is None
-    cache.put(key(1), response_at(9), frozenset({"c1"}), cache.begin_read())
-    assert cache.get(key(1)) == (response_at(9), 9)
+    assert put(cache, 1, page_at(8, "c1")) is None
+    assert put(cache, 1, page_at(9, "c1")) is not None
 
 
-def test_a_tags_text_is_shared_by_its_entries_and_freed_with_them() -> None:
-    cache = enabled_cache()
-    for number in range(3):
-        cache.put(key(number), response_at(0), frozenset({"c" + str(10**12)}), cache.begin_read())
-    tags = [cache._probation[key(number)].tags[0] for number in range(3)]
-    assert tags[0] is tags[1] is tags[2]
-    cache.flush()
-    assert all(tag is not tags[0].name for tag in cache._by_tag)
-
-
-def test_a_lower_limit_evicts_entries_beyond_it() -> None:
+def test_a_lower_limit_evicts_pages_beyond_it() -> None:
     cache = enabled_cache()
     for number in range(100):
-        cache.put(key(number), response_at(0), frozenset({"c1"}), cache.begin_read())
+        put(cache, number, page_at(0, "c1"))
     cache.limit(20_000)
     assert 0 < cache.bytes_used <= 20_000
+
+
+WAKING: dict[str, Callable[[Cache], object]] = {
+    "a notice": lambda cache: cache.invalidate(["c1"], 1),
+    "the last notice of a batch": lambda cache: cache.advance(1),
+    "cards": lambda cache: cache.put_cards([], 1, cache.begin_read()),
+    "a flush": lambda cache: cache.flush(),
+}
+
+
+@pytest.mark.parametrize("step", WAKING)
+async def test_whatever_may_complete_a_page_wakes_its_reader(step: str) -> None:
+    cache = enabled_cache()
+    waiting = asyncio.create_task(cache.wait_for_progress(30))
+    await asyncio.sleep(0)
+    WAKING[step](cache)
+    await asyncio.wait_for(waiting, 5)
+
+
+def test_requests_with_unusual_characters_have_keys_of_their_own() -> None:
+    requests = [(None, "/a?b", b""), (None, "/a", b"b"), (None, "/a", b"b?"), ("s", "/a", b""), (None, "s\n/a", b"")]
+    assert len({key_of(*request) for request in requests}) == len(requests)

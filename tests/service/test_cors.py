@@ -17,7 +17,7 @@ def client(origins: str) -> httpx.AsyncClient:
         "MEMBERSHIP_CORS_ORIGINS": origins,
     }
     app = create_app(load({"database_url", "jwt_secret"}, environment))
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://api")  # type: ignore[arg-type]
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app.asgi), base_url="http://api")  # type: ignore[arg-type]
 
 
 async def allowed(origins: str, origin: str) -> str | None:

@@ -10,11 +10,20 @@ import asyncpg
 import pytest
 
 from projections.store import database
-from projections.store.notices import CHANNEL, Notice, decode_notice, encode_notices
+from projections.store.notices import (
+    CHANNEL,
+    Notice,
+    campaign_tag,
+    customer_tag,
+    decode_notice,
+    definition_tag,
+    encode_notices,
+)
 from projections.store.queries import Generation
 from service import freshness as freshnesses
 from service.cache import Cache
 from service.freshness import WAITERS_PER_CALLER_MAX, Freshness
+from tests.support.builders import campaign_id, customer_id
 from tests.support.processes import eventually
 
 SOON_S = 5.0
@@ -71,7 +80,16 @@ def test_a_payload_of_another_program_or_release_is_unreadable(payload: str) -> 
 
 
 def test_a_payload_of_this_release_is_decoded() -> None:
-    assert decode_notice(encode_notices(G1, 7, ["c" + "0" * 12])[0]) == Notice("g1", 7, "c" + "0" * 12)
+    tags = [customer_tag(customer_id(1)), campaign_tag(campaign_id(2)), definition_tag(campaign_id(3))]
+    (payload,) = encode_notices(G1, 7, tags)
+    notice = decode_notice(payload)
+    assert notice is not None
+    assert (notice.generation, notice.position, sorted(notice.tags)) == ("g1", 7, sorted(tags))
+
+
+def test_a_campaigns_definition_may_have_changed_if_an_older_projector_sent_the_notice() -> None:
+    notice = Notice("g1", 7, "".join((customer_tag(customer_id(1)), campaign_tag(campaign_id(2)))))
+    assert definition_tag(campaign_id(2)) in notice.tags
 
 
 def _is_flushed(cache: Cache, before: int | None) -> bool:

@@ -463,7 +463,7 @@ def test_links_that_are_too_long_are_not_escaped(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(paging, "urlencode", fail)
     pairs = [("x", "\xe9")] * (LINK_BYTES_MAX // 4)
-    assert paging.links(pairs, ListRequest(customer_id="c"), 100, None) == ""
+    assert paging.links(pairs, ListRequest(customer_id="c"), "c", 100, None) == ""
 
 
 @pytest.mark.parametrize("by", ["offset", "cursor"])

@@ -1,0 +1,48 @@
+"""Makes responses of cached pages; a response made for one caller is kept for the next ones."""
+
+from typing import Final, NamedTuple
+
+from service import pydantic_compat
+from service.cache import Cache, CachedPage
+from service.read_model.reads import UNRESERVED_BYTES_MAX
+from service.representation import Representation, page_form, represent
+
+PATH_PREFIX: Final = "/customers/"
+PATH_SUFFIX: Final = "/campaigns"
+
+
+class Target(NamedTuple):
+    """What a request asks for: path and query as sent, and whether the caller accepts gzip."""
+
+    path: str
+    query: bytes
+    gzip_accepted: bool
+
+
+def cached_response(cache: Cache, page: CachedPage, target: Target, *, keep: bool) -> Representation | None:
+    """Return the representation of an exact page; None if its items have become too large to send without reservation.
+
+    With `keep`, it is kept until one of the page's cards changes.
+    """
+    revision = 0
+    for card in page.cards:
+        revision += card.revision
+    kept = page.gzipped if target.gzip_accepted else page.identity
+    if kept is not None and kept.revision == revision:
+        cache.touch_response(page)
+        return kept
+    items = [card.json for card in page.cards]
+    if sum(map(len, items)) > UNRESERVED_BYTES_MAX:
+        return None
+    made = represent(
+        pydantic_compat.uuid(target.path[len(PATH_PREFIX) : -len(PATH_SUFFIX)]),
+        page_form(target.query),
+        page.content,
+        items,
+        [card.digest for card in page.cards],
+        gzip_accepted=target.gzip_accepted,
+        revision=revision,
+    )
+    if keep:
+        cache.keep_response(page, made, gzip=target.gzip_accepted)
+    return made

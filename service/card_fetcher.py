@@ -1,0 +1,59 @@
+"""Fetches the cards that cached pages need: those of new pages, and those that a commit has changed.
+
+One statement fetches many cards, and while it runs the next ones gather. So pages that many callers request stay in the
+cache while the counters of their campaigns change.
+
+Reads: the live generation, through read_model.
+Writes: this process's cache.
+"""
+
+import asyncio
+from typing import Final
+
+import asyncpg
+
+from projections.store.database import UNAVAILABLE
+from service.cache import Cache
+from service.cards import CARD_BYTES_MAX
+from service.freshness import Freshness, NotReady
+from service.read_model import reads
+from service.read_model.query_batcher import QueryBatcher
+
+CARDS_PER_STATEMENT_MAX: Final = 200
+"""As many as the largest page has; the statement then takes a millisecond or two, and returns at most 6.5 MB."""
+RETRY_PAUSE_S: Final = 0.2
+"""After a failed statement. Reads fail meanwhile, too, and report the problem."""
+
+
+class CardFetcher:
+    """Fetches wanted cards, one statement at a time."""
+
+    def __init__(self, batcher: QueryBatcher, freshness: Freshness, cache: Cache) -> None:
+        self._batcher = batcher
+        self._freshness = freshness
+        self._cache = cache
+
+    async def run(self) -> None:
+        """Fetch whatever is wanted until this task is cancelled."""
+        while True:
+            await self._cache.cards.wait_for_wanted()
+            campaign_ids = self._cache.cards.take_wanted(CARDS_PER_STATEMENT_MAX)
+            try:
+                await self._fetch(campaign_ids)
+            except (NotReady, *UNAVAILABLE, asyncpg.PostgresError):
+                self._cache.cards.want_again(campaign_ids)
+                await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _fetch(self, campaign_ids: list[str]) -> None:
+        token = self._cache.begin_read()
+        name = await self._freshness.generation()
+        try:
+            cards = await reads.read_cards(self._batcher, name, campaign_ids, CARD_BYTES_MAX)
+        except reads.GENERATION_GONE:
+            await self._freshness.refresh()
+            raise
+        if cards.live_generation != name:  # the pointer moved: the notice of that flushes the cache
+            await self._freshness.refresh()
+            self._cache.cards.want_again(campaign_ids)
+            return
+        self._cache.put_cards(cards.by_campaign, cards.position, token)
