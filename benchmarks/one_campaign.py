@@ -35,10 +35,11 @@ async def measure(stack: Stack, data: DataSet, effort: Effort) -> list[Row]:
 
 
 async def _written(stack: Stack) -> tuple[int, int]:
-    """Return how often campaign rows, and the checkpoint, were updated in total."""
+    """Return how often counter rows, and the checkpoint, were updated in total."""
     connection = await asyncpg.connect(stack.database_url)
     statement = "SELECT n_tup_upd FROM pg_stat_user_tables WHERE schemaname = $1 AND relname = $2"
     name = await live(connection)
-    counts = [await connection.fetchval(statement, *table) for table in ((name, "campaign"), ("control", "checkpoint"))]
+    tables = ((name, "campaign_counters"), ("control", "checkpoint"))
+    counts = [await connection.fetchval(statement, *table) for table in tables]
     await connection.close()
     return counts[0], counts[1]

@@ -119,10 +119,9 @@ INSERT INTO peer.counters (
     contacts_failed, contacts_succeeded, progress
 )
 SELECT
-    campaign_id, counters_version, contacts_total, contacts_contacted, contacts_remaining, contacts_to_recall,
+    campaign_id, version, contacts_total, contacts_contacted, contacts_remaining, contacts_to_recall,
     contacts_failed, contacts_succeeded, progress
-FROM {generation}.campaign
-WHERE counters_version > 0;
+FROM {generation}.campaign_counters;
 
 
 -- name: fill_campaign_target

@@ -1,6 +1,8 @@
 """Compares held rows with the rows expected from the stream, column by column, and writes the expected ones.
 
-Reads: two schemas of the same shape, in the caller's snapshot. Writes: on request, exactly the rows that `find` gave.
+Reads: two schemas, in the caller's snapshot. The expected one has the tables of this release; the held one may be of an
+earlier release, which keeps counters as columns of `campaign` and shows them by a view, `campaign_counters`.
+Writes: on request, exactly the rows that `find` gave.
 Statements: differences.sql. Invariants: `find` returns and `write` writes the same bytes of JSON.
 """
 
@@ -11,18 +13,26 @@ import asyncpg
 import msgspec
 from msgspec import Struct
 
+from projections.store import generations
 from projections.store.queries import statements
 
 KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "parked_event": ("position",),
     "customer": ("customer_id",),
     "campaign": ("campaign_id",),
+    "campaign_counters": ("campaign_id",),
     "membership": ("customer_id", "campaign_id"),
     "customer_summary": ("customer_id", "owner_id", "status", "deleted"),
 }
 """The tables of a generation and the key columns of each."""
 
 EVERYTHING: Final = "true"
+
+WRITTEN: Final[Mapping[str, str]] = {"campaign": "(definition_version, status_version, deletion_version) <> (0, 0, 0)"}
+"""Which rows count, if not all: an earlier release made a campaign's row for counters alone."""
+
+UNSET: Final[Mapping[str, str]] = {"campaign": "DEFAULT", "campaign_counters": "0"}
+"""The tables that share rows in a generation of an earlier release, and the value of an unwritten column there."""
 
 
 class Difference(Struct, frozen=True):
@@ -70,7 +80,7 @@ class Comparison:
         self._connection = connection
         self._held = held
         self._expected = expected
-        self._columns: dict[str, str] = {}
+        self._columns: dict[str, list[str]] = {}
 
     async def count(self, part: Part, *args: object) -> int:
         """Return the number of rows that differ."""
@@ -89,36 +99,44 @@ class Comparison:
         for difference in differences:
             by_table.setdefault(difference.table, []).append(difference)
         for table, rows in by_table.items():
-            await self._replace(
-                "remove", table, [difference.held_json or difference.expected_json for difference in rows]
-            )
-            await self._replace(
-                "insert", table, [difference.expected_json for difference in rows if difference.expected_json]
-            )
+            unexpected = [difference.held_json for difference in rows if not difference.expected_json]
+            await self._execute("unset" if await self._shares_rows(table) else "remove", table, unexpected)
+            expected = [difference.expected_json for difference in rows if difference.expected_json]
+            await self._execute("write", table, expected)
 
-    async def _replace(self, block: str, table: str, rows: Sequence[str]) -> None:
+    async def _execute(self, block: str, table: str, rows: Sequence[str]) -> None:
         if rows:
             await self._connection.execute(await self._statement(block, Part(table)), f"[{','.join(rows)}]")
 
+    async def _shares_rows(self, table: str) -> bool:
+        """Return whether the held rows of a table are also rows of another one, as in earlier releases."""
+        return table in UNSET and await generations.has_counters_in_campaign(self._connection, self._held)
+
     async def _statement(self, block: str, part: Part) -> str:
         key = KEYS[part.table]
+        columns = await self._columns_of(part.table)
         text = _statements()[block]
         for token, value in {
-            "{columns}": await self._columns_of(part.table),
+            "{columns}": ", ".join(columns),
+            "{assignments}": ", ".join(f"{name} = excluded.{name}" for name in columns),
+            "{unwritten}": ", ".join(f"{name} = {UNSET.get(part.table)}" for name in columns if name not in key),
+            "{same_unexpected_key}": " AND ".join(f"held.{name} = unexpected.{name}" for name in key),
             "{same_key}": " AND ".join(f"held.{name} = expected.{name}" for name in key),
-            "{key}": ", ".join(f"coalesce(held.{name}, expected.{name})" for name in key),
+            "{key}": ", ".join(key),
+            "{either_key}": ", ".join(f"coalesce(held.{name}, expected.{name})" for name in key),
             "{held}": self._held,
             "{expected}": self._expected,
             "{table}": part.table,
+            "{written}": WRITTEN.get(part.table, EVERYTHING),
             "{scope}": part.scope,
         }.items():
             text = text.replace(token, value)
         return text
 
-    async def _columns_of(self, table: str) -> str:
+    async def _columns_of(self, table: str) -> list[str]:
         if table not in self._columns:
-            rows = await self._connection.fetch(_statements()["written_columns"], f"{self._held}.{table}")
-            self._columns[table] = ", ".join(row["attname"] for row in rows)
+            rows = await self._connection.fetch(_statements()["written_columns"], f"{self._expected}.{table}")
+            self._columns[table] = [row["attname"] for row in rows]
         return self._columns[table]
 
 

@@ -14,7 +14,7 @@ import asyncpg
 from projections.errors import Fenced
 from projections.model.batch import BatchBuilder
 from projections.model.membership import Registers
-from projections.model.rows import campaign_row, customer_row, target_row
+from projections.model.rows import campaign_row, counters_row, customer_row, target_row
 from projections.store import checkpoint as checkpoints
 from projections.store import generations
 from projections.store.checkpoint import Checkpoint
@@ -72,6 +72,7 @@ INDEX_STAGES: Final = (
         "campaign_by_created_at",
         "campaign_by_created_at_desc",
         "key_of_campaign",
+        "key_of_campaign_counters",
     ),
     ("key_of_membership", "key_of_customer"),
 )
@@ -95,6 +96,8 @@ async def steps_left(connection: asyncpg.Connection, name: Generation) -> list[S
     steps: list[Step] = []
     if "fill_campaign" in existing:
         steps.append(Step("resolve", 0, statements["resolve_campaigns"]))
+    if "fill_counters" in existing:  # not in stage 0: once that is done, no more chunks are filled
+        steps.append(Step("resolve", 1, statements["resolve_counters"]))
     resolve_slice = statements["resolve_targets"]
     steps += [Step("resolve", 1, resolve_slice.replace("{slice}", str(number))) for number in slices]
     if "fill_customer" in existing:
@@ -144,6 +147,7 @@ async def _copy(connection: asyncpg.Connection, name: Generation, chunk: BatchBu
     registers, at = chunk.registers, chunk.position
     await _copy_rows(connection, name, "fill_customer", _customers(at, registers))
     await _copy_rows(connection, name, "fill_campaign", _campaigns(at, chunk))
+    await _copy_rows(connection, name, "fill_counters", _counters(at, registers))
     await _copy_rows(connection, name, "fill_target", _targets(at, registers))
 
 
@@ -161,7 +165,12 @@ def _customers(at: int, registers: Registers) -> Iterable[tuple[Any, ...]]:
 
 def _campaigns(at: int, chunk: BatchBuilder) -> Iterable[tuple[Any, ...]]:
     registers, definitions = chunk.registers, chunk.definitions
-    return ((at, *campaign_row(campaign_id, registers, definitions)) for campaign_id in registers.campaign_ids())
+    changed = registers.definitions.keys() | registers.statuses.keys() | registers.deletions.keys()
+    return ((at, *campaign_row(campaign_id, registers, definitions)) for campaign_id in changed)
+
+
+def _counters(at: int, registers: Registers) -> Iterable[tuple[Any, ...]]:
+    return ((at, *counters_row(event)) for event in registers.counters.values())
 
 
 def _targets(at: int, registers: Registers) -> Iterable[tuple[Any, ...]]:

@@ -28,8 +28,12 @@ CREATE TABLE {generation}.fill_campaign (
     status_version bigint NOT NULL,
     status smallint,
     deletion_version bigint NOT NULL,
-    deleted boolean NOT NULL,
-    counters_version bigint NOT NULL,
+    deleted boolean NOT NULL
+);
+CREATE TABLE {generation}.fill_counters (
+    chunk bigint NOT NULL,
+    campaign_id uuid NOT NULL,
+    version bigint NOT NULL,
     contacts_total bigint NOT NULL,
     contacts_contacted bigint NOT NULL,
     contacts_remaining bigint NOT NULL,
@@ -74,36 +78,37 @@ WITH known AS (
     SELECT DISTINCT ON (campaign_id) campaign_id, deletion_version, deleted
     FROM {generation}.fill_campaign WHERE deletion_version > 0
     ORDER BY campaign_id, deletion_version DESC, chunk
-), counters AS (
-    SELECT DISTINCT ON (campaign_id)
-        campaign_id, counters_version, contacts_total, contacts_contacted, contacts_remaining, contacts_to_recall,
-        contacts_failed, contacts_succeeded, progress
-    FROM {generation}.fill_campaign WHERE counters_version > 0
-    ORDER BY campaign_id, counters_version DESC, chunk
 )
 INSERT INTO {generation}.campaign (
     campaign_id,
     definition_version, owner_id, created_at, name_key, goal_key, agent_name_key, display_json,
     status_version, status,
-    deletion_version, deleted,
-    counters_version, contacts_total, contacts_contacted, contacts_remaining, contacts_to_recall,
-    contacts_failed, contacts_succeeded, progress
+    deletion_version, deleted
 )
 SELECT
     campaign_id,
     coalesce(definition_version, 0), owner_id, created_at, name_key, goal_key, agent_name_key, display_json,
     coalesce(status_version, 0), status,
-    coalesce(deletion_version, 0), coalesce(deleted, false),
-    coalesce(counters_version, 0), coalesce(contacts_total, 0), coalesce(contacts_contacted, 0),
-    coalesce(contacts_remaining, 0), coalesce(contacts_to_recall, 0),
-    coalesce(contacts_failed, 0), coalesce(contacts_succeeded, 0), coalesce(progress, 0)
+    coalesce(deletion_version, 0), coalesce(deleted, false)
 FROM known
 LEFT JOIN definition USING (campaign_id)
 LEFT JOIN status USING (campaign_id)
 LEFT JOIN deletion USING (campaign_id)
-LEFT JOIN counters USING (campaign_id)
 ORDER BY campaign_id;
 DROP TABLE {generation}.fill_campaign;
+
+
+-- name: resolve_counters
+INSERT INTO {generation}.campaign_counters (
+    campaign_id, version, contacts_total, contacts_contacted, contacts_remaining, contacts_to_recall,
+    contacts_failed, contacts_succeeded, progress
+)
+SELECT DISTINCT ON (campaign_id)
+    campaign_id, version, contacts_total, contacts_contacted, contacts_remaining, contacts_to_recall,
+    contacts_failed, contacts_succeeded, progress
+FROM {generation}.fill_counters
+ORDER BY campaign_id, version DESC, chunk;
+DROP TABLE {generation}.fill_counters;
 
 
 -- name: resolve_targets

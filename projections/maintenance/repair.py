@@ -189,7 +189,7 @@ async def _write(
 
 async def has_rows(connection: asyncpg.Connection, name: Generation, entity: Entity) -> bool:
     """Return whether a generation, or the expected rows, contain rows of the entity."""
-    for table in (entity.kind, "membership"):
+    for table in (entity.kind, "membership", *(["campaign_counters"] if entity.kind == "campaign" else [])):
         # Both names come from closed sets.
         query = f"SELECT EXISTS (SELECT FROM {name}.{table} WHERE {entity.kind}_id = $1)"  # noqa: S608
         if await connection.fetchval(query, entity.id):
@@ -210,6 +210,7 @@ async def _complete_campaign(connection: asyncpg.Connection, live: Generation, e
     await connection.execute(statements["count_memberships"])
     return [
         ("campaign", "campaign_id = $1::uuid"),
+        ("campaign_counters", "campaign_id = $1::uuid"),
         ("membership", "campaign_id = $1::uuid"),
         ("customer_summary", f"$1::uuid IS NOT NULL AND customer_id IN ({statements['members']})"),
     ]

@@ -3,8 +3,22 @@
 
 
 -- name: expected_tables
+-- In a generation of an earlier release, counters are columns of `campaign`, and `campaign_counters` is a view of it.
 CREATE TEMPORARY TABLE customer (LIKE {live}.customer INCLUDING ALL) ON COMMIT DROP;
 CREATE TEMPORARY TABLE campaign (LIKE {live}.campaign INCLUDING ALL) ON COMMIT DROP;
+ALTER TABLE pg_temp.campaign
+DROP COLUMN IF EXISTS card,
+DROP COLUMN IF EXISTS counters_version,
+DROP COLUMN IF EXISTS contacts_total,
+DROP COLUMN IF EXISTS contacts_contacted,
+DROP COLUMN IF EXISTS contacts_remaining,
+DROP COLUMN IF EXISTS contacts_to_recall,
+DROP COLUMN IF EXISTS contacts_failed,
+DROP COLUMN IF EXISTS contacts_succeeded,
+DROP COLUMN IF EXISTS progress;
+CREATE TEMPORARY TABLE campaign_counters (
+    LIKE {live}.campaign_counters INCLUDING ALL EXCLUDING INDEXES, PRIMARY KEY (campaign_id)
+) ON COMMIT DROP;
 CREATE TEMPORARY TABLE membership (LIKE {live}.membership INCLUDING ALL) ON COMMIT DROP;
 CREATE TEMPORARY TABLE customer_summary (LIKE {live}.customer_summary INCLUDING ALL) ON COMMIT DROP;
 

@@ -36,6 +36,7 @@ class Columns(Struct, frozen=True):
     customers: list[list[Any]]
     enrolled: list[CustomerId]
     campaigns: list[list[Any]]
+    counters: list[list[Any]]
     targets: list[list[Any]]
 
 
@@ -59,7 +60,8 @@ def register_columns(registers: Registers, definitions: Definitions | None = Non
     return Columns(
         customers=columns(map(customer_row, registers.customers.values())),
         enrolled=[key.customer_id for key in registers.enrolments],
-        campaigns=_campaign_columns(registers, definitions or {}) if registers.campaign_ids() else [],
+        campaigns=_campaign_columns(registers, definitions or {}),
+        counters=columns(map(counters_row, registers.counters.values())),
         targets=columns(target_row(key, registers) for key in sorted(registers.presences)),
     )
 
@@ -76,23 +78,38 @@ def row_bytes(row: Row) -> int:
 
 
 def campaign_row(campaign_id: CampaignId, registers: Registers, definitions: Definitions) -> Row:
-    """Return a campaign as one row with all four registers; version 0 for a register that was not written."""
+    """Return a campaign as one row without its counters; version 0 for a register that was not written."""
     return (
         campaign_id,
         *(_definition(registers, campaign_id, definitions) if campaign_id in registers.definitions else _NO_DEFINITION),
         *_status(registers.statuses.get(campaign_id)),
         *_deletion(registers.deletions.get(campaign_id)),
-        *_counters(registers.counters.get(campaign_id)),
+    )
+
+
+def counters_row(event: CountersChanged) -> Row:
+    """Return a row of write_counters."""
+    return (
+        event.campaign_id,
+        event.version,
+        event.contacts_total,
+        event.contacts_contacted,
+        event.contacts_remaining,
+        event.contacts_to_recall,
+        event.contacts_failed,
+        event.contacts_succeeded,
+        event.progress,
     )
 
 
 def _campaign_columns(registers: Registers, definitions: Definitions) -> list[list[Any]]:
     """Return the parameters of write_campaigns, each register separately: most campaigns write only one."""
+    if not registers.definitions and not registers.statuses and not registers.deletions:
+        return []
     return [
         *_columns_of(8, ((key, *_definition(registers, key, definitions)) for key in registers.definitions)),
         *_columns_of(3, ((key, *_status(event)) for key, event in registers.statuses.items())),
         *_columns_of(3, ((key, *_deletion(event)) for key, event in registers.deletions.items())),
-        *_columns_of(9, ((key, *_counters(event)) for key, event in registers.counters.items())),
     ]
 
 
@@ -139,21 +156,6 @@ def _status(event: CampaignUpserted | CampaignStatusChanged | None) -> Row:
 
 def _deletion(event: CampaignDeleted | CampaignRestored | None) -> Row:
     return (0, False) if event is None else (event.version, isinstance(event, CampaignDeleted))
-
-
-def _counters(event: CountersChanged | None) -> Row:
-    if event is None:
-        return 0, 0, 0, 0, 0, 0, 0, 0.0
-    return (
-        event.version,
-        event.contacts_total,
-        event.contacts_contacted,
-        event.contacts_remaining,
-        event.contacts_to_recall,
-        event.contacts_failed,
-        event.contacts_succeeded,
-        event.progress,
-    )
 
 
 def _enrolment(event: TargetEnrolled | None) -> Row:

@@ -21,6 +21,7 @@ State = Literal["filling", "following", "broken", "dropped"]
 
 INDEXES: Final[Mapping[str, str]] = {
     "key_of_campaign": "campaign_pkey",
+    "key_of_campaign_counters": "campaign_counters_pkey",
     "campaign_by_name_prefix": "campaign_by_name_prefix",
     "campaign_by_created_at": "campaign_by_created_at",
     "campaign_by_created_at_desc": "campaign_by_created_at_desc",
@@ -167,6 +168,14 @@ async def switch(connection: asyncpg.Connection, to: Generation, *, old_follows_
             old.generation,
         )
     await notices.notify_flush(connection)
+
+
+async def has_counters_in_campaign(connection: asyncpg.Connection, name: str) -> bool:
+    """Return whether a generation has the older shape, in which `campaign_counters` is a view of `campaign`."""
+    kind = await connection.fetchval(
+        "SELECT relkind::text FROM pg_class WHERE oid = to_regclass($1)", f"{name}.campaign_counters"
+    )
+    return bool(kind == "v")
 
 
 async def state_of(connection: asyncpg.Connection, name: str) -> State:

@@ -375,6 +375,8 @@ async def write_columns(
     if offered.enrolled:
         await connection.execute(statements["ensure_customers"], offered.enrolled)
     changed = await connection.fetch(statements["write_campaigns"], *offered.campaigns) if offered.campaigns else []
+    if offered.counters:
+        await connection.execute(statements["write_counters"], *offered.counters)
     if offered.targets:
         emptied = await connection.fetch(statements["write_targets"], *offered.targets)
         if emptied:

@@ -39,8 +39,8 @@ ON CONFLICT (customer_id) DO NOTHING;
 
 
 -- name: write_campaigns
--- All four registers of a campaign in one row write, however many events changed them. Each register has its own
--- arrays, because most campaigns of a batch write only their counters; an unwritten register is offered with version 0,
+-- Definition, status and deletion of a campaign in one row write, however many events changed them. Each register has
+-- its own arrays, because most campaigns of a batch write only one; an unwritten register is offered with version 0,
 -- which never wins. A full join cannot be planned as a nested loop, however few rows the planner expects.
 -- Returns the defined campaigns with members whose keys, copied to the memberships, have changed, and whether an older
 -- fan-out of the campaign is still in progress.
@@ -49,17 +49,13 @@ WITH written AS (
         campaign_id,
         definition_version, owner_id, created_at, name_key, goal_key, agent_name_key, display_json,
         status_version, status,
-        deletion_version, deleted,
-        counters_version, contacts_total, contacts_contacted, contacts_remaining, contacts_to_recall,
-        contacts_failed, contacts_succeeded, progress
+        deletion_version, deleted
     )
     SELECT
         campaign_id,
         coalesce(definition.version, 0), owner_id, created_at, name_key, goal_key, agent_name_key, display_json,
         coalesce(status.version, 0), status.status,
-        coalesce(deletion.version, 0), coalesce(deletion.deleted, false),
-        coalesce(counters.version, 0), coalesce(total, 0), coalesce(contacted, 0), coalesce(remaining, 0),
-        coalesce(to_recall, 0), coalesce(failed, 0), coalesce(succeeded, 0), coalesce(progress, 0)
+        coalesce(deletion.version, 0), coalesce(deletion.deleted, false)
     FROM unnest(
         $1::uuid[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[]
     ) AS definition (campaign_id, version, owner_id, created_at, name_key, goal_key, agent_name_key, display_json)
@@ -67,12 +63,6 @@ WITH written AS (
         AS status (campaign_id, version, status) USING (campaign_id)
     FULL JOIN unnest($12::uuid[], $13::bigint[], $14::boolean[])
         AS deletion (campaign_id, version, deleted) USING (campaign_id)
-    FULL JOIN unnest(
-        $15::uuid[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[],
-        $20::bigint[], $21::bigint[], $22::bigint[], $23::double precision[]
-    ) AS counters (
-        campaign_id, version, total, contacted, remaining, to_recall, failed, succeeded, progress
-    ) USING (campaign_id)
     ORDER BY 1
     ON CONFLICT (campaign_id) DO UPDATE SET
         definition_version = greatest(held.definition_version, excluded.definition_version),
@@ -93,26 +83,10 @@ WITH written AS (
             THEN excluded.status ELSE held.status END,
         deletion_version = greatest(held.deletion_version, excluded.deletion_version),
         deleted = CASE WHEN held.deletion_version < excluded.deletion_version
-            THEN excluded.deleted ELSE held.deleted END,
-        counters_version = greatest(held.counters_version, excluded.counters_version),
-        contacts_total = CASE WHEN held.counters_version < excluded.counters_version
-            THEN excluded.contacts_total ELSE held.contacts_total END,
-        contacts_contacted = CASE WHEN held.counters_version < excluded.counters_version
-            THEN excluded.contacts_contacted ELSE held.contacts_contacted END,
-        contacts_remaining = CASE WHEN held.counters_version < excluded.counters_version
-            THEN excluded.contacts_remaining ELSE held.contacts_remaining END,
-        contacts_to_recall = CASE WHEN held.counters_version < excluded.counters_version
-            THEN excluded.contacts_to_recall ELSE held.contacts_to_recall END,
-        contacts_failed = CASE WHEN held.counters_version < excluded.counters_version
-            THEN excluded.contacts_failed ELSE held.contacts_failed END,
-        contacts_succeeded = CASE WHEN held.counters_version < excluded.counters_version
-            THEN excluded.contacts_succeeded ELSE held.contacts_succeeded END,
-        progress = CASE WHEN held.counters_version < excluded.counters_version
-            THEN excluded.progress ELSE held.progress END
+            THEN excluded.deleted ELSE held.deleted END
     WHERE held.definition_version < excluded.definition_version
         OR held.status_version < excluded.status_version
         OR held.deletion_version < excluded.deletion_version
-        OR held.counters_version < excluded.counters_version
     RETURNING WITH (OLD AS o, NEW AS n)
         n.campaign_id,
         n.definition_version > 0
@@ -127,6 +101,30 @@ SELECT
 FROM written
 WHERE keys_changed
     AND EXISTS (SELECT FROM {generation}.membership WHERE membership.campaign_id = written.campaign_id);
+
+
+-- name: write_counters
+-- Apart from write_campaigns: most events are counters, and a narrow row is rewritten in its own page, without an index.
+INSERT INTO {generation}.campaign_counters AS held (
+    campaign_id, version, contacts_total, contacts_contacted, contacts_remaining, contacts_to_recall,
+    contacts_failed, contacts_succeeded, progress
+)
+SELECT *
+FROM unnest(
+    $1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+    $7::bigint[], $8::bigint[], $9::double precision[]
+) AS offered
+ORDER BY 1
+ON CONFLICT (campaign_id) DO UPDATE SET
+    version = excluded.version,
+    contacts_total = excluded.contacts_total,
+    contacts_contacted = excluded.contacts_contacted,
+    contacts_remaining = excluded.contacts_remaining,
+    contacts_to_recall = excluded.contacts_to_recall,
+    contacts_failed = excluded.contacts_failed,
+    contacts_succeeded = excluded.contacts_succeeded,
+    progress = excluded.progress
+WHERE held.version < excluded.version;
 
 
 -- name: write_targets

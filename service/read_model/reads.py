@@ -8,7 +8,7 @@ Fails: `database.UNAVAILABLE` and `QueryCanceledError` when PostgreSQL is unavai
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import asyncpg
 from msgspec import Struct
@@ -23,32 +23,33 @@ from service.read_model.query_batcher import QueryBatcher
 
 
 class SortKey(NamedTuple):
-    """A sort field's expression, the type to which a cursor's text is cast, and whether it may be null."""
+    """A sort field: its table and expression, the type to which a cursor's text is cast, and whether it may be null."""
 
+    table: Literal["membership", "campaign", "campaign_counters"]
     expression: str
     type: str
     nullable: bool = False
     indexed_prefix: str = ""
     """The indexed expression, if the index holds only a prefix of the key; rows are ordered by it first."""
 
-    @property
-    def is_membership_column(self) -> bool:
-        """Whether a page in this order can be found without reading campaigns."""
-        return self.expression.startswith("membership.")
+
+def _counter(column: str, type_name: str = "bigint") -> SortKey:
+    """Return the sort key of a counter; one that was never received is 0."""
+    return SortKey("campaign_counters", f"coalesce(campaign_counters.{column}, 0)", type_name)
 
 
 SORT_KEYS: Final[Mapping[SortField, SortKey]] = {
-    "enrolled_at": SortKey("membership.enrolled_at", "timestamptz"),
-    "name": SortKey("campaign.name_key", 'text COLLATE "C"', indexed_prefix="left(campaign.name_key, 600)"),
-    "status": SortKey("membership.status", "smallint"),
-    "created_at": SortKey("campaign.created_at", "timestamptz", nullable=True),
-    "progress": SortKey("campaign.progress", "double precision"),
-    "contacts_total": SortKey("campaign.contacts_total", "bigint"),
-    "contacts_contacted": SortKey("campaign.contacts_contacted", "bigint"),
-    "contacts_remaining": SortKey("campaign.contacts_remaining", "bigint"),
-    "contacts_to_recall": SortKey("campaign.contacts_to_recall", "bigint"),
-    "contacts_failed": SortKey("campaign.contacts_failed", "bigint"),
-    "contacts_succeeded": SortKey("campaign.contacts_succeeded", "bigint"),
+    "enrolled_at": SortKey("membership", "membership.enrolled_at", "timestamptz"),
+    "name": SortKey("campaign", "campaign.name_key", 'text COLLATE "C"', indexed_prefix="left(campaign.name_key, 600)"),
+    "status": SortKey("membership", "membership.status", "smallint"),
+    "created_at": SortKey("campaign", "campaign.created_at", "timestamptz", nullable=True),
+    "progress": _counter("progress", "double precision"),
+    "contacts_total": _counter("contacts_total"),
+    "contacts_contacted": _counter("contacts_contacted"),
+    "contacts_remaining": _counter("contacts_remaining"),
+    "contacts_to_recall": _counter("contacts_to_recall"),
+    "contacts_failed": _counter("contacts_failed"),
+    "contacts_succeeded": _counter("contacts_succeeded"),
 }
 
 _COPIED_KEYS: Final[Mapping[str, str]] = {
@@ -323,8 +324,7 @@ def page_statement(name: Generation, shape: Shape) -> str:
     sort = SORT_KEYS[shape.sort_field]
     keys = _CAMPAIGN_KEYS if shape.exact else _COPIED_KEYS
     expression = keys["{status}"] if shape.sort_field == "status" else sort.expression
-    joined = shape.exact or shape.searched or not sort.is_membership_column
-    source = _BLOCKS["membership_and_campaign" if joined else "membership"]
+    source = _BLOCKS[_source(shape, sort)]
     conditions = ("visible", *(["dated"] if shape.dated else []), *(["searched"] if shape.searched else []))
     matching = "\n".join(_BLOCKS[condition] for condition in conditions)
     columns = {"{sort_key}": expression, "{campaign_id}": "membership.campaign_id", **keys}
@@ -371,6 +371,14 @@ def page_statement(name: Generation, shape: Shape) -> str:
         ),
         name,
     )
+
+
+def _source(shape: Shape, sort: SortKey) -> str:
+    """Return the block of the tables that filter and order the rows: no more than the shape needs."""
+    with_campaign = shape.exact or shape.searched or sort.table == "campaign"
+    if sort.table == "campaign_counters":
+        return "membership_campaign_and_counters" if with_campaign else "membership_and_counters"
+    return "membership_and_campaign" if with_campaign else "membership"
 
 
 def _prefix_blocks(sort: SortKey, *, searched: bool) -> dict[str, str]:

@@ -140,12 +140,12 @@ FROM (
 
 
 -- name: rows
--- Reads one row beyond the limit, to know whether there is a next page. Cards are fetched only for the page, not for
--- skipped rows, and only if they fit the byte limit: the size of a card is known without reading its TOAST data.
+-- Reads one row beyond the limit, to know whether there is a next page. Cards are put together only for the page, not for
+-- skipped rows, and only if they fit the byte limit.
 SELECT
     count(*) > request.page_limit AS has_next,
     coalesce(max(page_bytes), 0) AS items_bytes,
-    array_agg(convert_to(card, 'UTF8') ORDER BY place)
+    array_agg(convert_to({card}, 'UTF8') ORDER BY place)
         FILTER (WHERE place <= request.page_limit AND page_bytes <= request.items_bytes_max) AS items,
     max(sort_key::text) FILTER (WHERE place = request.page_limit) AS last_key,
     max(campaign_id::text) FILTER (WHERE place = request.page_limit) AS last_campaign_id
@@ -157,18 +157,17 @@ FROM ({sized}) AS sized
 SELECT
     has_next,
     items_bytes,
-    CASE WHEN items_bytes <= request.items_bytes_max THEN convert_to(card, 'UTF8') END AS items,
+    CASE WHEN items_bytes <= request.items_bytes_max THEN convert_to({card}, 'UTF8') END AS items,
     last_key,
     last_campaign_id,
     place
 FROM (
     SELECT
+        *,
         count(*) OVER () > request.page_limit AS has_next,
         page_bytes AS items_bytes,
-        card,
         max(sort_key::text) FILTER (WHERE place = request.page_limit) OVER () AS last_key,
-        max(campaign_id::text) FILTER (WHERE place = request.page_limit) OVER () AS last_campaign_id,
-        place
+        max(campaign_id::text) FILTER (WHERE place = request.page_limit) OVER () AS last_campaign_id
     FROM ({sized}) AS sized
 ) AS listed
 WHERE place <= request.page_limit
@@ -193,26 +192,66 @@ FROM (
 SELECT
     live.generation AS live_generation,
     checkpoint.position,
-    wanted.campaign_id::text AS campaign_id,
-    CASE WHEN octet_length(campaign.card) <= $2::bigint THEN convert_to(campaign.card, 'UTF8') END AS card
+    campaign_id::text AS campaign_id,
+    CASE WHEN {card_bytes_max} <= $2::bigint THEN convert_to({card}, 'UTF8') END AS card
 FROM control.live
 CROSS JOIN control.checkpoint
 CROSS JOIN unnest($1::uuid[]) AS wanted (campaign_id)
-LEFT JOIN {generation}.campaign ON campaign.campaign_id = wanted.campaign_id
+LEFT JOIN {card_tables} USING (campaign_id)
 WHERE checkpoint.generation = '{generation}'
 
 
 -- name: sized
--- The cards of a page, and their total size.
-SELECT
-    numbered.*,
-    campaign.card,
-    sum(octet_length(campaign.card)) FILTER (WHERE place <= request.page_limit) OVER () AS page_bytes
+-- The columns of the cards of a page, and the most bytes that its cards can have together. OFFSET 0 is an optimization
+-- fence: one lookup per row of the page, however many rows the planner expects of an offset that it does not know.
+SELECT *, sum({card_bytes_max}) FILTER (WHERE place <= request.page_limit) OVER () AS page_bytes
 FROM (
     SELECT *, row_number() OVER (ORDER BY sort_key {direction} {nulls}, campaign_id) AS place
     FROM ({keys}) AS fetched
 ) AS numbered
-INNER JOIN {generation}.campaign USING (campaign_id)
+INNER JOIN LATERAL (
+    SELECT * FROM {card_tables} WHERE card_tables.campaign_id = numbered.campaign_id OFFSET 0
+) AS card_columns USING (campaign_id)
+
+
+-- name: card
+-- The item as the API shows it: the members that the definition determines, encoded when they were written, then status
+-- and counters as they are now. A double is written as the shortest text that reads back as the same number.
+'{"id":"' || campaign_id::text
+|| '",' || display_json
+|| ',"status":"' || CASE status WHEN 0 THEN 'draft' WHEN 1 THEN 'running' WHEN 2 THEN 'paused' ELSE 'done' END
+|| '","contacts_total":' || contacts_total::text
+|| ',"contacts_contacted":' || contacts_contacted::text
+|| ',"contacts_remaining":' || contacts_remaining::text
+|| ',"contacts_to_recall":' || contacts_to_recall::text
+|| ',"contacts_failed":' || contacts_failed::text
+|| ',"contacts_succeeded":' || contacts_succeeded::text
+|| ',"progress":' || progress::text
+|| '}'
+
+
+-- name: card_bytes_max
+-- Computed without reading the TOAST data of a long definition. The constant covers all other members at their longest.
+(octet_length(display_json) + 400)
+
+
+-- name: card_tables
+-- The columns of which `card` is made, one row per campaign. Counters that were never received are 0.
+(
+    SELECT
+        campaign.campaign_id,
+        campaign.display_json,
+        campaign.status,
+        coalesce(campaign_counters.contacts_total, 0) AS contacts_total,
+        coalesce(campaign_counters.contacts_contacted, 0) AS contacts_contacted,
+        coalesce(campaign_counters.contacts_remaining, 0) AS contacts_remaining,
+        coalesce(campaign_counters.contacts_to_recall, 0) AS contacts_to_recall,
+        coalesce(campaign_counters.contacts_failed, 0) AS contacts_failed,
+        coalesce(campaign_counters.contacts_succeeded, 0) AS contacts_succeeded,
+        coalesce(campaign_counters.progress, 0) AS progress
+    FROM {generation}.campaign
+    LEFT JOIN {generation}.campaign_counters USING (campaign_id)
+) AS card_tables
 
 
 -- name: keys_shallow
@@ -254,6 +293,16 @@ FROM (
 
 -- name: membership_and_campaign
 {generation}.membership INNER JOIN {generation}.campaign USING (campaign_id)
+
+
+-- name: membership_and_counters
+{generation}.membership LEFT JOIN {generation}.campaign_counters USING (campaign_id)
+
+
+-- name: membership_campaign_and_counters
+{generation}.membership
+INNER JOIN {generation}.campaign USING (campaign_id)
+LEFT JOIN {generation}.campaign_counters USING (campaign_id)
 
 
 -- name: visible

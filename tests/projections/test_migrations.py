@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 
 import asyncpg
 import pytest
@@ -81,7 +82,7 @@ async def test_every_page_statement_prepares(connection: asyncpg.Connection) -> 
     assert len(shapes) == 11 * 2 * (2**7 + 2**5)
     for shape in shapes:
         text = page_statement(Generation("g1"), shape)
-        assert "{" not in text, shape
+        assert not re.search(r"\{\w+\}", text), shape
         assert len(text) < 15_000, "asyncpg would not cache the prepared statement"
         prepared = await connection.prepare(text)
         assert len(prepared.get_parameters()) == (9 if shape.batchable else 13)

@@ -8,6 +8,7 @@ import asyncpg
 KEYS = {
     "customer": ("customer_id",),
     "campaign": ("campaign_id",),
+    "campaign_counters": ("campaign_id",),
     "membership": ("customer_id", "campaign_id"),
     "customer_summary": ("customer_id", "owner_id", "status", "deleted"),
 }
@@ -17,11 +18,10 @@ CHANGES = {
         "name_key = name_key || '!'",
         "status = (status + 1) % 4",
         "deleted = NOT deleted",
-        "contacts_total = contacts_total + 1",
-        "progress = progress + 0.25",
         "display_json = replace(display_json, 'name', 'Name')",
         "created_at = now()",
     ],
+    "campaign_counters": ["contacts_total = contacts_total + 1", "progress = progress + 0.25", "version = version + 1"],
     "membership": [
         "enrolled_at = enrolled_at + interval '1 microsecond'",
         "status = (status + 1) % 4",
@@ -37,6 +37,7 @@ CHANGES = {
 COMPLETE = {
     "customer": "version > 0",
     "campaign": "definition_version > 0",
+    "campaign_counters": "true",
     "membership": "enrolled_at IS NOT NULL AND owner_id IS NOT NULL",
     "customer_summary": "true",
 }

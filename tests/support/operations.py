@@ -16,7 +16,8 @@ async def assert_dataset_rows(system: System, dataset: Dataset) -> None:
     name = await live(system)
     expected = {
         "customer_id::text, owner_id::text, deleted FROM {}.customer": dataset.customer_rows(),
-        "campaign_id::text, owner_id::text, status, deleted, contacts_total FROM {}.campaign": dataset.campaign_rows(),
+        "campaign_id::text, owner_id::text, status, deleted, coalesce(campaign_counters.contacts_total, 0) "
+        "FROM {0}.campaign LEFT JOIN {0}.campaign_counters USING (campaign_id)": dataset.campaign_rows(),
         "customer_id::text, campaign_id::text, enrolled_at, present, owner_id::text, status, deleted "
         "FROM {}.membership": dataset.membership_rows(),
         "customer_id::text, owner_id::text, status, deleted, memberships "

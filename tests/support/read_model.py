@@ -16,6 +16,7 @@ CREATED = "2026-01-01T00:00:00.123456789Z"
 TABLES = {
     "customer": "customer_id",
     "campaign": "campaign_id",
+    "campaign_counters": "campaign_id",
     "membership": "customer_id, campaign_id",
     "customer_summary": "customer_id, owner_id, status, deleted",
     "parked_event": "position",

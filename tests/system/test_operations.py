@@ -156,8 +156,8 @@ async def damage_dataset(connection: asyncpg.Connection, dataset: Dataset, rng: 
             "customer_id": [customer_id(n) for n in dataset.customers],
             "campaign_id": [campaign_id(n) for n in dataset.campaigns],
         }
-        for table in ("customer", "campaign", "membership", "customer_summary"):
-            key = "campaign_id" if table == "campaign" else "customer_id"
+        for table in ("customer", "campaign", "campaign_counters", "membership", "customer_summary"):
+            key = "campaign_id" if table.startswith("campaign") else "customer_id"
             listed = ", ".join(f"'{value}'" for value in ids[key])
             await connection.execute(
                 f"CREATE VIEW dataset.{table} AS SELECT * FROM g1.{table} WHERE {key} IN ({listed})"  # noqa: S608
