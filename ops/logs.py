@@ -8,8 +8,8 @@ import structlog
 from projections.settings import Settings
 
 
-def configure(settings: Settings) -> None:
-    """Configure structlog; call once, when the process starts."""
+def configure(settings: Settings, *processors: structlog.typing.Processor) -> None:
+    """Configure structlog, with further processors; call once, when the process starts."""
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if settings.log_format == "json"
@@ -18,6 +18,7 @@ def configure(settings: Settings) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            *processors,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

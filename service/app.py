@@ -21,6 +21,7 @@ from service.card_fetcher import CardFetcher
 from service.fast_path import FastPath
 from service.freshness import Freshness, NotReady
 from service.list_campaigns import ListCampaigns
+from service.listing_endpoint import ListingEndpoint
 from service.middleware import ResponseMiddleware
 from service.page_budget import PageBudget, PageMemoryBusy, PageTooLarge
 from service.page_reader import PageReader
@@ -91,6 +92,7 @@ def create_app(settings: Settings) -> Application:
             may_serve_cached=fast_path.liveness.is_answering,
         )
         app.state.services = routes.Services(list_campaigns, freshness)
+        middleware.listing = ListingEndpoint(list_campaigns, _EXCEPTIONS)
         try:
             yield
         finally:
@@ -108,7 +110,8 @@ def create_app(settings: Settings) -> Application:
         exception_handlers=_EXCEPTIONS,
     )
 
-    return Application(ResponseMiddleware(app, fast_path), app.lifespan)
+    middleware = ResponseMiddleware(app, fast_path)
+    return Application(middleware, app.lifespan)
 
 
 def _cors(settings: Settings) -> CORSConfig | None:

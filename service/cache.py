@@ -25,14 +25,14 @@ from service.representation import PageContent, Representation
 BYTES_MAX: Final = 128 * 1024 * 1024
 """Limit of everything together; a share of the 300 MB that a process may use."""
 PROBATION_SHARE: Final = 0.2
-RESPONSES_SHARE: Final = 0.25
+RESPONSES_SHARE: Final = 0.15
 """Responses may use whatever is free, and keep this share when pages need memory as well."""
 PAGE_OVERHEAD_BYTES: Final = 520
 """What Python adds to a page: its key and its entries in two dictionaries. Measured, rounded up."""
 CARD_REFERENCE_BYTES: Final = 8
 TAG_BYTES: Final = 220
 """What a further tag of a page takes in the index."""
-RESPONSE_OVERHEAD_BYTES: Final = 1_500
+RESPONSE_OVERHEAD_BYTES: Final = 1_800
 """What a response takes besides its body: headers, entity tag, link. Measured, rounded up."""
 CHANGED_TAGS_MAX: Final = 100_000
 """Tags whose last change is recorded; beyond this number, everything read before now counts as changed."""

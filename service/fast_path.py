@@ -8,8 +8,8 @@ Expensive reads of known callers wait here for their slot, so that rejecting the
 """
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final
 
 from litestar.types import HTTPScope
@@ -26,6 +26,7 @@ _BYPASS_HEADERS: Final = frozenset((b"x-api-key", b"prefer", b"origin", b"member
 """A request with one of these headers needs more than a cache lookup and is routed."""
 _EXPENSIVE: Final = re.compile(rb"(?:^|&)(?:q|date_from|date_to|sort_field)=(?!enrolled_at(?:&|$)|&|$)")
 """Parameters that need a custom plan. A read whose parameter names are percent-encoded waits for its slot later."""
+_ADMITTED: Final[AbstractAsyncContextManager[object]] = nullcontext()
 _HITS: Final = metrics.CACHE.labels("hit")
 
 
@@ -44,7 +45,7 @@ class FastPath:
 
         `headers` are the request's, none of them repeated.
         """
-        if not _is_listing(scope):
+        if not is_listing(scope):
             return None
         principal = self._known_caller(headers)
         if principal is None or self.liveness is None or not self.liveness.answering:
@@ -62,17 +63,12 @@ class FastPath:
         if_none_match = headers.get(b"if-none-match", b"").decode("latin-1")
         return respond(representation, self._cache.applied_through, if_none_match)
 
-    @asynccontextmanager
-    async def admitted(self, scope: HTTPScope) -> AsyncIterator[None]:
+    def admitted(self, scope: HTTPScope) -> AbstractAsyncContextManager[object]:
         """Hold a slot for an expensive read of a known caller; admit any other request. Raises `Overloaded`."""
-        caller = None
-        if self.admission is not None and _is_listing(scope) and _EXPENSIVE.search(scope["query_string"]):
-            caller = self._caller(scope)
-        if caller is None or self.admission is None:
-            yield
-            return
-        async with self.admission.admitted(caller.user_id):
-            yield
+        if self.admission is None or not is_listing(scope) or not _EXPENSIVE.search(scope["query_string"]):
+            return _ADMITTED
+        caller = self._caller(scope)
+        return _ADMITTED if caller is None else self.admission.admitted(caller.user_id)
 
     def _caller(self, scope: HTTPScope) -> Principal | None:
         """Return the caller, if its token was verified recently and the request needs no special handling."""
@@ -88,6 +84,17 @@ class FastPath:
         return self.authenticator.cached_principal(authorization)
 
 
-def _is_listing(scope: HTTPScope) -> bool:
+def is_listing(scope: HTTPScope) -> bool:
+    """Return whether a request is for a customer's campaigns."""
     path = scope["path"]
     return scope["method"] == "GET" and path.startswith(PATH_PREFIX) and path.endswith(PATH_SUFFIX)
+
+
+def is_plain_listing(scope: HTTPScope, headers: Mapping[bytes, bytes]) -> bool:
+    """Return whether a request without repeated headers is a listing that needs neither routing nor CORS."""
+    return is_listing(scope) and b"origin" not in headers and "/" not in customer_segment(scope["path"])
+
+
+def customer_segment(path: str) -> str:
+    """Return the customer's id as sent in a listing's path; a slash if it is empty."""
+    return path[len(PATH_PREFIX) : -len(PATH_SUFFIX)] or "/"

@@ -12,10 +12,9 @@ from typing import Any, Final, cast
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
-from structlog.contextvars import bound_contextvars
 
 from service import metrics
-from service.fast_path import FastPath
+from service.fast_path import FastPath, is_plain_listing
 from service.problems import problem_reply, request_id
 from service.rate_limited_log import RateLimitedLog
 from service.read_model.admission import Overloaded
@@ -52,6 +51,8 @@ class ResponseMiddleware:
     def __init__(self, app: ASGIApp, fast_path: FastPath) -> None:
         self._app = app
         self._fast_path = fast_path
+        self.listing: ASGIApp | None = None
+        """Answers plain listings instead of the application; set at startup."""
         self._closing: tuple[Header, ...] = ()
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._aborting = False
@@ -76,18 +77,24 @@ class ResponseMiddleware:
         fields = list(scope["headers"])
         headers = dict(fields)
         # Only the application interprets repeated headers, and checks another host.
-        if len(headers) == len(fields) and headers.get(b"host") == self._last_host and not self._closing:
-            response = self._fast_path.lookup(scope, headers)
-            if response is not None:
-                await response.send(send, *DEFAULT_HEADERS, *_own_headers(headers.get(b"x-request-id"), began))
-                metrics.count(metrics.LISTING, response.status, time.perf_counter() - began)
-                return
+        is_plain = len(headers) == len(fields) and headers.get(b"host") == self._last_host and not self._closing
+        response = self._fast_path.lookup(scope, headers) if is_plain else None
+        if response is not None:
+            await response.send(send, *DEFAULT_HEADERS, *_own_headers(headers.get(b"x-request-id"), began))
+            metrics.count(metrics.LISTING, response.status, time.perf_counter() - began)
+            return
         identity, host = _identify(scope)
+        app = self._app_for(scope, host)
+        if app is self._app and self.listing is not None and is_plain and is_plain_listing(scope, headers):
+            app = self.listing
         if scope["method"] == "HEAD":
             scope["method"] = "GET"  # same status and headers as GET, without the body
             send = _without_body(send)
-        exchange = Exchange(scope, send, began, identity, self._closing)
-        await self._route(scope, receive, exchange, self._rejection_code(scope, host))
+        await self._run(app, scope, receive, Exchange(scope, send, began, identity, self._closing))
+
+    def _app_for(self, scope: HTTPScope, host: bytes | None) -> ASGIApp:
+        code = self._rejection_code(scope, host)
+        return self._app if code is None else _rejection(code)
 
     def _rejection_code(self, scope: HTTPScope, host: bytes | None) -> str | None:
         """Return the problem code of a request that is rejected before routing; None when it is not."""
@@ -101,25 +108,21 @@ class ResponseMiddleware:
             return "draining"
         return None
 
-    async def _route(self, scope: HTTPScope, receive: Receive, exchange: "Exchange", rejection: str | None) -> None:
+    async def _run(self, app: ASGIApp, scope: HTTPScope, receive: Receive, exchange: "Exchange") -> None:
         token = request_id.set(exchange.request_id)
         task = cast("asyncio.Task[Any]", asyncio.current_task())  # granian runs each request in a task
         self._in_flight.add(task)
         try:
-            with bound_contextvars(request_id=exchange.request_id):
-                if rejection is None:
-                    await self._run_app(scope, receive, exchange)
-                else:
-                    await exchange.fail(rejection)
+            await self._respond(app, scope, receive, exchange)
         finally:
             self._in_flight.discard(task)
             request_id.reset(token)
             exchange.count()
 
-    async def _run_app(self, scope: HTTPScope, receive: Receive, exchange: "Exchange") -> None:
+    async def _respond(self, app: ASGIApp, scope: HTTPScope, receive: Receive, exchange: "Exchange") -> None:
         try:
             async with self._fast_path.admitted(scope):
-                await self._app(scope, receive, exchange.send)
+                await app(scope, receive, exchange.send)
         except Overloaded:
             OVERLOADED.warning(request_id=exchange.request_id)
             await exchange.fail("database_unavailable")
@@ -128,7 +131,8 @@ class ResponseMiddleware:
                 raise
             await exchange.fail("draining")
         except Exception as problem:
-            if isinstance(problem.__cause__, CallerTooSlow):  # in Litestar's own error, because the response has begun
+            # Litestar raises an error of its own, because the response has begun.
+            if isinstance(problem, CallerTooSlow) or isinstance(problem.__cause__, CallerTooSlow):
                 SLOW_CALLERS.warning(request_id=exchange.request_id)
                 return
             log.exception("unhandled_exception", path=scope["path"])
@@ -167,6 +171,13 @@ class Exchange:
     def count(self) -> None:
         """Record the exchange in the metrics; 499 when nothing was sent."""
         metrics.count(self._route, self._status or 499, time.perf_counter() - self._began)
+
+
+def _rejection(code: str) -> ASGIApp:
+    async def reject(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await problem_reply(code).send(send)
+
+    return reject
 
 
 def _own_headers(identity: bytes | None, began: float) -> tuple[Header, ...]:

@@ -75,19 +75,24 @@ def read_cursor(text: str, signing_key: bytes) -> Cursor | None:
     return cursor if canonical and cursor.form == FORM else None
 
 
-def links(pairs: list[Pair], request: ListRequest, customer_id: str, total: int, next_cursor: str | None) -> str:
+def kept_parameters(pairs: list[Pair]) -> str | None:
+    """Return the parameters that every link repeats, escaped; None if they are too long for a link."""
+    kept = [(name, value) for name, value in pairs if name not in {"cursor", "offset"}]
+    if sum(len(name) + len(value) + 1 for name, value in kept) > LINK_BYTES_MAX:  # escaping only adds
+        return None
+    return urlencode(kept, encoding="latin-1") + "&" if kept else ""  # a character of a pair is one byte
+
+
+def links(kept: str | None, request: ListRequest, customer_id: str, total: int, next_cursor: str | None) -> str:
     """Return the Link header's value, RFC 8288, relative to this host; empty if there is no link or it is too long."""
+    if kept is None:
+        return ""
     if request.cursor is not None:
         targets = [("next", f"cursor={next_cursor}")] if next_cursor else []
     else:
         targets = [(relation, f"offset={offset}") for relation, offset in _offsets(request, total)]
-    kept = [(name, value) for name, value in pairs if name not in {"cursor", "offset"}]
-    path = f"/customers/{customer_id}/campaigns"
-    link_bytes_min = len(path) + sum(len(name) + len(value) + 1 for name, value in kept)  # escaping only adds
-    if not targets or len(targets) * link_bytes_min > LINK_BYTES_MAX:
-        return ""
-    prefix = urlencode(kept, encoding="latin-1") + "&" if kept else ""  # a character of a pair is one byte
-    header = ", ".join(f'<{path}?{prefix}{target}>; rel="{relation}"' for relation, target in targets)
+    beginning = f"</customers/{customer_id}/campaigns?{kept}"
+    header = ", ".join([f'{beginning}{target}>; rel="{relation}"' for relation, target in targets])
     return header if len(header) <= LINK_BYTES_MAX else ""
 
 

@@ -1,6 +1,6 @@
 """Every error response: problem+json with a stable code, and the contract's exact 422."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -12,6 +12,13 @@ from service.representation import Header, RawResponse
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the current request; set by the middleware, before anything can fail."""
+
+
+def add_request_id(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401 - a processor of structlog
+    """Add the current request's id to a log line."""
+    if identity := request_id.get():
+        event.setdefault("request_id", identity)
+    return event
 
 
 class Problem(NamedTuple):

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from service import paging
 from service.cards import digest
-from service.parameters import ListRequest, Pair, parse, query_pairs
+from service.parameters import ListRequest, parse, query_pairs
 from service.read_model.reads import Page
 
 COMPRESS_BYTES_MIN: Final = 1_000
@@ -72,7 +72,7 @@ class PageForm(Struct, frozen=True):
     """What the query alone determines of a page's body and links, for every customer."""
 
     request: ListRequest
-    pairs: list[Pair]
+    kept_parameters: str | None
     meta: bytes
     query: bytes
 
@@ -185,7 +185,7 @@ def represent(
     compressed = gzip_accepted and len(body) >= COMPRESS_BYTES_MIN
     tag = _entity_tag(digests, tail, compressed=compressed)
     sent = gzip.compress(body, GZIP_LEVEL, mtime=0) if compressed else body
-    link = paging.links(form.pairs, form.request, customer_id, content.total, content.next_cursor)
+    link = paging.links(form.kept_parameters, form.request, customer_id, content.total, content.next_cursor)
     validators, headers = _validator_headers(tag, link), _content_headers(len(sent), compressed=compressed)
     return Representation(sent, tag, validators, headers, revision)
 
@@ -212,7 +212,7 @@ async def respond_large(
     tag = _entity_tag(digests, tail, compressed=gzip_accepted)
     parts = [_HEAD, *[part for item in items for part in (b",", item)][1:], tail]
     length = None if gzip_accepted else sum(map(len, parts))
-    link = paging.links(form.pairs, form.request, customer_id, content.total, content.next_cursor)
+    link = paging.links(form.kept_parameters, form.request, customer_id, content.total, content.next_cursor)
     headers = _validator_headers(tag, link), _content_headers(length, compressed=gzip_accepted)
     response = respond(Representation(b"", tag, *headers), position, if_none_match, parked)
     if response.status == HTTP_304_NOT_MODIFIED:
@@ -275,7 +275,7 @@ def _page_form(query: bytes) -> PageForm:
         raise ValueError("the query is invalid")  # noqa: TRY004 - a value, of the type that `parse` has for it
     sort = {"field": request.sort_field, "direction": request.sort_dir}
     meta = _json({"limit": request.limit, "offset": request.offset, "sort": sort})[1:-1]
-    return PageForm(request, pairs, meta, _json(_query(request, sort)))
+    return PageForm(request, paging.kept_parameters(pairs), meta, _json(_query(request, sort)))
 
 
 _remembered_form: Final = lru_cache(maxsize=FORMS_MAX)(_page_form)

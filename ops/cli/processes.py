@@ -47,10 +47,11 @@ def dev(port: int, data_dir: Path, no_demo: bool) -> None:
 def serve() -> None:
     """Run the API. Any number of API processes can run in parallel."""
     from ops.logs import configure  # noqa: PLC0415
+    from service.problems import add_request_id  # noqa: PLC0415
     from service.server import serve as run  # noqa: PLC0415
 
     settings = process_settings("database_url", "jwt_secret")
-    configure(settings)
+    configure(settings, add_request_id)
     run_command(run(settings))
 
 
