@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
+from projections.cores import cores
 from projections.error_text import error_text
 from projections.errors import SettingsInvalid
 
@@ -37,6 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The address the API listens on."""
     http_port: int
     """The port the API listens on."""
+    http_workers: int
+    """Worker processes of the API."""
     cors_origins: tuple[str, ...]
     """Origins from which browsers may call the API; empty: CORS is off."""
     database_connections_max: int
@@ -112,6 +115,21 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+WORKERS_MAX = 64
+"""Worker processes of one API; more than any machine's cores would be a mistake in the number."""
+AUTO = "auto"
+
+
+def worker_count(text: str) -> int:
+    """Parse a number of worker processes; `auto` is one for each core that this process may use."""
+    if text == AUTO:
+        return min(cores(), WORKERS_MAX)
+    try:
+        return _whole(1, WORKERS_MAX)(text)
+    except ValueError as problem:
+        raise ValueError(f"{problem}, or {AUTO}") from None
+
+
 def _seconds(low: float, high: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         message = f"must be a number of seconds from {low} to {high}"
@@ -168,6 +186,7 @@ TABLE: tuple[Variable, ...] = (
     Variable("jwt_audience", str, "", "the value that a token's `aud` must contain; empty: not checked"),
     Variable("http_host", str, "127.0.0.1", "address on which the API listens; `0.0.0.0` in a container"),
     Variable("http_port", _whole(0, 65535), "8000", "port on which the API listens"),
+    Variable("http_workers", worker_count, "1", "worker processes of the API; `auto`: one a core"),
     Variable(
         "cors_origins", _origins, "", "origins from which browsers may call the API, separated by commas; empty: none"
     ),

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -32,6 +32,7 @@ from service.read_model.admission import RESERVED_CONNECTIONS, Admission
 from service.read_model.liveness import PROBE_EVERY_S, Liveness
 from service.read_model.query_batcher import GENERIC_PLAN_CONNECTIONS, QueryBatcher
 from service.supervision import supervise
+from service.workers.link import SupervisorLink
 
 EXPOSED_HEADERS: Final = (
     "ETag",
@@ -50,20 +51,22 @@ REQUEST_HEADERS: Final = (
     "Prefer",
     "X-Request-ID",
 )
+READINESS_EVERY_S: Final = 0.2
+"""How often a worker that has just started tries to reach the read model."""
 UNAVAILABLE_LOG: Final = RateLimitedLog("database_unavailable")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class Application(NamedTuple):
-    """The application of one API process, and what it needs while it serves."""
+    """The application of one worker, and what it needs while it serves."""
 
     asgi: ResponseMiddleware
     lifespan: Callable[[], AbstractAsyncContextManager[None]]
 
 
-def create_app(settings: Settings) -> Application:
-    """Return the application of one API process. It starts without a database and answers 503 until it has one."""
+def create_app(settings: Settings, link: SupervisorLink | None = None) -> Application:
+    """Return the application of one worker. It starts without a database and answers 503 until it has one."""
     cache = Cache()
     fast_path = FastPath(cache)
     metrics.CACHE_BYTES.set_function(lambda: cache.bytes_used)
@@ -91,13 +94,16 @@ def create_app(settings: Settings) -> Application:
             answer_within_s=settings.read_timeout_s + ANSWER_GRACE_S,
             may_serve_cached=fast_path.liveness.is_answering,
         )
-        app.state.services = routes.Services(list_campaigns, freshness)
+        app.state.services = routes.Services(list_campaigns, freshness, link)
         middleware.listing = ListingEndpoint(list_campaigns, _EXCEPTIONS)
+        reporting = asyncio.create_task(_report(freshness, link), name="report readiness") if link else None
         try:
             yield
         finally:
             probe.cancel()
             fetching.cancel()
+            if reporting:
+                reporting.cancel()
             await freshness.stop()
             await custom_plan_pool.close()
             await generic_plan_pool.close()
@@ -112,6 +118,16 @@ def create_app(settings: Settings) -> Application:
 
     middleware = ResponseMiddleware(app, fast_path)
     return Application(middleware, app.lifespan)
+
+
+async def _report(freshness: Freshness, link: SupervisorLink) -> None:
+    """Tell the supervisor once this worker has reached the read model."""
+    while True:
+        with suppress(NotReady, DatabaseNotMigrated, *reads.GENERATION_GONE, *UNAVAILABLE):
+            await freshness.refresh()
+            link.ready()
+            return
+        await asyncio.sleep(READINESS_EVERY_S)
 
 
 def _cors(settings: Settings) -> CORSConfig | None:

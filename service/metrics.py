@@ -1,9 +1,25 @@
-"""The Prometheus metrics of an API process; docs/operations.md lists the same names."""
+"""The Prometheus metrics of a worker, and the text of all workers' metrics; docs/operations.md lists the same names.
 
+Invariants: counting touches this process's memory only; the workers' metrics are put together when they are read.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from service.workers.messages import Combination, Family, Sample, Snapshot
 
 REGISTRY: Final = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
@@ -30,6 +46,13 @@ POSITION: Final = Gauge(
     "membership_position", "Stream position applied by the live generation, as last reported.", registry=REGISTRY
 )
 
+COMBINATIONS: Final[Mapping[str, Combination]] = {
+    "membership_position": "least",  # of the worker that is furthest behind
+    "process_start_time_seconds": "least",
+    "python_info": "greatest",
+}
+"""How values of several workers become one; all other metrics are added up."""
+
 LISTING: Final = "/customers/{customer_id}/campaigns"
 _FIXED: Final = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"})
 
@@ -54,3 +77,34 @@ def count(route: str, status: int, took_s: float) -> None:
 def _of(route: str, status: int) -> tuple[Counter, Histogram]:
     """Return the labelled metrics; cached, because looking them up takes longer than counting."""
     return REQUESTS.labels(route, str(status)), DURATION.labels(route)
+
+
+def snapshot() -> Snapshot:
+    """Return this process's metrics."""
+    return tuple(_family(metric) for metric in REGISTRY.collect())
+
+
+def exposition(metrics: Snapshot) -> bytes:
+    """Return metrics in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_Collected(metrics))
+    return generate_latest(registry)
+
+
+class _Collected(Collector):
+    """Metrics that were collected elsewhere."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._families:
+            metric = Metric(family.name, family.documentation, family.kind)
+            for sample in family.samples:
+                metric.add_sample(sample.name, sample.labels, sample.value)
+            yield metric
+
+
+def _family(metric: Metric) -> Family:
+    samples = tuple(Sample(sample.name, sample.labels, sample.value) for sample in metric.samples)
+    return Family(metric.name, metric.type, metric.documentation, COMBINATIONS.get(metric.name, "sum"), samples)

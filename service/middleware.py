@@ -54,14 +54,20 @@ class ResponseMiddleware:
         self.listing: ASGIApp | None = None
         """Answers plain listings instead of the application; set at startup."""
         self._closing: tuple[Header, ...] = ()
+        self._draining = False
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._aborting = False
         self._last_host = b"localhost"
         """The last valid `Host`: requests mostly repeat it, and it need not be matched again."""
 
+    def close_connections(self) -> None:
+        """Close each connection after its next response."""
+        self._closing = CLOSE
+
     def start_draining(self) -> None:
         """Fail the readiness check and close each connection after its next response."""
-        self._closing = CLOSE
+        self._draining = True
+        self.close_connections()
 
     def abort(self) -> None:
         """Answer 503 to every request that is still in flight."""
@@ -104,7 +110,7 @@ class ResponseMiddleware:
             self._last_host = host
         if len(scope["query_string"]) > QUERY_BYTES_MAX:
             return "query_too_long"
-        if self._closing and scope["path"] == READINESS:
+        if self._draining and scope["path"] == READINESS:
             return "draining"
         return None
 

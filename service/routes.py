@@ -7,13 +7,14 @@ from typing import Any, Final
 from litestar import Request, Response, get
 from litestar.params import FromPath
 from msgspec import Struct
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import metrics, openapi
 from service.freshness import Freshness
 from service.list_campaigns import ListCall, ListCampaigns
 from service.problems import problem_response
 from service.representation import RawResponse
+from service.workers.link import SupervisorLink
 
 
 class Services(Struct, frozen=True):
@@ -21,6 +22,8 @@ class Services(Struct, frozen=True):
 
     list_campaigns: ListCampaigns
     freshness: Freshness
+    link: SupervisorLink | None
+    """None in a process without supervisor."""
 
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -73,9 +76,11 @@ async def ready(request: AnyRequest) -> Response[Any]:
 
 
 @get("/metrics")
-async def prometheus() -> Response[bytes]:
-    """Expose this process's metrics in Prometheus' text format."""
-    return Response(generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+async def prometheus(request: AnyRequest) -> Response[bytes]:
+    """Expose the metrics of all workers in Prometheus' text format."""
+    services: Services = request.app.state.services
+    collected = await services.link.scrape() if services.link else metrics.snapshot()
+    return Response(metrics.exposition(collected), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 @get("/openapi.json")

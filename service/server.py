@@ -1,23 +1,26 @@
-"""Runs the application under granian, in this process, until a signal stops it."""
+"""Runs the application under granian, in this worker process, until a signal or the supervisor stops it."""
 
 import asyncio
 import gc
 import resource
 import signal
-import socket
 from contextlib import suppress
-from pathlib import Path
+from typing import Any
 
 import structlog
+from granian._granian import SocketHolder
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
-from projections.errors import MembershipError
 from projections.settings import Settings
+from service import metrics
 from service.app import create_app
 from service.middleware import ResponseMiddleware
+from service.workers.link import SupervisorLink
+from service.workers.listener import BACKLOG, stop_accepting
+from service.workers.messages import RETIRE_S_MIN
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -30,17 +33,8 @@ longest token, 8,192 bytes each, and as much for the rest. With `CONNECTIONS_MAX
 unauthenticated callers can take: 90 MB, at a measured 35 KB per connection."""
 CONNECTIONS_MAX = 2_560
 """Connections open at the same time; further ones wait in the kernel's queue until one closes."""
-BACKLOG = 1_024
-"""Length of that queue."""
 DESCRIPTORS_RESERVED = 256
 """File descriptors for everything but callers' connections: PostgreSQL, files, the event loop."""
-UNREAD_MAX_MS = 5_000
-"""How long a caller may take none of the bytes sent to it before the kernel resets its connection. granian has no write
-timeout and buffers a megabyte per connection, which a caller that never reads would hold as long as it likes."""
-LISTEN_CHECK_S = 0.05
-LISTEN_CHECKS_MAX = 100
-"""How often, and how many times, to look for granian's listening socket, which opens some 0.1 s after the start."""
-DESCRIPTORS = Path("/proc/self/fd")
 STOP_S = 4.0
 """How long requests in flight may take after draining; then they get 503 (`draining`)."""
 ABORT_S = 1.0
@@ -50,31 +44,19 @@ GARBAGE_THRESHOLDS = (20_000, 50, 1_000)
 collector may run less often."""
 
 
-class AddressTaken(MembershipError):
-    """Another process already listens on the configured address."""
-
-    code = "address_taken"
-
-    def __init__(self, host: str, port: int, problem: OSError) -> None:
-        super().__init__(
-            f"Cannot listen on {host}:{port}: {problem.strerror}. "
-            "Choose another address with MEMBERSHIP_HTTP_HOST and MEMBERSHIP_HTTP_PORT."
-        )
-
-
-async def serve(settings: Settings) -> None:
-    """Listen on the configured address until a signal arrives.
+async def serve(settings: Settings, listener: int, channel: int) -> None:
+    """Accept connections on an inherited socket until a signal arrives or the supervisor retires this worker.
 
     SIGTERM drains first: for `drain_s`, readiness fails and each response closes its connection. Then, or immediately
-    on SIGINT or a second signal, the process stops listening and finishes the requests in flight.
-    Raises `AddressTaken`.
+    on SIGINT or a second SIGTERM, the process stops accepting and finishes the requests in flight. A retired worker
+    does the same, but stops accepting first, and its readiness does not fail: other workers accept on the same address.
     """
-    _require_free(settings.http_host, settings.http_port)
-    app = create_app(settings)
-    server = Server(
+    link = await SupervisorLink.open(channel, metrics.snapshot)
+    following = asyncio.create_task(link.follow(), name="follow the supervisor")
+    app = create_app(settings, link)
+    server = _Server(
         app.asgi,
-        address=settings.http_host,
-        port=settings.http_port,
+        listener=listener,
         interface=Interfaces.ASGINL,  # granian would wait for every connection before it ends a lifespan
         backlog=BACKLOG,
         backpressure=_connections_max(),
@@ -83,35 +65,56 @@ async def serve(settings: Settings) -> None:
         http=HTTPModes.http1,  # granian applies the header timeout to HTTP/1 connections only
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=HEAD_BYTES_MAX),
     )
-    shutdown = Shutdown(app.asgi, settings.drain_s)
+    shutdown = Shutdown(app.asgi, settings.drain_s, listener, link)
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
-    async with app.lifespan():
-        log.info("listening", host=settings.http_host, port=settings.http_port)
-        await shutdown.supervise(server)
+    try:
+        async with app.lifespan():
+            await shutdown.supervise(server)
+    finally:
+        await link.close()
+        following.cancel()
+
+
+class _Server(Server):
+    """granian's server on a listening socket that this process has inherited."""
+
+    def __init__(self, target: Any, *, listener: int, **options: Any) -> None:  # noqa: ANN401 - as granian declares it
+        super().__init__(target, **options)
+        self._listener = listener
+
+    def _init_shared_socket(self) -> None:
+        # granian would open a socket of its own with SO_REUSEPORT; it accepts on `_shd` where `_ssp` is None.
+        # Its type stubs know neither the arguments of the holder nor that the attribute holds one.
+        self._shd = SocketHolder(self._listener, False, self.backlog)  # type: ignore[assignment, call-arg]
+        self._ssp = None
 
 
 class Shutdown:
     """Stops a server within a bounded time, without losing a caller's request."""
 
-    def __init__(self, app: ResponseMiddleware, drain_s: float) -> None:
+    def __init__(self, app: ResponseMiddleware, drain_s: float, listener: int, link: SupervisorLink) -> None:
         self._app = app
         self._drain_s = drain_s
-        self._requested = asyncio.Event()
+        self._listener = listener
+        self._link = link
+        self._terminated = asyncio.Event()
         self._immediate = asyncio.Event()
 
     async def supervise(self, server: Server) -> None:
-        """Run the server until it fails or a signal ends it."""
+        """Run the server until it fails, or until a signal or the supervisor ends it."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
         loop.add_signal_handler(signal.SIGINT, self._on_sigint)
         serving = asyncio.create_task(server.serve(), name="serve")
-        requested = asyncio.create_task(self._requested.wait(), name="shutdown requested")
-        limiting = asyncio.create_task(_limit_unread_bytes(), name="limit unread bytes")
-        await asyncio.wait((serving, requested), return_when=asyncio.FIRST_COMPLETED)
-        requested.cancel()
-        limiting.cancel()
+        self._link.started()
+        reasons = {
+            asyncio.create_task(event.wait()) for event in (self._terminated, self._link.retired, self._link.lost)
+        }
+        await asyncio.wait({serving, *reasons}, return_when=asyncio.FIRST_COMPLETED)
+        for reason in reasons:
+            reason.cancel()
         if not serving.done():
             await self._drain()
             server.stop()  # type: ignore[no-untyped-call]
@@ -120,23 +123,32 @@ class Shutdown:
             serving.result()
 
     def _on_sigterm(self) -> None:
-        if self._requested.is_set():
+        if self._terminated.is_set():
             self._immediate.set()
-        self._requested.set()
+        self._terminated.set()
 
     def _on_sigint(self) -> None:
         self._immediate.set()
-        self._requested.set()
+        self._terminated.set()
 
     async def _drain(self) -> None:
-        """Keep answering, but fail the readiness check and close connections, so that callers use other processes.
+        """Keep answering for a while, and close connections, so that callers use other processes or workers.
 
         Waits even if no connection is open: a load balancer may open one per request until it sees the failed check.
         """
-        self._app.start_draining()
-        log.info("draining", seconds=self._drain_s)
+        drain_s = self._drain_s
+        if self._link.lost.is_set():  # the supervisor was killed: its workers must not stay
+            return
+        if self._terminated.is_set():
+            self._app.start_draining()
+        else:
+            # A connection accepted when the server stops would be closed before its first request is read.
+            stop_accepting(self._listener)
+            self._app.close_connections()
+            drain_s = max(drain_s, RETIRE_S_MIN)
+        log.info("draining", seconds=drain_s, retired=self._link.retired.is_set())
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._drain_s):
+            async with asyncio.timeout(drain_s):
                 await self._immediate.wait()
 
     async def _finish(self, serving: asyncio.Task[None]) -> None:
@@ -147,33 +159,6 @@ class Shutdown:
             if not (await asyncio.wait((serving,), timeout=ABORT_S))[0]:
                 serving.cancel()  # a caller sends or reads too slowly: granian would wait for it
                 await asyncio.wait((serving,), timeout=ABORT_S)
-
-
-async def _limit_unread_bytes() -> None:
-    """Set the kernel's limit on the listening socket, from which each connection inherits it; Linux only."""
-    if not _has_user_timeout():
-        return
-    for _ in range(LISTEN_CHECKS_MAX):
-        if _set_user_timeout():
-            return
-        await asyncio.sleep(LISTEN_CHECK_S)
-    log.warning("unread_bytes_not_limited", detail="The listening socket was not found.")
-
-
-def _has_user_timeout() -> bool:
-    return hasattr(socket, "TCP_USER_TIMEOUT") and DESCRIPTORS.is_dir()
-
-
-def _set_user_timeout() -> bool:
-    """Set `TCP_USER_TIMEOUT` on this process's listening sockets, which granian does not expose; return if any."""
-    found = False
-    for descriptor in DESCRIPTORS.iterdir():
-        # A descriptor may be closed meanwhile, or be no socket; the copy shares the socket, and only it is closed.
-        with suppress(OSError), socket.fromfd(int(descriptor.name), socket.AF_INET, socket.SOCK_STREAM) as shared:
-            if shared.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                shared.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MAX_MS)
-                found = True
-    return found
 
 
 def _connections_max() -> int:
@@ -188,14 +173,3 @@ def _connections_max() -> int:
     connections_max = max(allowed - DESCRIPTORS_RESERVED, 1)
     log.warning("connections_limited", connections_max=connections_max, wanted=CONNECTIONS_MAX, descriptors_max=hard)
     return connections_max
-
-
-def _require_free(host: str, port: int) -> None:
-    """Raise `AddressTaken` if the port is in use: granian shares ports, so a leftover process would get requests."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as problem:
-            raise AddressTaken(host, port, problem) from None

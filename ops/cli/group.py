@@ -19,7 +19,7 @@ import uvloop
 from ops.terminal import fail
 from projections.error_text import error_text
 from projections.errors import MembershipError, SettingsInvalid
-from projections.settings import Settings, database_location
+from projections.settings import Settings, database_location, worker_count
 
 click.rich_click.TEXT_MARKUP = "rich"
 click.rich_click.COMMAND_GROUPS = {
@@ -100,6 +100,18 @@ class StreamPosition(click.IntRange):
                 f"{value!r} is not a position; give a whole number, as `membership parked list` shows it.", param, ctx
             )
         return super().convert(value, param, ctx)
+
+
+class WorkerCount(click.ParamType[int]):
+    """A number of worker processes."""
+
+    name = "workers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        try:
+            return worker_count(str(value))
+        except ValueError as problem:
+            self.fail(f"{value!r} {problem}.", param, ctx)
 
 
 POSITION = StreamPosition(1, 2**63 - 1)

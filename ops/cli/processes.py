@@ -6,8 +6,9 @@ from pathlib import Path
 import asyncpg
 import rich_click as click
 
-from ops.cli.group import cli, run_command, until_stopped, with_database
+from ops.cli.group import WorkerCount, cli, run_command, until_stopped, with_database
 from ops.environment import process_settings
+from projections.settings import AUTO
 
 GARBAGE_THRESHOLD = 20_000
 """Objects a projector creates between two garbage collections; Python's default is 700."""
@@ -44,15 +45,26 @@ def dev(port: int, data_dir: Path, no_demo: bool) -> None:
 
 
 @cli.command()
-def serve() -> None:
-    """Run the API. Any number of API processes can run in parallel."""
+@click.option(
+    "--workers",
+    type=WorkerCount(),
+    metavar=f"N|{AUTO}",
+    help="Worker processes; auto: one a core. [default: MEMBERSHIP_HTTP_WORKERS, which is 1 by default]",
+)
+def serve(workers: int | None) -> None:
+    """Run the API: one supervisor, and workers that share one port.
+
+    A worker that dies is replaced. SIGHUP replaces the workers one after the other without losing a request; they read
+    the environment's secret files again. SIGTERM drains, then stops all of them.
+    """
+    from ops.api_worker import COMMAND  # noqa: PLC0415
     from ops.logs import configure  # noqa: PLC0415
-    from service.problems import add_request_id  # noqa: PLC0415
-    from service.server import serve as run  # noqa: PLC0415
+    from service.workers.supervisor import supervise_workers  # noqa: PLC0415
 
     settings = process_settings("database_url", "jwt_secret")
-    configure(settings, add_request_id)
-    run_command(run(settings))
+    configure(settings)
+    address = settings.http_host, settings.http_port
+    run_command(supervise_workers(COMMAND, *address, workers or settings.http_workers, settings.drain_s))
 
 
 @cli.command()

@@ -7,15 +7,15 @@ import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
 import pytest
 
 from service.server import ABORT_S, HEADER_TIMEOUT_MS, STOP_S
+from tests.support.api_process import Connection, connect, request_of, response_on, running
 from tests.support.processes import System, eventually
 from tests.support.scenario import Scenario, client_of, code_of, path_of
 
@@ -30,41 +30,9 @@ GROWTH_BYTES_MAX = 60_000_000
 CLIENTS = 8
 FAR_BEYOND = 2**62
 
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
-
-@asynccontextmanager
-async def running(system: System, folder: Path) -> AsyncIterator[System]:
-    """Run another API process on the same read model, configured by the current environment."""
-    api = System(system.database_url, system.broker, folder)
-    api.launch("serve")
-    try:
-        await eventually(api._ready, "the API is ready")
-        yield api
-    finally:
-        await api.stop()
-
-
-async def connect(system: System) -> Connection:
-    where = urlsplit(system.api_url)
-    return await asyncio.open_connection(where.hostname, where.port)
-
-
-def request_of(system: System, path: str, *lines: str) -> bytes:
-    usual = ("Host: 127.0.0.1", f"Authorization: Bearer {system.admin_token}")
-    return "\r\n".join((f"GET {path} HTTP/1.1", *usual, *lines, "", "")).encode()
-
-
-async def response_on(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Return status and head of the next response, after reading its whole body."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    match = re.search(rb"\r\ncontent-length: (\d+)", head)
-    assert match, head
-    await reader.readexactly(int(match[1]))
-    return int(head.split()[1]), head
-
-
-def resident_bytes(process_id: int) -> int:
+def resident_bytes(api: System) -> int:
+    (process_id,) = api.worker_pids()
     match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process_id}/status").read_text(encoding="utf-8"))
     assert match
     return int(match[1]) * 1024
@@ -118,14 +86,13 @@ async def test_a_body_that_never_arrives_blocks_nothing(system: System) -> None:
 
 @pytest.mark.usefixtures("many_descriptors")
 async def test_huge_headers_are_not_buffered(scenario: Scenario, system: System) -> None:
-    process_id = system.children["serve"].pid
-    before = resident_bytes(process_id)
+    before = resident_bytes(system)
     opened = await asyncio.gather(*(connect(system) for _ in range(HEADER_CONNECTIONS)))
     for _, writer in opened:
         writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Header: " + b"x" * HEADER_BYTES)
     assert (await scenario.client.get("/health/live")).status_code == 200
     await asyncio.gather(*(_closed(reader) for reader, _ in opened))
-    assert resident_bytes(process_id) - before < GROWTH_BYTES_MAX
+    assert resident_bytes(system) - before < GROWTH_BYTES_MAX
     for _, writer in opened:
         writer.close()
 

@@ -66,8 +66,9 @@ async def large(own_system: System) -> System:
 
 
 def resident_bytes(system: System) -> int:
-    """Return the peak memory of the API process so far."""
-    status = Path(f"/proc/{system.children['serve'].pid}/status").read_text(encoding="ascii")
+    """Return the peak memory of the API's worker so far."""
+    (process_id,) = system.worker_pids()
+    status = Path(f"/proc/{process_id}/status").read_text(encoding="ascii")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 

@@ -72,15 +72,20 @@ class System:
         self.launch("serve")
         await eventually(self._ready, "the API is ready")
 
-    def launch(self, role: str, name: str | None = None) -> subprocess.Popen[bytes]:
+    def launch(self, role: str, name: str | None = None, *options: str) -> subprocess.Popen[bytes]:
         """Start a process of a role; its output goes to a file that `log` reads."""
         log = (self._folder / f"{name or role}.log").open("ab")
         child = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "ops", role], env=self.environment, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "ops", role, *options], env=self.environment, stdout=log, stderr=subprocess.STDOUT
         )
         log.close()
         self.children[name or role] = child
         return child
+
+    def worker_pids(self, name: str = "serve") -> set[int]:
+        """Return the process ids of an API's workers; Linux only."""
+        supervisor = self.children[name].pid
+        return {int(pid) for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text("ascii").split()}
 
     def log(self, name: str) -> str:
         """Return the output of a process so far."""

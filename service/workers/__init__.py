@@ -1,0 +1,1 @@
+"""The supervisor of an API's worker processes, and what it and a worker exchange."""
