@@ -17,7 +17,7 @@ from benchmarks import (
     plans,
     report,
     status_change,
-    two_processes,
+    workers,
 )
 from benchmarks.dataset import BUSY_CUSTOMER, LESS_BUSY, STANDARD, DataSet
 from benchmarks.effort import FULL, QUICK, Effort, chosen
@@ -72,8 +72,8 @@ class Run:
             hot = await hot_reads.measure(stack, peer, data, effort)
             self._report("cold reads")
             cold = await cold_reads.measure(stack, peer, data, effort)
-            self._report("two API processes")
-            findings.rows += await two_processes.measure(stack, list(hot.paths), data, effort)
+            self._report("two workers")
+            findings.rows += await workers.measure(stack, list(hot.paths), data, effort)
             self._report("deep pages")
             deep = await deep_pages.measure(stack, peer, data, effort)
         findings.loads = {"hot": hot.loads, "cold": cold.loads}

@@ -9,6 +9,7 @@ from msgspec import Struct
 from benchmarks.dataset import BUSY_CUSTOMER, DataSet
 from benchmarks.effort import Effort
 from benchmarks.load import under_load
+from benchmarks.proc import children
 from benchmarks.rows import Row, Target, figure
 from benchmarks.stack import Stack
 
@@ -41,7 +42,9 @@ async def of_api(stack: Stack, data: DataSet, effort: Effort) -> Row:
     ]
     flood = await under_load(stack.endpoint, paths, effort.flood_s)
     note = f"{flood.rate * effort.flood_s:,.0f} distinct requests, half of them {WIDE} items"
-    return _row("API, its memory of answers full", resident(stack.api.pid), note)
+    (worker,) = children(stack.api.pid)
+    note += f"; its supervisor {resident(stack.api.pid).most_mb:.0f} MB"
+    return _row("API's worker, its memory of answers full", resident(worker), note)
 
 
 def of_projector(stack: Stack, note: str) -> Row:

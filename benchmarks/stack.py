@@ -91,15 +91,16 @@ async def running() -> AsyncIterator[Stack]:
 
 
 @asynccontextmanager
-async def another_api(stack: Stack) -> AsyncIterator[Endpoint]:
-    """Start one more API process over the same read model, on another port."""
+async def another_api(stack: Stack, *, workers: int) -> AsyncIterator[tuple[Endpoint, int]]:
+    """Start one more API over the same read model, on another port; yield it and its supervisor's process id."""
     endpoint = Endpoint(free_port(), stack.endpoint.token)
     settings = child_environment(stack.database_url, stack.nats_url, SECRET, endpoint.port)
+    settings["MEMBERSHIP_HTTP_WORKERS"] = str(workers)
     api = Api(stack.folder / "another-api.log", settings, ())
     await in_steps(api.starting())
     try:
         await _ready(endpoint)
-        yield endpoint
+        yield endpoint, api.pid
     finally:
         api.stop()
 

@@ -52,15 +52,18 @@ def open_listeners(host: str, port: int, count: int) -> list[socket.socket]:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     try:
         # Without SO_REUSEPORT: a leftover process that listens with it would otherwise get a share of the requests.
-        listeners = [_bound(socket.socket(family, kind, protocol), address)]
-        if count > 1 and sys.platform == "linux":
-            address = listeners.pop().getsockname()
+        first = _bound(socket.socket(family, kind, protocol), address)
+        if count == 1 or sys.platform != "linux":
+            listeners = [first] * count
+        else:
+            with first:
+                address = first.getsockname()  # has the number of a port that was given as 0
             listeners = [_bound(socket.socket(family, kind, protocol), address, shared=True) for _ in range(count)]
         for listener in listeners:
             listener.listen(BACKLOG)
     except OSError as problem:
         raise AddressTaken(host, port, problem) from None
-    return listeners if len(listeners) == count else listeners * count
+    return listeners
 
 
 def _bound(listener: socket.socket, address: Any, *, shared: bool = False) -> socket.socket:  # noqa: ANN401 - by family

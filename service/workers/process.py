@@ -50,7 +50,7 @@ class WorkerProcess:
         self.metrics: Snapshot = ()
         """The last metrics it sent."""
         self.unanswered = 0
-        """How many requests for its metrics in a row it has not answered."""
+        """How many of the regular requests for its metrics in a row it has not answered."""
         self.started = asyncio.Event()
         self.ready = asyncio.Event()
         self.ended: asyncio.Task[int] = asyncio.create_task(self._until_ended(), name=f"worker {process.pid}")
@@ -89,16 +89,17 @@ class WorkerProcess:
         with suppress(ProcessLookupError):
             self._process.send_signal(number)
 
-    async def measure(self) -> None:
-        """Ask for its metrics and wait until they are here, `MEASURE_S` at most."""
+    async def measure(self) -> bool:
+        """Ask for its metrics; return whether they came within `MEASURE_S`. A worker that is starting has none yet."""
         if not self.started.is_set():
-            return
+            return True
         self._measured.clear()
-        self.unanswered += 1
         self.send(Measure())
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(MEASURE_S):
-                await self._measured.wait()
+                return await self._measured.wait()
+        except TimeoutError:
+            return False
 
     async def wait_for_end(self, limit_s: float) -> bool:
         """Wait until the process has ended; after `limit_s` kill it, and return False."""
@@ -134,5 +135,4 @@ class WorkerProcess:
 
     def _keep(self, metrics: Snapshot) -> None:
         self.metrics = metrics
-        self.unanswered = 0
         self._measured.set()

@@ -125,8 +125,10 @@ class Supervisor:
         self._slots[slot] = worker
         if await self._reaches(worker, worker.started):
             self._put(slot, worker)
-        elif not self._outcome.done():
-            self._outcome.set_result(max(await worker.ended, 0) or 1)
+            return
+        code = await worker.ended
+        if not self._outcome.done():
+            self._outcome.set_result(max(code, 0) or 1)
             self._signal(signal.SIGKILL)
 
     async def _watch(self, slot: int, worker: WorkerProcess) -> None:
@@ -140,9 +142,13 @@ class Supervisor:
         log.error("worker_ended", worker=worker.pid, code=code)
         self._add_ended(worker)
         await asyncio.sleep(self._pause_s())
+        successor = await self._launch(slot)
         if self._slots[slot] is worker:
             self._restarts += 1
-            self._put(slot, await self._launch(slot))
+            self._put(slot, successor)
+        else:
+            await successor.wait_for_end(0)
+            self._add_ended(successor)
 
     def _put(self, slot: int, worker: WorkerProcess) -> None:
         self._slots[slot] = worker
@@ -244,12 +250,14 @@ class Supervisor:
     async def _measure_regularly(self) -> None:
         while True:
             await asyncio.sleep(MEASURE_EVERY_S)
-            workers = self._running()
-            await asyncio.gather(*(worker.measure() for worker in workers))
-            for worker in workers:
-                if worker.unanswered >= UNANSWERED_MAX and worker.running:
-                    log.error("worker_stuck", worker=worker.pid, unanswered=worker.unanswered)
-                    worker.signal(signal.SIGKILL)
+            await asyncio.gather(*map(self._check, self._running()))
+
+    async def _check(self, worker: WorkerProcess) -> None:
+        """Ask a worker for its metrics; kill it if it has not answered for long."""
+        worker.unanswered = 0 if await worker.measure() else worker.unanswered + 1
+        if worker.unanswered >= UNANSWERED_MAX and worker.running:
+            log.error("worker_stuck", worker=worker.pid, unanswered=worker.unanswered)
+            worker.signal(signal.SIGKILL)
 
 
 def _single(name: str, kind: str, documentation: str, value: float) -> Family:

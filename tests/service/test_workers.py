@@ -46,9 +46,10 @@ def sockets_of(pid: int) -> int:
     return sum(name.startswith("socket:") for name in names)
 
 
-async def answered(api: System, path: str) -> int:
-    """Send one request on a connection of its own; return the status."""
+async def answered(api: System, path: str, think_s: float = 0.0) -> int:
+    """Send one request on a connection of its own, `think_s` after it was opened; return the status."""
     reader, writer = await connect(api)
+    await asyncio.sleep(think_s)
     writer.write(request_of(api, path))
     status, _ = await response_on(reader)
     writer.close()
@@ -218,24 +219,34 @@ async def answered_until_closed(api: System, path: str) -> None:
     writer.close()
 
 
-async def test_a_rolling_restart_loses_no_request(two: System, customer: int) -> None:
-    first = two.worker_pids()
+async def test_a_rolling_restart_loses_no_request(
+    system: System, customer: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMBERSHIP_DRAIN_S", "2")
+    path = path_of(customer)
 
     async def call() -> None:
-        assert await answered(two, path_of(customer)) == 200
-        assert await answered(two, "/health/ready") == 200
+        assert await answered(api, path) == 200
+        assert await answered(api, "/health/ready") == 200
 
-    kept = [asyncio.create_task(answered_until_closed(two, path_of(customer))) for _ in range(8)]
-    async with callers(4, call) as calls:
-        for restart in (1, 2):
-            before = min(calls)
-            two.kill("serve", signal.SIGHUP)
-            await _restarted(two, restart)
-            assert min(calls) > before
-        await asyncio.gather(*kept)
-    assert len(two.worker_pids()) == 2
-    assert not two.worker_pids() & first
-    assert "worker_ended" not in two.log("serve")
+    async def call_slowly() -> None:
+        """Send the request only some time after the connection was accepted."""
+        assert await answered(api, path, think_s=0.3) == 200
+
+    async with running(system, tmp_path, "--workers", "2") as api:
+        await eventually(lambda: _all_accept(api, 2), "both workers accept connections")
+        first = api.worker_pids()
+        kept = [asyncio.create_task(answered_until_closed(api, path)) for _ in range(8)]
+        async with callers(4, call) as calls, callers(16, call_slowly) as slow_calls:
+            for restart in (1, 2):
+                before = min(calls + slow_calls)
+                api.kill("serve", signal.SIGHUP)
+                await _restarted(api, restart)
+                assert min(calls + slow_calls) > before
+            await asyncio.gather(*kept)
+        assert len(api.worker_pids()) == 2
+        assert not api.worker_pids() & first
+        assert "worker_ended" not in api.log("serve")
 
 
 async def _restarted(api: System, times: int) -> None:
