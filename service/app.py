@@ -1,4 +1,4 @@
-"""The composition root of an API process: creates and connects its objects."""
+"""The composition root of a worker of the API: creates and connects its objects."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -49,13 +49,13 @@ def dev(port: int, data_dir: Path, no_demo: bool) -> None:
     "--workers",
     type=WorkerCount(),
     metavar=f"N|{AUTO}",
-    help="Worker processes; auto: one a core. [default: MEMBERSHIP_HTTP_WORKERS, which is 1 by default]",
+    help="Worker processes; auto: one a core. Without this option, MEMBERSHIP_HTTP_WORKERS, by default 1.",
 )
 def serve(workers: int | None) -> None:
     """Run the API: one supervisor, and workers that share one port.
 
-    A worker that dies is replaced. SIGHUP replaces the workers one after the other without losing a request; they read
-    the environment's secret files again. SIGTERM drains, then stops all of them.
+    A worker that dies is replaced. SIGHUP replaces the workers one after the other without losing a request; the new
+    ones read the files of secrets again. SIGTERM drains, then stops all of them.
     """
     from ops.api_worker import COMMAND  # noqa: PLC0415
     from ops.logs import configure  # noqa: PLC0415

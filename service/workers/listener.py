@@ -107,10 +107,12 @@ def stop_accepting(descriptor: int) -> None:
     """Put a socket that nobody can connect to in the listening socket's place, in this process only.
 
     So this process accepts no more connections, without closing those it has accepted; the other processes, which share
-    the listening socket, accept them.
+    the listening socket, accept them. Linux only; elsewhere it accepts until it stops.
     """
+    if sys.platform != "linux":
+        return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as unreachable:
-        unreachable.bind("")  # Linux: an abstract name that nobody is told
+        unreachable.bind("")  # an abstract name that nobody is told
         unreachable.listen(1)
         unreachable.setblocking(False)
         os.dup2(unreachable.fileno(), descriptor, inheritable=False)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -197,11 +198,20 @@ async def test_restarts_are_limited_in_time() -> None:
     assert RESTARTS_WINDOW_S - 1 < pauses[RESTARTS_MAX] <= RESTARTS_WINDOW_S
 
 
-async def test_a_worker_that_cannot_start_ends_the_supervisor(system: System, tmp_path: Path) -> None:
-    root = tmp_path / "missing.pem"
-    wrong = f"{system.database_url}?sslmode=verify-full&sslrootcert={root}"
-    ended = await membership(system.environment | {"MEMBERSHIP_DATABASE_URL": wrong}, "serve", "--workers", "2")
-    assert ended.code in {1, 2}, ended.err
+UNABLE = """
+import asyncio, sys
+from service.workers.supervisor import supervise_workers
+
+unable = (sys.executable, "-c", "raise SystemExit(3)")
+sys.exit(asyncio.run(supervise_workers(unable, "127.0.0.1", 0, 2, 0.0)))
+"""
+"""An API whose workers end as soon as they are started."""
+
+
+async def test_workers_that_cannot_start_end_the_supervisor() -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", UNABLE)
+    async with asyncio.timeout(STOPPED_WITHIN_S):
+        assert await process.wait() == 3
 
 
 # --- Rolling restart -------------------------------------------------------------------------------------------------
