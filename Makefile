@@ -44,7 +44,7 @@ fix: setup ## Fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup bench-setup ## Run the benchmarks, most figures beside a peer or a reference (QUICK=1: a small trial run)
+bench: setup bench-setup ## Run the benchmarks, most figures beside a peer or a reference (QUICK=1: a trial; SCALE=10: another size)
 	@$(BIN)/python -m benchmarks
 
 lock: $(UV) ## Update the locks to pyproject.toml, keeping versions that still fit (ARGS=--upgrade: take the newest)

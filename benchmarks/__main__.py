@@ -1,6 +1,8 @@
 """Runs all benchmarks on the standard data set and prints the table; a full run also writes docs/benchmarks.md."""
 
 import asyncio
+import os
+import sys
 import time
 
 from rich.console import Console
@@ -16,6 +18,7 @@ from benchmarks import (
     operations,
     plans,
     report,
+    scale,
     status_change,
     workers,
 )
@@ -26,6 +29,9 @@ from benchmarks.peer_processes import ROOT, fastapi
 from benchmarks.peers.load import load
 from benchmarks.rows import show
 from benchmarks.stack import Stack, running
+
+SCALE = "SCALE"
+"""The environment variable that selects a run at another size, see scale.py."""
 
 
 class Run:
@@ -109,12 +115,17 @@ class Run:
 async def main() -> None:
     """Measure and print; after a full run, write the page."""
     effort = chosen()
+    if SCALE in os.environ:
+        factor = float(os.environ[SCALE])
+        scale.keep(scale.size_of(factor).memberships, await scale.measure(factor, effort))
+        sys.stdout.write("\n".join(scale.table()) + "\n")
+        return
     run = Run(effort)
     await run.measure_all()
     rows = run.findings.in_order()
     show(rows)
     if effort is FULL:
-        report.write(run.findings, ROOT / "docs")
+        report.write(run.findings, ROOT / "docs", scale.table())
 
 
 if __name__ == "__main__":

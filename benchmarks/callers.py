@@ -42,7 +42,7 @@ def main(port: str, file: str, connections: str, seconds: str, start: str) -> No
     """Run from the command line."""
     paths = Path(file).read_text(encoding="ascii").splitlines()
     first = int(len(paths) * float(start))
-    endpoint = Endpoint(int(port), os.environ["BENCH_TOKEN"])
+    endpoint = Endpoint(int(port), os.environ["BENCH_TOKEN"], os.environ.get("BENCH_ENCODING", ""))
     endless = itertools.cycle(paths[first:] + paths[:first])
     took_ms, took_s = uvloop.run(call(endpoint, endless, int(connections), float(seconds)))
     took_ms.sort()

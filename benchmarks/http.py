@@ -10,10 +10,11 @@ _POSITION: Final = re.compile(rb"(?i)\r\nmembership-position: *(\d+)")
 
 
 class Endpoint(NamedTuple):
-    """The port of a system and a token it accepts."""
+    """The port of a system, a token it accepts, and the content codings that callers accept."""
 
     port: int
     token: str
+    accept_encoding: str = ""
 
     @property
     def url(self) -> str:
@@ -47,7 +48,8 @@ class Caller:
 
     async def get(self, path: str, headers: str = "") -> Reply:
         """Return the response if it is a 200; raise otherwise, because anything else would falsify the figure."""
-        token = self._endpoint.token
+        token, accepted = self._endpoint.token, self._endpoint.accept_encoding
+        headers += f"Accept-Encoding: {accepted}\r\n" if accepted else ""
         request = f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n{headers}\r\n"
         self._writer.write(request.encode())
         head = await self._reader.readuntil(b"\r\n\r\n")

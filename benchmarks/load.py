@@ -74,6 +74,7 @@ async def _by_wrk(endpoint: Endpoint, file: Path, seconds: float, threads: int) 
             "wrk",
             *("--threads", threads, "--connections", CONNECTIONS // THREADS * threads, "--timeout", TIMEOUT_S),
             *("--duration", f"{round(seconds)}s", "--header", f"Authorization: Bearer {endpoint.token}"),
+            *(("--header", f"Accept-Encoding: {endpoint.accept_encoding}") if endpoint.accept_encoding else ()),
             *("--script", _SCRIPT, endpoint.url, "--", file, threads),
         )
     )
@@ -87,7 +88,12 @@ async def _by_callers(endpoint: Endpoint, file: Path, seconds: float, threads: i
     results: list[dict[str, Any]] = [
         json.loads(line)
         for line in await asyncio.gather(
-            *(output_of(*command, thread / threads, BENCH_TOKEN=endpoint.token) for thread in range(threads))
+            *(
+                output_of(
+                    *command, thread / threads, BENCH_TOKEN=endpoint.token, BENCH_ENCODING=endpoint.accept_encoding
+                )
+                for thread in range(threads)
+            )
         )
     ]
     # All processes have the same number of connections, so their times have equal weight.

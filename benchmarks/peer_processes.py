@@ -79,13 +79,14 @@ async def fastapi(stack: Stack) -> AsyncIterator[Endpoint]:
 
 
 @asynccontextmanager
-async def granian(stack: Stack, body: bytes) -> AsyncIterator[Endpoint]:
-    """Run a bare granian that always returns `body`."""
+async def granian(stack: Stack, body: bytes, encoding: str = "") -> AsyncIterator[Endpoint]:
+    """Run a bare granian that always returns `body`, which is in the content coding `encoding` if that is named."""
     port = free_port()
-    file = stack.folder / "answer.json"
+    file = stack.folder / "answer"
     file.write_bytes(body)
-    async with _running(Granian(stack.folder / "granian.log", port, (port, file))):
-        yield Endpoint(port, stack.endpoint.token)
+    arguments = (port, file, *(("--encoding", encoding) if encoding else ()))
+    async with _running(Granian(stack.folder / "granian.log", port, arguments)):
+        yield Endpoint(port, stack.endpoint.token, encoding)
 
 
 @asynccontextmanager

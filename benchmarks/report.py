@@ -22,23 +22,24 @@ _PAGE: Final = Path(__file__).with_name("page.md")
 _PIN: Final = re.compile(r"^([a-z0-9-]+)==(\S+)", re.MULTILINE)
 
 
-def write(findings: Findings, docs: Path) -> None:
+def write(findings: Findings, docs: Path, scale_table: Sequence[str]) -> None:
     """Write `benchmarks.md`, `plans.md` and `benchmarks/*.svg` into `docs`."""
     folder = docs / "benchmarks"
     folder.mkdir(exist_ok=True)
     for name, drawn in plots(findings).items():
         (folder / name).write_text(drawn, encoding="utf-8")
     (docs / "plans.md").write_text(findings.plans, encoding="utf-8")
-    (docs / "benchmarks.md").write_text(page(findings.in_order(), _circumstances()), encoding="utf-8")
+    (docs / "benchmarks.md").write_text(page(findings.in_order(), _circumstances(), scale_table), encoding="utf-8")
 
 
-def page(rows: Sequence[Row], circumstances: Sequence[str]) -> str:
+def page(rows: Sequence[Row], circumstances: Sequence[str], scale_table: Sequence[str]) -> str:
     """Return the text of docs/benchmarks.md."""
     targeted = [row for row in rows if row.met is not None]
     filled = {
         "{circumstances}": "\n".join(f"- {line}" for line in circumstances),
         "{verdict}": f"Of {len(targeted)} targets {sum(row.met is True for row in targeted)} were met.",
         "{table}": "\n".join(_table(rows)),
+        "{scale}": "\n".join(scale_table),
     }
     text = _PAGE.read_text(encoding="utf-8")
     for token, filling in filled.items():
@@ -56,7 +57,7 @@ def _circumstances() -> list[str]:
     return [
         f"{datetime.now(UTC):%Y-%m-%d}, by `make bench`, {GENERATOR} as the load generator, everything on one machine",
         f"{_processor()}, {os.cpu_count()} cores, {memory_gb:.0f} GB, {platform.system()} {platform.release()}",
-        f"campaign-membership {importlib.metadata.version('campaign-membership')} ({_revision()}), "
+        f"campaign-membership {importlib.metadata.version('campaign-membership')} ({revision()}), "
         f"Python {platform.python_version()}, "
         + ", ".join(f"{package} {importlib.metadata.version(package)}" for package in OURS),
         f"peers: {_peers_python()}, " + _pinned(),
@@ -73,7 +74,8 @@ def _processor() -> str:
     return match[1] if match else platform.machine()
 
 
-def _revision() -> str:
+def revision() -> str:
+    """Return the commit that is measured."""
     return _output_of("git", "-C", ROOT, "describe", "--always", "--dirty")
 
 

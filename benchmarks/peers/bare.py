@@ -22,7 +22,7 @@ LINK: Final = b", ".join(
 )
 
 
-def answering(body: bytes) -> Any:  # noqa: ANN401 - an ASGI application
+def answering(body: bytes, encoding: str) -> Any:  # noqa: ANN401 - an ASGI application
     """Return an application that sends the same answer to every GET, with fixed values for this service's headers."""
     headers = [
         (b"etag", b'"9ca064fbf01ca574a37867cfdfc78910"'),
@@ -30,6 +30,7 @@ def answering(body: bytes) -> Any:  # noqa: ANN401 - an ASGI application
         (b"link", LINK),
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
+        *([(b"content-encoding", encoding.encode())] if encoding else []),
         (b"cache-control", b"private, no-cache"),
         (b"vary", b"Authorization, X-API-Key, Accept-Encoding"),
         (b"x-content-type-options", b"nosniff"),
@@ -51,10 +52,10 @@ def answering(body: bytes) -> Any:  # noqa: ANN401 - an ASGI application
     return answer
 
 
-async def serve(port: int, body: bytes) -> None:
+async def serve(port: int, body: bytes, encoding: str) -> None:
     """Serve until SIGTERM or SIGINT."""
     server = Server(
-        answering(body),
+        answering(body, encoding),
         address="127.0.0.1",
         port=port,
         interface=Interfaces.ASGI,
@@ -72,10 +73,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.bare", description=__doc__)
     parser.add_argument("port", type=int)
     parser.add_argument("file", nargs="?", default=os.environ.get("PEER_BODY_FILE"), help="or PEER_BODY_FILE")
+    parser.add_argument("--encoding", default="", help="the body's content coding")
     arguments = parser.parse_args()
     if not arguments.file:
         parser.error("a file is needed")
-    uvloop.run(serve(arguments.port, Path(arguments.file).read_bytes()))
+    uvloop.run(serve(arguments.port, Path(arguments.file).read_bytes(), arguments.encoding))
 
 
 if __name__ == "__main__":

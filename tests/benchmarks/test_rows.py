@@ -45,7 +45,7 @@ def test_rows_are_sorted_by_number_and_unnumbered_rows_come_last() -> None:
 def test_the_page_has_every_row_and_no_placeholder_left() -> None:
     rows = [judged("R1", "hot | reads", "ours", "bound", ratio=1, target=Target(at_least=0.6)), Row("", "more", "1 s")]
 
-    text = page(rows, ["a machine"])
+    text = page(rows, ["a machine"], [])
 
     assert "| R1 | hot \\| reads | ours | bound | 1.00 × | ≥ 0.6 × | met |" in text
     assert "Of 1 targets 1 were met." in text
