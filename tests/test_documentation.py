@@ -107,6 +107,19 @@ def test_the_commands_and_links_on_a_page_exist(path: Path) -> None:
         assert (path.parent / target).exists(), target
 
 
+def test_every_guarantee_names_tests_that_exist() -> None:
+    rows = [
+        line for line in page("docs/guarantees.md").splitlines() if line.startswith("| ") and "promise |" not in line
+    ]
+    assert len(rows) > 25
+    for row in rows:
+        named = re.findall(r"`([a-z_/]+\.py)::(test_\w+)`", row)
+        assert named, row
+        for file, test in named:
+            text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert re.search(rf"^(?:async )?def {test}\(", text, re.MULTILINE), f"{file}::{test}"
+
+
 def test_the_make_targets_on_pages_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", page("Makefile"), re.MULTILINE))
     for path in PAGES:
