@@ -9,6 +9,7 @@ It is kept only while a page uses it.
 
 import asyncio
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -94,7 +95,7 @@ class CardStore:
 
     def take_wanted(self, limit: int) -> list[str]:
         """Return the campaigns whose cards must be fetched, the longest waiting first."""
-        taken = list(self._wanted)[:limit]
+        taken = list(itertools.islice(self._wanted, limit))
         for campaign_id in taken:
             del self._wanted[campaign_id]
         if not self._wanted:

@@ -6,7 +6,7 @@ The order of the checks is part of the contract: credentials, then parameters, t
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, assert_never
+from typing import Final, NamedTuple, assert_never
 
 from msgspec import Struct
 
@@ -20,6 +20,7 @@ from service.page_reader import CustomerNotFound, Outcome, PageFound, PageReader
 from service.paging import Cursor
 from service.parameters import ListRequest, Pair, Violation, parse, query_pairs
 from service.problems import problem_reply, unprocessable
+from service.read_model import reads
 from service.read_model.admission import caller
 from service.representation import (
     RawResponse,
@@ -39,6 +40,7 @@ TAMPERED_CURSOR: Final = Violation(
 COMPLETE_MAX_S: Final = 0.1
 """How long a page waits for its cards and for the notice of its position. Then it is read again with its cards, in one
 statement."""
+_ID: Final = slice(len('{"id":"'), len('{"id":"') + 36)
 _HITS: Final = metrics.CACHE.labels("hit")
 _MISSES: Final = metrics.CACHE.labels("miss")
 
@@ -87,43 +89,49 @@ class ListCampaigns:
             request, cursor = await self._parse(call, pairs)
             if not isinstance(request, ListRequest):
                 return unprocessable(request)
+            read = Read(call, request, principal, cursor)
             if request.min_position is None and self._may_serve_cached():
-                response = await self._from_cards(call, request, principal, cursor, deadline)
-                if response is not None:
-                    return response
-            _MISSES.inc()
-            outcome = await self._pages.read(request, principal, cursor, call.prefer, deadline)
-            return await self._response(call, request, outcome)
+                return await self._from_cache(read, deadline) or await self._from_database(read, deadline)
+            return await self._response(read, await self._page(read, deadline))
 
-    async def _from_cards(
-        self,
-        call: ListCall,
-        request: ListRequest,
-        principal: Principal,
-        cursor: Cursor | None,
-        deadline: asyncio.Timeout,
-    ) -> RawResponse | None:
-        """Respond with a page made of cached cards; None if it must be read with its cards."""
-        key = key_of(principal.scope, call.path, call.query)
-        page = self._cache.find(key)
-        if page is None:
+    async def _from_cache(self, read: "Read", deadline: asyncio.Timeout) -> RawResponse | None:
+        """Respond with a cached page, or one whose cards are cached; None if it must be read with its cards."""
+        page = self._cache.find(read.key)
+        if page is not None:
+            _HITS.inc()
+        elif reads.is_cheap(read.request):
             token = self._cache.begin_read()
             if token is None:
                 return None
-            outcome = await self._pages.read(request, principal, cursor, call.prefer, deadline, keys_only=True)
-            if not isinstance(outcome, PageFound):
-                return await self._response(call, request, outcome)
-            page = self._cache.put(key, _page_read(request, outcome), token)
-            if page is None:
-                return None
             _MISSES.inc()
-        else:
-            _HITS.inc()
-        target = Target(call.path, call.query, accepts_gzip(call.accept_encoding))
-        representation = await self._complete(page, target)
+            outcome = await self._page(read, deadline, keys_only=True)
+            if not isinstance(outcome, PageFound):
+                return await self._response(read, outcome)
+            page = self._cache.put(read.key, _page_read(read.request, outcome, outcome.page.campaign_ids), token)
+        representation = None if page is None else await self._complete(page, read.target)
         if representation is None:
             return None
-        return respond(representation, self._cache.applied_through, call.if_none_match)
+        return respond(representation, self._cache.applied_through, read.call.if_none_match)
+
+    async def _from_database(self, read: "Read", deadline: asyncio.Timeout) -> RawResponse:
+        """Respond with a page read together with its cards, and cache both.
+
+        An expensive read is always such a read: it must not be repeated because something changed meanwhile.
+        """
+        token = self._cache.begin_read()
+        outcome = await self._page(read, deadline)
+        if isinstance(outcome, PageFound) and outcome.reservation is None and token is not None:
+            _MISSES.inc()
+            cards = [(campaign_id_of(card), card) for card in outcome.page.cards]
+            page = _page_read(read.request, outcome, [campaign_id for campaign_id, _ in cards])
+            if self._cache.put(read.key, page, token) is not None:
+                self._cache.put_cards(cards, page.position, token)
+        return await self._response(read, outcome)
+
+    async def _page(self, read: "Read", deadline: asyncio.Timeout, *, keys_only: bool = False) -> Outcome:
+        return await self._pages.read(
+            read.request, read.principal, read.cursor, read.call.prefer, deadline, keys_only=keys_only
+        )
 
     async def _complete(self, page: CachedPage, target: Target) -> Representation | None:
         """Return the representation of a cached page once it is exact; None if it is not soon."""
@@ -136,10 +144,10 @@ class ListCampaigns:
             await self._cache.wait_for_progress(left_s)
         return cached_response(self._cache, page, target, keep=False)
 
-    async def _response(self, call: ListCall, request: ListRequest, outcome: Outcome) -> RawResponse:
+    async def _response(self, read: "Read", outcome: Outcome) -> RawResponse:
         match outcome:
             case PageFound():
-                return await self._found(call, request, outcome)
+                return await self._found(read, outcome)
             case CustomerNotFound(position, parked):
                 return problem_reply("customer_not_found", *position_headers(position, parked))
             case PositionNotReached():
@@ -163,33 +171,55 @@ class ListCampaigns:
             return [*others, TAMPERED_CURSOR], None
         return parsed, cursor
 
-    async def _found(self, call: ListCall, request: ListRequest, found: PageFound) -> RawResponse:
+    async def _found(self, read: "Read", found: PageFound) -> RawResponse:
         """Represent a page that was read with its cards; a large one is sent in parts."""
-        page = found.page
-        content = page_content(request, page, found.next_cursor)
-        form = page_form(call.query)
-        gzip_accepted = accepts_gzip(call.accept_encoding)
+        page, customer_id = found.page, read.request.customer_id
+        content = page_content(read.request, page, found.next_cursor)
+        form, target = page_form(read.call.query), read.target
         if found.reservation is not None:
             return await respond_large(
-                request.customer_id,
+                customer_id,
                 form,
                 content,
                 page.cards,
                 page.position,
-                if_none_match=call.if_none_match,
+                if_none_match=read.call.if_none_match,
                 parked=page.parked,
-                gzip_accepted=gzip_accepted,
+                gzip_accepted=target.gzip_accepted,
                 release=found.reservation.release,
             )
         represented = represent(
-            request.customer_id, form, content, page.cards, map(digest, page.cards), gzip_accepted=gzip_accepted
+            customer_id, form, content, page.cards, map(digest, page.cards), gzip_accepted=target.gzip_accepted
         )
-        return respond(represented, page.position, call.if_none_match, page.parked)
+        return respond(represented, page.position, read.call.if_none_match, page.parked)
 
 
-def _page_read(request: ListRequest, found: PageFound) -> PageRead:
+class Read(NamedTuple):
+    """A valid request and its caller."""
+
+    call: ListCall
+    request: ListRequest
+    principal: Principal
+    cursor: Cursor | None
+
+    @property
+    def key(self) -> str:
+        """The key of the page in the cache."""
+        return key_of(self.principal.scope, self.call.path, self.call.query)
+
+    @property
+    def target(self) -> Target:
+        """What is asked for, in which coding."""
+        return Target(self.call.path, self.call.query, accepts_gzip(self.call.accept_encoding))
+
+
+def campaign_id_of(card: bytes) -> str:
+    """Return the campaign's id, with which every card begins."""
+    return card[_ID].decode()
+
+
+def _page_read(request: ListRequest, found: PageFound, campaign_ids: Sequence[str]) -> PageRead:
     page = found.page
-    campaign_ids = page.campaign_ids
     tags = page_tags(request, campaign_ids, has_next=page.has_next)
     return PageRead(page_content(request, page, found.next_cursor), campaign_ids, tags, page.position)
 

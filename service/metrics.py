@@ -41,7 +41,9 @@ CACHE: Final = Counter(
     ("outcome",),
     registry=REGISTRY,
 )
-CACHE_BYTES: Final = Gauge("membership_cache_bytes", "Size of the cached pages, cards and responses.", registry=REGISTRY)
+CACHE_BYTES: Final = Gauge(
+    "membership_cache_bytes", "Size of the cached pages, cards and responses.", registry=REGISTRY
+)
 POSITION: Final = Gauge(
     "membership_position", "Stream position applied by the live generation, as last reported.", registry=REGISTRY
 )

@@ -202,6 +202,11 @@ def shape_of(request: ListRequest, *, after: bool, exact: bool = False, keys_onl
     )
 
 
+def is_cheap(request: ListRequest) -> bool:
+    """Return whether the page statement of a request reads a few rows of an index only, so that it may be repeated."""
+    return shape_of(request, after=request.cursor is not None).batchable
+
+
 async def read_page(
     batcher: QueryBatcher,
     name: Generation,

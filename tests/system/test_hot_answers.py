@@ -97,7 +97,8 @@ async def test_no_response_is_older_than_its_stated_position(own_system: System,
         async with httpx.AsyncClient(base_url=own_system.api_url, headers=headers, timeout=15) as client:
             while not over.is_set():
                 customer = customer_id(rng.randint(1, CUSTOMERS))
-                query = rng.choice(["?limit=200", "?limit=200&include_deleted=true", "?limit=200&sort_field=status"])
+                order = rng.choice(["enrolled_at", "status", "name", "contacts_total"])
+                query = f"?limit=200&sort_field={order}" + rng.choice(["", "&include_deleted=true"])
                 min_position = history.published[-1][0] if history.published else 0
                 wait = {"Membership-Min-Position": str(min_position)} if rng.random() < 0.3 else {}
                 reply = await client.get(f"/customers/{customer}/campaigns{query}", headers=wait)
@@ -133,7 +134,10 @@ async def test_a_cached_response_equals_the_full_paths_response(own_system: Syst
     events += [published("campaign.upserted.v1", 1, campaign=n) for n in range(1, 30)]
     events += [published("target.enrolled.v1", 1, customer=1, campaign=n) for n in range(1, 30)]
     await own_system.wait_until_applied(await own_system.publish(events))
-    for query in ("", "?limit=3", "?offset=5&limit=5", "?include_aggregations=1", "?sort_field=status&sort_dir=asc"):
+    for query in (
+        *("", "?limit=3", "?offset=5&limit=5", "?include_aggregations=1", "?sort_field=status&sort_dir=asc"),
+        *("?sort_field=name&limit=4", "?sort_field=progress", "?q=a", "?date_from=2020-01-01&q=a&sort_field=name"),
+    ):
         for encoding in ("identity", "gzip"):
             path, headers = f"/customers/{customer_id(1)}/campaigns{query}", {"Accept-Encoding": encoding}
             full_path = await own_system.get(path, headers=headers | {"Prefer": "wait=1"})  # bypasses the fast path
@@ -196,3 +200,34 @@ async def test_a_repair_and_a_lost_listener_invalidate_the_cache(own_system: Sys
     assert (await membership(own_system.environment, "repair", "--customer", customer_id(1))).code == 0
     await eventually(lambda: shows(1), "the repair invalidates the response", deadline_s=2)
     assert (await own_system.get(path)).json() == original
+
+
+ORDERS = {
+    "sort_field=name": {"name": "0 first"},
+    "sort_field=created_at&sort_dir=asc": {"created_at": "1970-01-01T00:00:00Z"},
+    "q=zebra": {"name": "zebra"},
+}
+
+
+@pytest.mark.parametrize("query", ORDERS)
+async def test_cached_orders_and_searches_follow_all_campaigns(own_system: System, query: str) -> None:
+    """With a limit of 1 the page shows another campaign than the one whose change alters it."""
+    events = [published("customer.upserted.v1", 1, customer=1, owner_id=owner_id(1))]
+    events += [published("campaign.upserted.v1", 1, campaign=n, name=f"z{n}") for n in range(1, 6)]
+    events += [published("target.enrolled.v1", 1, customer=1, campaign=n) for n in range(1, 6)]
+    await own_system.wait_until_applied(await own_system.publish(events))
+    path = f"/customers/{customer_id(1)}/campaigns?limit=1&{query}" + ("&sort_dir=asc" if "name" in query else "")
+    before = [(await own_system.get(path)).json() for _ in range(3)]
+    assert before[0] == before[2]
+    for campaign in range(1, 6):
+        event = published("campaign.upserted.v1", 1 + campaign, campaign=campaign, **ORDERS[query])
+        position = await own_system.publish([event])
+        await eventually(lambda: _has_position(own_system, path, position), "the change is applied")
+        after = (await own_system.get(path)).json()
+        expected = await own_system.get(path, headers={"Prefer": "wait=1", "Membership-Min-Position": str(position)})
+        assert after == expected.json()
+    assert after != before[0]
+
+
+async def _has_position(system: System, path: str, position: int) -> bool:
+    return int((await system.get(path)).headers["membership-position"]) >= position
