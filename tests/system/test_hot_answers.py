@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -222,7 +223,7 @@ async def test_cached_orders_and_searches_follow_all_campaigns(own_system: Syste
     for campaign in range(1, 6):
         event = published("campaign.upserted.v1", 1 + campaign, campaign=campaign, **ORDERS[query])
         position = await own_system.publish([event])
-        await eventually(lambda: _has_position(own_system, path, position), "the change is applied")
+        await eventually(partial(_has_position, own_system, path, position), "the change is applied")
         after = (await own_system.get(path)).json()
         expected = await own_system.get(path, headers={"Prefer": "wait=1", "Membership-Min-Position": str(position)})
         assert after == expected.json()
