@@ -168,15 +168,19 @@ def readable(raw: bytes) -> str:
 async def connect_once(nats_url: str, name: str) -> TolerantClient:
     """Connect for one command; raises nats-py's errors within seconds if the broker is unavailable."""
     client = TolerantClient()
-    await client.connect(
-        [url.strip() for url in nats_url.split(",")],
-        name=name,
-        allow_reconnect=False,
-        connect_timeout=CONNECT_TIMEOUT_S,
-        max_reconnect_attempts=1,  # also limits the first connect; 0 would mean no limit
-        reconnect_time_wait=0,
-        error_cb=_ignore_error,
-    )
+    try:
+        await client.connect(
+            [url.strip() for url in nats_url.split(",")],
+            name=name,
+            allow_reconnect=False,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            max_reconnect_attempts=1,  # also limits the first connect; 0 would mean no limit
+            reconnect_time_wait=0,
+            error_cb=_ignore_error,
+        )
+    except asyncio.CancelledError:  # the caller waits no longer; the socket may be open already
+        await client.close()
+        raise
     return client
 
 

@@ -29,13 +29,16 @@ def main(supervisor: int, listener: int, channel: int) -> None:
     """Run a worker until its supervisor stops it."""
     _end_with(supervisor)
     settings = process_settings("database_url", "jwt_secret")
-    from service.problems import add_request_id  # noqa: PLC0415 - settings are checked before the framework is imported
-    from service.server import serve  # noqa: PLC0415
+    from consumers.subject_reader import SubjectReader  # noqa: PLC0415 - settings are checked before it is imported
+    from service.problems import add_request_id  # noqa: PLC0415 - the same
+    from service.server import serve  # noqa: PLC0415 - the same
 
     configure(settings, add_request_id)
 
+    # Only histories are read from the stream, so the API also runs without a broker.
+    reader = SubjectReader(settings.nats_url, "membership-api") if settings.nats_url else None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, listener, channel))
+        runner.run(serve(settings, listener, channel, reader))
 
 
 def _end_with(supervisor: int) -> None:

@@ -14,6 +14,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from projections.errors import DatabaseNotMigrated
 from projections.settings import Settings
 from projections.store.database import ANSWER_GRACE_S, CUSTOM_PLANS, GENERIC_PLANS, UNAVAILABLE, open_pool
+from projections.store.membership_history import MessageReader
 from service import metrics, routes
 from service.auth import Authenticator, Unauthenticated
 from service.cache import Cache
@@ -22,6 +23,7 @@ from service.fast_path import FastPath
 from service.freshness import Freshness, NotReady
 from service.list_campaigns import ListCampaigns
 from service.listing_endpoint import ListingEndpoint
+from service.membership_history import MembershipHistory
 from service.middleware import ResponseMiddleware
 from service.page_budget import PageBudget, PageMemoryBusy, PageTooLarge
 from service.page_reader import PageReader
@@ -65,8 +67,13 @@ class Application(NamedTuple):
     lifespan: Callable[[], AbstractAsyncContextManager[None]]
 
 
-def create_app(settings: Settings, link: SupervisorLink | None = None) -> Application:
-    """Return the application of one worker. It starts without a database and answers 503 until it has one."""
+def create_app(
+    settings: Settings, link: SupervisorLink | None = None, reader: MessageReader | None = None
+) -> Application:
+    """Return the application of one worker. It starts without a database and answers 503 until it has one.
+
+    `reader` reads the stream for histories; without one, they are 503.
+    """
     cache = Cache()
     fast_path = FastPath(cache)
     metrics.CACHE_BYTES.set_function(lambda: cache.bytes_used)
@@ -87,14 +94,24 @@ def create_app(settings: Settings, link: SupervisorLink | None = None) -> Applic
         fetcher = CardFetcher(batcher, freshness, cache)
         fetching = asyncio.create_task(supervise("fetch cards", fetcher.run), name="fetch cards")
         fast_path.authenticator = Authenticator(settings, custom_plan_pool)
+        pages = PageReader(batcher, freshness, PageBudget(cache))
+        answer_within_s = settings.read_timeout_s + ANSWER_GRACE_S
         list_campaigns = ListCampaigns(
             fast_path.authenticator,
-            PageReader(batcher, freshness, PageBudget(cache)),
+            pages,
             cache,
-            answer_within_s=settings.read_timeout_s + ANSWER_GRACE_S,
+            answer_within_s=answer_within_s,
             may_serve_cached=fast_path.liveness.is_answering,
         )
-        app.state.services = routes.Services(list_campaigns, freshness, link)
+        membership_history = MembershipHistory(
+            fast_path.authenticator,
+            custom_plan_pool,
+            freshness,
+            reader,
+            signing_key=pages.signing_key,
+            answer_within_s=answer_within_s,
+        )
+        app.state.services = routes.Services(list_campaigns, membership_history, freshness, link)
         middleware.listing = ListingEndpoint(list_campaigns, _EXCEPTIONS)
         reporting = asyncio.create_task(_report(freshness, link), name="report readiness") if link else None
         try:
@@ -105,6 +122,8 @@ def create_app(settings: Settings, link: SupervisorLink | None = None) -> Applic
             if reporting:
                 reporting.cancel()
             await freshness.stop()
+            if reader is not None:
+                await reader.close()
             await custom_plan_pool.close()
             await generic_plan_pool.close()
 

@@ -16,7 +16,14 @@ from service.auth import Authenticator, Principal
 from service.cache import ANY_CAMPAIGN, ANY_DEFINITION, Cache, CachedPage, PageRead, key_of
 from service.cached_responses import Target, cached_response
 from service.cards import UNKEPT, digest
-from service.page_reader import CustomerNotFound, Outcome, PageFound, PageReader, PositionNotReached
+from service.page_reader import (
+    TAMPERED_CURSOR,
+    CustomerNotFound,
+    Outcome,
+    PageFound,
+    PageReader,
+    PositionNotReached,
+)
 from service.paging import Cursor
 from service.parameters import ListRequest, Pair, Violation, parse, query_pairs
 from service.problems import problem_reply, unprocessable
@@ -34,9 +41,6 @@ from service.representation import (
     respond_large,
 )
 
-TAMPERED_CURSOR: Final = Violation(
-    ("query", "cursor"), "Value error, this is not a cursor of this service; start without one", "value_error"
-)
 COMPLETE_MAX_S: Final = 0.1
 """How long a page waits for its cards and for the notice of its position. Then it is read again with its cards, in one
 statement."""

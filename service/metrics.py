@@ -56,6 +56,7 @@ COMBINATIONS: Final[Mapping[str, Combination]] = {
 """How values of several workers become one; all other metrics are added up."""
 
 LISTING: Final = "/customers/{customer_id}/campaigns"
+HISTORY: Final = "/customers/{customer_id}/campaigns/{campaign_id}/history"
 _FIXED: Final = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"})
 
 
@@ -65,6 +66,8 @@ def route_of(path: str) -> str:
         return path
     if path.startswith("/customers/") and path.endswith("/campaigns"):
         return LISTING
+    if path.startswith("/customers/") and path.endswith("/history"):
+        return HISTORY
     return "other"
 
 

@@ -7,10 +7,14 @@ Invariants: nothing in the contract is changed or left out; an addition that wou
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 
+from projections.model.explanation import Verdict
+from projections.model.history import Outcome
+from service import history_parameters
+from service.parameters import LIMIT_MAX
 from service.problems import PROBLEMS
 
 CONTRACT: Final = Path(__file__).parent / "contract" / "openapi.json"
@@ -32,6 +36,9 @@ of an event you published as `Membership-Min-Position`: the response then includ
 **Paging.** By `limit` and `offset`, or by `cursor`, which neither repeats nor skips unchanged rows while memberships
 come and go: repeat the request with the `meta.next_cursor` of the previous response.
 
+**Why.** `/customers/{customer_id}/campaigns/{campaign_id}/history` explains why a campaign is, or is not, in the list:
+a sentence, and every event of the membership with its outcome.
+
 **HEAD.** Every path that answers GET answers HEAD: the same status and headers, without the body.
 
 **Errors.** 422 lists every invalid parameter at once. All others are `application/problem+json` with a stable `code`.
@@ -50,8 +57,8 @@ def _object(title: str, properties: Mapping[str, Node]) -> dict[str, Node]:
     return {"type": "object", "title": title, "properties": properties, "required": list(properties)}
 
 
-def _parameter(location: str, name: str, schema: Node, description: str) -> dict[str, Node]:
-    return {"name": name, "in": location, "required": False, "schema": schema, "description": description}
+def _parameter(location: str, name: str, schema: Node, description: str, *, required: bool = False) -> dict[str, Node]:
+    return {"name": name, "in": location, "required": required, "schema": schema, "description": description}
 
 
 def _ref(kind: str, name: str) -> dict[str, Node]:
@@ -143,15 +150,7 @@ _PARAMETER_DESCRIPTIONS: Final = {
 }
 """Descriptions of parameters that the contract does not describe."""
 
-_PARAMETERS: Final = [
-    *({"name": name, "description": description} for name, description in _PARAMETER_DESCRIPTIONS.items()),
-    _parameter(
-        "query",
-        "cursor",
-        _string(title="Cursor"),
-        "`meta.next_cursor` of the previous response. Valid only for the same customer, filters, order and caller; "
-        "otherwise 422.",
-    ),
+_COMMON_PARAMETERS: Final = [
     _parameter(
         "header",
         "Membership-Min-Position",
@@ -170,7 +169,129 @@ _PARAMETERS: Final = [
     _parameter("header", "X-Request-ID", _string(), "An id for this request, up to 128 letters, digits or `._:/+=@-`."),
 ]
 
+_PARAMETERS: Final = [
+    *({"name": name, "description": description} for name, description in _PARAMETER_DESCRIPTIONS.items()),
+    _parameter(
+        "query",
+        "cursor",
+        _string(title="Cursor"),
+        "`meta.next_cursor` of the previous response. Valid only for the same customer, filters, order and caller; "
+        "otherwise 422.",
+    ),
+    *_COMMON_PARAMETERS,
+]
+
+_HISTORY: Final = {
+    "operationId": "explain_membership",
+    "tags": ["customer-campaigns"],
+    "summary": "Why is, or is not, this customer in this campaign?",
+    "description": "The verdict, a sentence that explains it, and the events of the target and of the campaign's "
+    "definition, status and deletion, in the order of the stream, as far as the read model has applied it.",
+    "parameters": [
+        _parameter("path", "customer_id", _string(format="uuid"), "The customer.", required=True),
+        _parameter("path", "campaign_id", _string(format="uuid"), "The campaign.", required=True),
+        _parameter(
+            "query",
+            "limit",
+            _integer(minimum=1, maximum=LIMIT_MAX, default=history_parameters.LIMIT_DEFAULT),
+            "Events per page.",
+        ),
+        _parameter(
+            "query",
+            "cursor",
+            _string(),
+            "`meta.next_cursor` of the previous response. Valid only for the same customer, campaign, `include` and "
+            "caller; otherwise 422.",
+        ),
+        _parameter(
+            "query", "include", _string(enum=["counters"]), "`counters`: also the events of the campaign's counters."
+        ),
+        *_COMMON_PARAMETERS,
+    ],
+    "responses": {
+        "200": {
+            "description": "The history.",
+            "headers": _headers("ETag", "Membership-Position", "Membership-Parked"),
+            "content": {"application/json": {"schema": _ref("schemas", "MembershipHistory")}},
+        },
+        "304": {
+            "description": "The caller already has this body: `If-None-Match` contains its current tag.",
+            "headers": _headers("ETag", "Membership-Position", "Membership-Parked"),
+        },
+        "400": _problems("bad_request"),
+        "401": _problems("unauthenticated", headers=("WWW-Authenticate",)),
+        "404": _problems("membership_not_found", headers=("Membership-Position", "Membership-Parked")),
+        "414": _problems("query_too_long"),
+        "422": {
+            "description": "Every invalid parameter.",
+            "headers": _headers(),
+            "content": {"application/json": {"schema": _ref("schemas", "HTTPValidationError")}},
+        },
+        "503": _problems(
+            *_UNAVAILABLE,
+            "position_not_reached",
+            "broker_unavailable",
+            "broker_not_configured",
+            "history_busy",
+            "history_too_long",
+            headers=("Retry-After",),
+        ),
+    },
+}
+
+_HISTORY_EVENT: Final = {
+    "type": "object",
+    "title": "HistoryEvent",
+    "description": "One event. Of a parked one, what could not be read is absent.",
+    "required": ["position", "outcome"],
+    "properties": {
+        "position": _integer(description="Its position in the event stream."),
+        "time": _string(format="date-time", description="The event's own time."),
+        "type": _string(),
+        "id": _string(),
+        "source": _string(description="Who published it."),
+        "version": _string(pattern="^[0-9]+$", description="An int64; a string, because it may exceed 2⁵³."),
+        "outcome": _string(
+            enum=list(get_args(Outcome)),
+            description="`applied`: it changed the membership or campaign when it came. `superseded`: an event "
+            "with the same or a higher version had come before. `duplicate`: it had come before itself. `parked`: it "
+            "could not be applied.",
+        ),
+        "superseded_by": _integer(
+            description="The position of the event that replaced an applied one, or that a superseded one lost to."
+        ),
+        "detail": _string(description="What the event says, or why it is parked."),
+    },
+}
+
+_MEMBERSHIP_HISTORY: Final = {
+    "type": "object",
+    "title": "MembershipHistory",
+    "required": ["customer_id", "campaign_id", "visible", "reason", "detail", "events", "meta"],
+    "properties": {
+        "customer_id": _string(format="uuid"),
+        "campaign_id": _string(format="uuid"),
+        "visible": {"type": "boolean", "description": "Whether the list shows the campaign by default."},
+        "reason": _string(
+            enum=list(get_args(Verdict)), description="`visible`, or why not: the first that applies, in this order."
+        ),
+        "detail": _string(description="The reason as a sentence, with times and positions."),
+        "enrolled_at": _string(format="date-time"),
+        "events": {"type": "array", "items": _ref("schemas", "HistoryEvent")},
+        "meta": {
+            "type": "object",
+            "required": ["limit"],
+            "properties": {
+                "limit": _integer(),
+                "next_cursor": _string(description="The `cursor` of the next page; absent on the last page."),
+            },
+        },
+    },
+}
+
 _SCHEMAS: Final = {
+    "HistoryEvent": _HISTORY_EVENT,
+    "MembershipHistory": _MEMBERSHIP_HISTORY,
     "MetaOut": {
         "properties": {
             "next_cursor": _string(
@@ -244,6 +365,7 @@ ADDITIONS: Final = {
     },
     "paths": {
         "/customers/{customer_id}/campaigns": {"get": {"parameters": _PARAMETERS, "responses": _LIST_RESPONSES}},
+        "/customers/{customer_id}/campaigns/{campaign_id}/history": {"get": _HISTORY},
         **_OPERATIONS,
     },
 }

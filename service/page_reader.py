@@ -36,6 +36,9 @@ WAIT_DEFAULT_S: Final = 2.0
 WAIT_MAX_S: Final = 10.0
 _WAIT: Final = re.compile(r"""(?:^|[,;])\s*wait\s*=\s*"?(\d{1,9})"?\s*(?=$|[,;])""", re.IGNORECASE)
 
+TAMPERED_CURSOR: Final = Violation(
+    ("query", "cursor"), "Value error, this is not a cursor of this service; start without one", "value_error"
+)
 FOREIGN_CURSOR: Final = Violation(
     ("query", "cursor"),
     "Value error, the cursor belongs to a request with another customer, filter, order or caller; "
@@ -85,7 +88,7 @@ class PageReader:
 
     async def read_cursor(self, text: str) -> Cursor | None:
         """Decode a cursor; None when this service did not sign it."""
-        return paging.read_cursor(text, await self._key())
+        return paging.read_cursor(text, await self.signing_key())
 
     async def read(
         self,
@@ -185,9 +188,10 @@ class PageReader:
         if not page.has_next or page.last_campaign_id is None:
             return None
         key = None if page.last_key is None else _truncate(page.last_key)
-        return paging.write_cursor(Cursor(FORM, fingerprint, key, page.last_campaign_id), await self._key())
+        return paging.write_cursor(Cursor(FORM, fingerprint, key, page.last_campaign_id), await self.signing_key())
 
-    async def _key(self) -> bytes:
+    async def signing_key(self) -> bytes:
+        """Return the key with which all API processes sign cursors."""
         self._signing_key = self._signing_key or await reads.cursor_key(self._batcher)
         return self._signing_key
 

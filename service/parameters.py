@@ -77,7 +77,7 @@ Pair = tuple[str, str]
 
 
 def query_pairs(query: bytes) -> list[Pair]:
-    """Split a query string. Each byte becomes one character; `_text` decodes UTF-8 later."""
+    """Split a query string. Each byte becomes one character; `utf8_text` decodes UTF-8 later."""
     if not query:
         return []
     text = query.decode("latin-1")
@@ -110,18 +110,18 @@ def _present(
     if query:
         for name, read in (_READERS_WITH_CURSOR if "cursor" in query else _READERS).items():
             if name in query:
-                yield ("query", name), read, _text(query[name])
+                yield ("query", name), read, utf8_text(query[name])
     if min_position is not None:
-        yield ("header", POSITION_HEADER), _position, min_position
+        yield ("header", POSITION_HEADER), position, min_position
 
 
-def _text(raw: str) -> str:
+def utf8_text(raw: str) -> str:
     """Decode UTF-8; ill-formed bytes become lone surrogates, which no reader accepts."""
     return raw if raw.isascii() else raw.encode("latin-1").decode(errors="surrogateescape")
 
 
 _FIELDS: Final = {POSITION_HEADER: "min_position"}
-_position: Final = pydantic_compat.integer(0, INT64_MAX)
+position: Final = pydantic_compat.integer(0, INT64_MAX)
 _offset: Final = pydantic_compat.integer(0, INT64_MAX)
 
 

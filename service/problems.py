@@ -31,14 +31,23 @@ class Problem(NamedTuple):
 
 
 PAGE_TOO_LARGE: Final = "The page is larger than this server can answer; ask for a smaller limit."
-"""The only 503 that a repetition of the request cannot resolve."""
+"""Like the two below, a 503 that a repetition of the request cannot resolve: it has no `Retry-After`."""
 PAGE_MEMORY_BUSY: Final = "The memory for large pages is in use by other requests; try again shortly."
+
+HISTORY_TOO_LONG: Final = (
+    "This membership has more events than a history is made of; omit include=counters if it is sent."
+)
+BROKER_NOT_CONFIGURED: Final = "This process reads no histories: set MEMBERSHIP_NATS_URL for `membership serve`."
+_NOT_TRANSIENT: Final = frozenset({PAGE_TOO_LARGE, HISTORY_TOO_LONG, BROKER_NOT_CONFIGURED})
 
 PROBLEMS: Final[Mapping[str, Problem]] = {
     problem.code: problem
     for problem in (
         Problem("unauthenticated", 401, "Unauthorized", "Send a valid bearer token or a valid X-API-Key."),
         Problem("customer_not_found", 404, "Not Found", "There is no such customer among those you may see."),
+        Problem(
+            "membership_not_found", 404, "Not Found", "There is no such customer or campaign among those you may see."
+        ),
         Problem("route_not_found", 404, "Not Found", "This path does not exist; /docs lists the paths that do."),
         Problem("method_not_allowed", 405, "Method Not Allowed", "This path answers GET and HEAD only."),
         Problem("bad_request", 400, "Bad Request", "The request is malformed."),
@@ -52,6 +61,20 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         ),
         Problem("page_too_large", 503, "Service Unavailable", PAGE_TOO_LARGE),
         Problem("page_memory_busy", 503, "Service Unavailable", PAGE_MEMORY_BUSY),
+        Problem("history_too_long", 503, "Service Unavailable", HISTORY_TOO_LONG),
+        Problem(
+            "history_busy",
+            503,
+            "Service Unavailable",
+            "Other histories are being read at the moment; try again shortly.",
+        ),
+        Problem(
+            "broker_unavailable",
+            503,
+            "Service Unavailable",
+            "The event stream, which only histories are read from, does not answer; try again shortly.",
+        ),
+        Problem("broker_not_configured", 503, "Service Unavailable", BROKER_NOT_CONFIGURED),
         Problem("draining", 503, "Service Unavailable", "This process is shutting down; send requests to another."),
         Problem("not_ready", 503, "Service Unavailable", "The read model is still being filled for the first time."),
         Problem(
@@ -85,7 +108,7 @@ def problem_headers(problem: Problem) -> dict[str, str]:
     """Return the headers that a problem's status requires."""
     if problem.status == 401:  # noqa: PLR2004
         return {"WWW-Authenticate": 'Bearer realm="membership"'}
-    if problem.status == 503 and problem.detail != PAGE_TOO_LARGE:  # noqa: PLR2004
+    if problem.status == 503 and problem.detail not in _NOT_TRANSIENT:  # noqa: PLR2004
         return {"Retry-After": str(RETRY_AFTER_S)}
     return {"Allow": "GET, HEAD"} if problem.status == 405 else {}  # noqa: PLR2004
 

@@ -41,7 +41,7 @@ def boolean(text: str) -> bool:
 def one_of(words: tuple[str, ...]) -> Callable[[str], str]:
     """Return the reader of a closed set of words, which must match exactly."""
     *others, last = (f"'{word}'" for word in words)
-    message = f"Input should be {', '.join(others)} or {last}"
+    message = f"Input should be {', '.join(others)} or {last}" if others else f"Input should be {last}"
 
     def read(text: str) -> str:
         if text not in words:

@@ -190,6 +190,14 @@ def represent(
     return Representation(sent, tag, validators, headers, revision)
 
 
+def represent_body(body: bytes, *, gzip_accepted: bool) -> Representation:
+    """Return the representation of a complete body for a caller who accepts gzip or not."""
+    compressed = gzip_accepted and len(body) >= COMPRESS_BYTES_MIN
+    tag = _entity_tag((), body, compressed=compressed)
+    sent = gzip.compress(body, GZIP_LEVEL, mtime=0) if compressed else body
+    return Representation(sent, tag, _validator_headers(tag, ""), _content_headers(len(sent), compressed=compressed))
+
+
 async def respond_large(
     customer_id: str,
     form: PageForm,

@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service import metrics, openapi
 from service.freshness import Freshness
 from service.list_campaigns import ListCall, ListCampaigns
+from service.membership_history import HistoryCall, MembershipHistory
 from service.problems import problem_response
 from service.representation import RawResponse
 from service.workers.link import SupervisorLink
@@ -21,6 +22,7 @@ class Services(Struct, frozen=True):
     """The objects that handlers use; the application creates one of each per process."""
 
     list_campaigns: ListCampaigns
+    membership_history: MembershipHistory
     freshness: Freshness
     link: SupervisorLink | None
     """None in a process without supervisor."""
@@ -52,6 +54,27 @@ async def list_customer_campaigns(request: AnyRequest, customer_id: FromPath[str
         accept_encoding=",".join(headers.getall("accept-encoding", [])),
     )
     return await services.list_campaigns.respond(call)
+
+
+@get("/customers/{customer_id:str}/campaigns/{campaign_id:str}/history")
+async def explain_membership(
+    request: AnyRequest, customer_id: FromPath[str], campaign_id: FromPath[str]
+) -> RawResponse:
+    """Explain why a customer is, or is not, shown in a campaign, by its events."""
+    services: Services = request.app.state.services
+    headers = request.headers
+    call = HistoryCall(
+        customer_id=customer_id,
+        campaign_id=campaign_id,
+        query=request.scope["query_string"],
+        authorization=headers.getall("authorization", []),
+        api_key=headers.getall("x-api-key", []),
+        min_position=_joined(headers.getall("membership-min-position", [])),
+        prefer=headers.getall("prefer", []),
+        if_none_match=",".join(headers.getall("if-none-match", [])),
+        accept_encoding=",".join(headers.getall("accept-encoding", [])),
+    )
+    return await services.membership_history.respond(call)
 
 
 def _joined(values: list[str]) -> str | None:
@@ -105,4 +128,4 @@ async def asset(name: FromPath[str]) -> Response[bytes]:
     return Response(path.read_bytes(), media_type=media_type)
 
 
-HANDLERS: Final = (list_customer_campaigns, live, ready, prometheus, contract, docs, asset)
+HANDLERS: Final = (list_customer_campaigns, explain_membership, live, ready, prometheus, contract, docs, asset)

@@ -15,6 +15,7 @@ from granian.log import LogLevels
 from granian.server.embed import Server
 
 from projections.settings import Settings
+from projections.store.membership_history import MessageReader
 from service import metrics
 from service.app import create_app
 from service.middleware import ResponseMiddleware
@@ -44,8 +45,10 @@ GARBAGE_THRESHOLDS = (20_000, 50, 1_000)
 collector may run less often."""
 
 
-async def serve(settings: Settings, listener: int, channel: int) -> None:
+async def serve(settings: Settings, listener: int, channel: int, reader: MessageReader | None = None) -> None:
     """Accept connections on an inherited socket until a signal arrives or the supervisor retires this worker.
+
+    `reader` reads the stream for histories.
 
     SIGTERM drains first: for `drain_s`, readiness fails and each response closes its connection. Then, or immediately
     on SIGINT or a second SIGTERM, the process stops accepting and finishes the requests in flight. A retired worker
@@ -53,7 +56,7 @@ async def serve(settings: Settings, listener: int, channel: int) -> None:
     """
     link = await SupervisorLink.open(channel, metrics.snapshot)
     following = asyncio.create_task(link.follow(), name="follow the supervisor")
-    app = create_app(settings, link)
+    app = create_app(settings, link, reader)
     server = _Server(
         app.asgi,
         listener=listener,

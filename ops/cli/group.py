@@ -30,6 +30,7 @@ click.rich_click.COMMAND_GROUPS = {
             "name": "Operate",
             "commands": [
                 "status",
+                "explain",
                 "parked",
                 "verify",
                 "repair",

@@ -1,4 +1,4 @@
-"""Subcommands that inspect and maintain the read model: `status`, `verify`, `repair`, `rebuild`, `jobs` and others."""
+"""Subcommands that inspect and maintain the read model: `status`, `verify`, `repair`, `explain`, `jobs` and others."""
 
 import rich_click as click
 
@@ -88,6 +88,24 @@ def repair(customer_id: object, campaign_id: object, dry_run: bool, as_json: boo
     entity = Entity("campaign", str(campaign_id)) if customer_id is None else Entity("customer", str(customer_id))
     settings = operator_settings("database_url", "nats_url")
     work = lambda connection: run(connection, settings, entity, dry_run=dry_run, as_json=as_json)  # noqa: E731
+    run_command(with_database(settings.database_url, work))
+
+
+@cli.command()
+@click.option("--customer", "customer_id", required=True, type=click.UUID, help="The customer's id, a UUID.")
+@click.option("--campaign", "campaign_id", type=click.UUID, help="Only this campaign, with every event.")
+@JSON
+def explain(customer_id: object, campaign_id: object, as_json: bool) -> None:
+    """Explain why a customer is, or is not, shown in its campaigns, or with --campaign in one, event by event.
+
+    Each event of the membership and its campaign is shown with its outcome: applied, superseded by a later one, a
+    duplicate, or parked. Reads the stream and changes nothing. Exits 1 if there is no such customer or campaign.
+    """
+    from ops import explain as run  # noqa: PLC0415
+
+    settings = operator_settings("database_url", "nats_url")
+    customer, campaign = str(customer_id), None if campaign_id is None else str(campaign_id)
+    work = lambda connection: run.explain(connection, settings, customer, campaign, as_json=as_json)  # noqa: E731
     run_command(with_database(settings.database_url, work))
 
 

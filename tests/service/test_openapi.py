@@ -14,6 +14,7 @@ import schemathesis
 from service import openapi, page_reader, parameters, problems, routes
 
 LIST = "/customers/{customer_id}/campaigns"
+HISTORY = f"{LIST}/{{campaign_id}}/history"
 CONTRACT_SHA256 = "7b4d11370c2f72278ec15ead1be53c01a15d007af49e635ae348c2633b5e70a3"
 
 DECLARED = (
@@ -21,10 +22,11 @@ DECLARED = (
     r"/servers/0",
     r"/tags/operations",
     r"/components/headers",
-    r"/components/schemas/(Problem|Liveness|Readiness)",
+    r"/components/schemas/(HistoryEvent|Liveness|MembershipHistory|Problem|Readiness)",
     r"/components/schemas/MetaOut/properties/next_cursor",
     r"/components/schemas/AggregationsOut/properties/\w+/description",
     r"/paths/(/health/live|/health/ready|/metrics)",
+    re.escape(f"/paths/{HISTORY}"),
     re.escape(f"/paths/{LIST}/get/parameters/") + r"[\w-]+/description",
     re.escape(f"/paths/{LIST}/get/parameters/") + "(cursor|Membership-Min-Position|Prefer|If-None-Match|X-Request-ID)",
     re.escape(f"/paths/{LIST}/get/responses/") + r"(304|400|401|404|414|503)",
@@ -169,6 +171,8 @@ def test_the_documented_problems_are_those_of_the_service(served: Any) -> None:
     statuses = {int(status) for status in served["paths"][LIST]["get"]["responses"]}
     possible = {code for code, problem in problems.PROBLEMS.items() if problem.status in statuses}
     assert possible - documented.keys() == {"route_not_found"}
+    statuses_of_history = {int(status) for status in served["paths"][HISTORY]["get"]["responses"]}
+    assert statuses_of_history == statuses
 
 
 def test_the_documented_paths_are_the_routes(served: Any) -> None:

@@ -1,0 +1,118 @@
+"""Reads the messages on single subjects of the stream, for processes that mostly do without a broker.
+
+It connects at the first read, and again at the first read after a connection was lost, so that an API process starts,
+and lists, while the broker is down.
+
+Reads: JetStream, through short-lived consumers, one per subject (see docs/decisions/0031-history-by-subject.md).
+Fails: `HistoryUnavailable`, at most `SILENCE_MAX_S` after the broker has last answered.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import suppress
+from typing import Final, TypeVar
+
+import msgspec
+from nats.errors import Error as NatsError
+
+from consumers import stream
+from consumers.client import TolerantClient, broker_problem, connect_once
+from consumers.intake import Interrupted, OrderedSubscription
+from projections.errors import StreamRefused
+from projections.model.events import Message, Position
+from projections.store.checkpoint import Checkpoint
+from projections.store.membership_history import HistoryUnavailable
+
+SILENCE_MAX_S: Final = 0.8
+"""How long the broker may take for each step; the API promises its 503 within a second."""
+NEXT_WAIT_S: Final = 0.2
+Result = TypeVar("Result")
+
+
+class SubjectReader:
+    """Reads subjects through one connection, which several tasks may share. Implements `MessageReader`."""
+
+    def __init__(self, nats_url: str, name: str, silence_max_s: float = SILENCE_MAX_S) -> None:
+        self._nats_url = nats_url
+        self._name = name
+        self._silence_max_s = silence_max_s
+        self._client: TolerantClient | None = None
+        self._connecting = asyncio.Lock()
+
+    async def count(self, subjects: Sequence[str], applied: Checkpoint) -> list[int]:
+        """Return how many messages each subject has; raises `HistoryUnavailable`, also for a stream that is another.
+
+        The stream's leader answers, so that `messages` notices if it reads from a replica that lags behind it.
+        """
+        client = await self._connected()
+        counts = asyncio.gather(*(stream.count(client, subject) for subject in subjects))
+        state, found = await self._in_time(asyncio.gather(stream.identify(client, applied), counts))
+        if state is None:
+            raise HistoryUnavailable(f"Stream {stream.STREAM} does not exist.")
+        return found
+
+    async def messages(
+        self, subject: str, count: int, through: Position, slice_events: int
+    ) -> AsyncGenerator[list[Message], None]:
+        """Yield the messages on a subject up to a position, in slices, in stream order.
+
+        Raises `HistoryUnavailable` if the subject ends before that position with fewer than `count` messages: a replica
+        has answered that does not hold the newest ones yet, or an erasure removes them.
+        """
+        client = await self._connected()
+        subscription = OrderedSubscription(client, Position(0), subject)
+        await self._in_time(subscription.__aenter__())
+        try:
+            seen = 0
+            while not subscription.caught_up and subscription.position < through:
+                messages = await self._in_time(_next(subscription, slice_events))
+                seen += len(messages)
+                applied = [message for message in messages if message.position <= through]
+                if applied:
+                    yield applied
+            if subscription.position < through and seen < count:
+                raise HistoryUnavailable(f"{count - seen} of the {count} messages on {subject} were not delivered.")
+        finally:
+            with suppress(NatsError, OSError, TimeoutError):
+                async with asyncio.timeout(SILENCE_MAX_S):
+                    await subscription.__aexit__(None, None, None)
+
+    async def close(self) -> None:
+        """Disconnect; a later read connects again."""
+        client, self._client = self._client, None
+        if client is not None:
+            with suppress(NatsError, OSError, TimeoutError):
+                async with asyncio.timeout(SILENCE_MAX_S):  # a silent broker takes no more bytes
+                    await client.close()
+
+    async def _connected(self) -> TolerantClient:
+        """Return the connection, a new one if there is none."""
+        return await self._in_time(self._connect())
+
+    async def _connect(self) -> TolerantClient:
+        async with self._connecting:  # several reads share one attempt
+            if self._client is None or not self._client.is_connected:
+                self._client = await connect_once(self._nats_url, self._name)
+            return self._client
+
+    async def _in_time(self, step: Awaitable[Result]) -> Result:
+        """Wait for one step of the broker, and translate its errors.
+
+        A broker that does not answer in time is asked on a new connection next: TCP notices a lost one much later.
+        """
+        try:
+            async with asyncio.timeout(self._silence_max_s):
+                return await step
+        except StreamRefused as problem:
+            raise HistoryUnavailable(str(problem)) from problem
+        except (NatsError, OSError, TimeoutError, Interrupted, msgspec.DecodeError) as problem:
+            if isinstance(problem, TimeoutError):
+                await self.close()
+            raise HistoryUnavailable(f"{broker_problem(problem, self._nats_url)}.") from problem
+
+
+async def _next(subscription: OrderedSubscription, slice_events: int) -> list[Message]:
+    """Return the next messages; the caller limits the wait."""
+    while not (messages := await subscription.next_batch(slice_events, NEXT_WAIT_S)):
+        pass
+    return messages

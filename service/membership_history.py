@@ -1,0 +1,211 @@
+"""The use case of `GET /customers/{customer_id}/campaigns/{campaign_id}/history`: why a membership is shown, or not.
+
+The order of the checks is the list's: credentials, parameters, then whether the caller may see customer and campaign.
+Only then is the stream read; everything before needs no broker.
+
+Reads: the live generation and the stream, through projections.store.membership_history.
+Fails: `Unauthenticated`, `NotReady`, and what the read pool raises.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from projections.model.events import Position
+from projections.model.explanation import MembershipState, answer
+from projections.model.history import HistoryFold
+from projections.store.checkpoint import Checkpoint
+from projections.store.database import ReadPool
+from projections.store.membership_history import (
+    HistoryTooLong,
+    HistoryUnavailable,
+    LiveRegisters,
+    MessageReader,
+    read_history,
+    read_registers,
+)
+from service import history_parameters, paging
+from service.auth import Authenticator, Principal
+from service.freshness import Freshness, NotReady
+from service.history_parameters import HistoryRequest
+from service.page_reader import FOREIGN_CURSOR, SWITCHES_MAX, TAMPERED_CURSOR, wait_s
+from service.paging import FORM, Cursor
+from service.parameters import Violation, query_pairs
+from service.problems import problem_reply, unprocessable
+from service.rate_limited_log import RateLimitedLog
+from service.read_model import reads
+from service.read_model.admission import Admission, Overloaded
+from service.representation import RawResponse, accepts_gzip, position_headers, represent_body, respond
+
+HISTORIES_MAX: Final = 2
+"""Histories that a process reads at the same time: each takes milliseconds, but may buffer 32 MB of large events."""
+UNAVAILABLE_LOG: Final = RateLimitedLog("history_unavailable")
+
+
+class HistoryCall(Struct, frozen=True):
+    """A request with nothing decoded. Repeated headers are lists, in their order."""
+
+    customer_id: str
+    campaign_id: str
+    query: bytes
+    authorization: list[str]
+    api_key: list[str]
+    min_position: str | None
+    prefer: list[str]
+    if_none_match: str
+    accept_encoding: str
+
+
+class MembershipHistory:
+    """Answers requests for the history of a membership."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        pool: ReadPool,
+        freshness: Freshness,
+        reader: MessageReader | None,
+        *,
+        signing_key: Callable[[], Awaitable[bytes]],
+        answer_within_s: float,
+    ) -> None:
+        self._authenticator = authenticator
+        self._pool = pool
+        self._freshness = freshness
+        self._reader = reader
+        self._signing_key = signing_key
+        self._answer_within_s = answer_within_s
+        """From a request's arrival to its response; a wait that the caller requested is added."""
+        self._admission = Admission(HISTORIES_MAX)
+        self._failed_at = 0.0
+        """When the broker was last found unavailable, by the event loop's clock."""
+
+    async def respond(self, call: HistoryCall) -> RawResponse:
+        """Return the response."""
+        async with asyncio.timeout(self._answer_within_s) as deadline:
+            principal = await self._authenticator.principal(call.authorization, call.api_key)
+            request, after = await self._parse(call, principal)
+            if not isinstance(request, HistoryRequest):
+                return unprocessable(request)
+            if not await self._reached(request, call.prefer, principal, deadline):
+                return problem_reply("position_not_reached")
+            live = await self._read_live(request, principal.scope)
+            if request.min_position is not None and live.checkpoint.position < request.min_position:
+                self._freshness.reset_position()
+                return problem_reply("position_not_reached")
+            headers = position_headers(live.checkpoint.position, live.parked)
+            if live.state is None:
+                return problem_reply("membership_not_found", *headers)
+            history = await self._read_history(request, principal, live.state, live.checkpoint)
+            if isinstance(history, str):
+                return problem_reply(history, *headers)
+            return await self._found(call, request, principal, live, live.state, history=history, after=after)
+
+    async def _parse(
+        self, call: HistoryCall, principal: Principal
+    ) -> tuple[HistoryRequest | Sequence[Violation], Position]:
+        """Parse the parameters, and return the position after which the page begins: that of the cursor, or 0."""
+        pairs = query_pairs(call.query)
+        request = history_parameters.parse(call.customer_id, call.campaign_id, pairs, call.min_position)
+        text = dict(pairs).get("cursor")
+        if text is None:
+            return request, Position(0)
+        cursor = paging.read_cursor(text, await self._signing_key())
+        if not isinstance(request, HistoryRequest):
+            others = [violation for violation in request if violation.loc != TAMPERED_CURSOR.loc]
+            return (request if cursor else [*others, TAMPERED_CURSOR]), Position(0)
+        if cursor is None:
+            return [TAMPERED_CURSOR], Position(0)
+        if cursor.request != fingerprint(request, principal) or cursor.key is None:
+            return [FOREIGN_CURSOR], Position(0)
+        return request, Position(int(cursor.key))
+
+    async def _reached(
+        self, request: HistoryRequest, prefer: Sequence[str], principal: Principal, deadline: asyncio.Timeout
+    ) -> bool:
+        """Wait for the requested position, if there is one; the wait extends the request's deadline."""
+        if request.min_position is None:
+            return True
+        began = asyncio.get_running_loop().time()
+        ends = deadline.when() or began
+        wait = wait_s(prefer)
+        deadline.reschedule(ends + wait)
+        try:
+            return await self._freshness.wait_for_position(request.min_position, wait, principal.user_id)
+        finally:
+            deadline.reschedule(ends + asyncio.get_running_loop().time() - began)
+
+    async def _read_live(self, request: HistoryRequest, scope: str | None) -> LiveRegisters:
+        """Read the registers, again if the pointer to the live generation moved."""
+        name = await self._freshness.generation()
+        for _ in range(SWITCHES_MAX):
+            with suppress(*reads.GENERATION_GONE):
+                live = await read_registers(
+                    self._pool,
+                    name,
+                    request.customer_id,
+                    request.campaign_id,
+                    scope=scope,
+                    min_position=request.min_position,
+                )
+                if live.live_generation == name:
+                    return live
+            name = (await self._freshness.refresh()).generation
+        raise NotReady
+
+    async def _read_history(
+        self, request: HistoryRequest, principal: Principal, state: MembershipState, applied: Checkpoint
+    ) -> HistoryFold | str:
+        """Return the history, or the code of the problem that prevents reading it."""
+        if self._reader is None:
+            return "broker_not_configured"
+        began = asyncio.get_running_loop().time()
+        try:
+            async with self._admission.slot(principal.user_id):
+                if self._failed_at >= began:  # found while this request waited, and asking again would take as long
+                    return "broker_unavailable"
+                return await read_history(
+                    self._pool, self._reader, state, applied, counters=request.include is not None
+                )
+        except Overloaded:
+            return "history_busy"
+        except HistoryTooLong:
+            return "history_too_long"
+        except HistoryUnavailable as problem:
+            self._failed_at = asyncio.get_running_loop().time()
+            UNAVAILABLE_LOG.warning(detail=str(problem))
+            return "broker_unavailable"
+
+    async def _found(
+        self,
+        call: HistoryCall,
+        request: HistoryRequest,
+        principal: Principal,
+        live: LiveRegisters,
+        state: MembershipState,
+        *,
+        history: HistoryFold,
+        after: Position,
+    ) -> RawResponse:
+        remaining = [event for event in history.events if event.position > after]
+        page = remaining[: request.limit]
+        next_cursor = None
+        if len(remaining) > request.limit:
+            cursor = Cursor(FORM, fingerprint(request, principal), str(page[-1].position), request.campaign_id)
+            next_cursor = paging.write_cursor(cursor, await self._signing_key())
+        position = live.checkpoint.position
+        represented = represent_body(
+            answer(state, history, page, request.limit, next_cursor), gzip_accepted=accepts_gzip(call.accept_encoding)
+        )
+        return respond(represented, position, call.if_none_match, live.parked)
+
+
+def fingerprint(request: HistoryRequest, principal: Principal) -> bytes:
+    """Digest what a cursor is bound to: the route, the caller's scope, customer, campaign and `include`; not limit."""
+    bound = ("history", principal.scope, request.customer_id, request.campaign_id, request.include)
+    return hashlib.blake2b(msgspec.msgpack.encode(bound), digest_size=12).digest()
