@@ -66,7 +66,7 @@ def _instant(value: object) -> datetime | None:
         return None
     try:
         return instant.astimezone(UTC)
-    except OverflowError:
+    except (OverflowError, ValueError):
         return instant
 
 

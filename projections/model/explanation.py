@@ -174,7 +174,7 @@ def _moment(instant: datetime | None) -> str:
     if instant is None:
         return "an unknown date"
     try:
-        utc = instant.astimezone(UTC)
-    except OverflowError:
+        utc = instant.astimezone(UTC) if instant.utcoffset() else instant
+    except (OverflowError, ValueError):
         return instant.isoformat()
     return f"{utc.day} {_MONTHS[utc.month - 1]} {utc.year}, {utc:%H:%M} UTC"

@@ -11,7 +11,9 @@ from pathlib import Path
 import httpx
 
 from ops.devstack.servers.nats import NatsServer
-from tests.support.builders import campaign_id
+from projections.model.events import BODY_BYTES_MAX
+from projections.store.membership_history import BYTES_MAX
+from tests.support.builders import body_of, campaign_id, data_of, subject_for
 from tests.support.processes import System, eventually
 from tests.support.scenario import Scenario, bearer, client_of, code_of, names, path_of
 
@@ -144,11 +146,14 @@ async def test_another_stream_of_the_same_name_is_not_read(system: System, scena
         other.stop()
 
 
-async def test_a_history_of_too_many_events_is_refused_whole(scenario: Scenario, client: httpx.AsyncClient) -> None:
+async def test_a_history_of_too_many_bytes_is_refused_whole(scenario: Scenario, client: httpx.AsyncClient) -> None:
     campaign = scenario.campaign("kept")
     customer = scenario.member_of(campaign)
-    for _ in range(10_000):
-        scenario.add_event("campaign.counters_changed.v1", campaign=campaign)
+    for version in range(1, BYTES_MAX // BODY_BYTES_MAX + 2):
+        data = data_of("campaign.counters_changed.v1", version, campaign=campaign)
+        body = body_of("campaign.counters_changed.v1", data, padding="")
+        body = body_of("campaign.counters_changed.v1", data, padding="x" * (BODY_BYTES_MAX - len(body) - 10))
+        scenario.unpublished.append((subject_for("campaign.counters_changed.v1", data), body))
     await scenario.publish_and_wait()
     path = f"{path_of(customer)}/{campaign_id(campaign)}/history"
     assert (await client.get(path, headers=scenario.as_admin())).status_code == 200

@@ -4,6 +4,7 @@ Each register is followed by itself: which messages wrote it, in stream order, a
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from tests.support.reference_model import ENVELOPE, WRITES, ParkedError, entity_of, parsed, read_event
@@ -31,6 +32,7 @@ def expected_history(messages: Sequence[Sent]) -> dict[int, dict[str, Any]]:
     return {message.position: _outcome(message, ordered, writes) for message in ordered}
 
 
+@lru_cache(maxsize=10_000)
 def _event(message: Sent) -> tuple[str, dict[str, Any], str] | None:
     """Return type, data and id of a valid event; None for a message that is parked."""
     try:

@@ -1,0 +1,120 @@
+"""Reading one subject at a time: complete up to a position, or an error, and a new connection when one is lost."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+
+from consumers import stream
+from consumers.client import TolerantClient, connect_once
+from consumers.subject_reader import SubjectReader
+from ops.devstack.servers.nats import NatsServer
+from projections.model.events import Position
+from projections.store.checkpoint import Checkpoint
+from projections.store.membership_history import HistoryUnavailable
+from projections.store.queries import Generation
+from tests.support.processes import eventually
+
+EVENTS = 30
+EVEN, ODD = "membership.test.even", "membership.test.odd"
+
+
+@pytest.fixture
+async def client(nats: NatsServer) -> AsyncIterator[TolerantClient]:
+    """A client, on a stream of `EVENTS` messages on two subjects in turn."""
+    client = await connect_once(nats.url, "test")
+    await stream.create(client, replicas=1)
+    for position in range(1, EVENTS + 1):
+        await client.jetstream().publish(ODD if position % 2 else EVEN, b"%d" % position)
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def reader(client: TolerantClient) -> AsyncIterator[SubjectReader]:
+    """A reader of that stream."""
+    assert client.connected_url is not None
+    reader = SubjectReader(client.connected_url.geturl(), "test")
+    yield reader
+    await reader.close()
+
+
+async def checkpoint_at(client: TolerantClient, position: int) -> Checkpoint:
+    state = await stream.fetch_state(client)
+    assert state is not None
+    time_ns = await stream.next_message_time_ns(client, position - 1)
+    return Checkpoint(Generation("g1"), Position(position), time_ns, state.created, 1)
+
+
+async def read(
+    reader: SubjectReader, subject: str, through: int = EVENTS, count: int = 0, slice_events: int = 100
+) -> list[int]:
+    async with aclosing(reader.messages(subject, count, Position(through), slice_events)) as slices:
+        return [message.position async for messages in slices for message in messages]
+
+
+async def has_no_consumer(client: TolerantClient) -> bool:
+    reply = await client.request("$JS.API.CONSUMER.NAMES.MEMBERSHIP", b"{}")
+    return not json.loads(reply.data)["consumers"]
+
+
+async def test_a_subject_is_read_in_order_up_to_a_position(reader: SubjectReader) -> None:
+    assert await read(reader, EVEN) == list(range(2, EVENTS + 1, 2))
+    assert await read(reader, EVEN, through=9) == [2, 4, 6, 8]
+    assert await read(reader, EVEN, through=10, slice_events=3) == [2, 4, 6, 8, 10]
+    assert await read(reader, "membership.test.*", through=4) == [1, 2, 3, 4]
+    assert await read(reader, "membership.test.none") == []
+
+
+async def test_the_messages_of_each_subject_are_counted(reader: SubjectReader, client: TolerantClient) -> None:
+    applied = await checkpoint_at(client, EVENTS)
+    assert await reader.count([EVEN, "membership.test.none", ODD], applied) == [EVENTS // 2, 0, EVENTS // 2]
+
+
+async def test_fewer_messages_than_counted_are_an_error(reader: SubjectReader) -> None:
+    assert len(await read(reader, EVEN, count=EVENTS // 2)) == EVENTS // 2
+    with pytest.raises(HistoryUnavailable, match="1 of the 16 messages"):
+        await read(reader, EVEN, through=EVENTS + 1, count=EVENTS // 2 + 1)
+
+
+async def test_ill_formed_headers_and_forged_positions_are_harmless(
+    reader: SubjectReader, client: TolerantClient
+) -> None:
+    await client.publish("membership.test.odd", b"forged", headers={"Nats-Sequence": "3", "Nats-Subject": "x"})
+    await client.flush()
+    assert (await read(reader, ODD, through=EVENTS + 1))[-1] == EVENTS + 1
+
+
+async def test_another_stream_and_one_that_went_back_are_refused(reader: SubjectReader, client: TolerantClient) -> None:
+    applied = await checkpoint_at(client, EVENTS)
+    other = Checkpoint(applied.generation, applied.position, applied.message_time_ns, "2020-01-01T00:00:00Z", 1)
+    ahead = Checkpoint(applied.generation, Position(EVENTS + 1), 1, applied.stream_created, 1)
+    for wrong in (other, ahead):
+        with pytest.raises(HistoryUnavailable):
+            await reader.count([EVEN], wrong)
+
+
+async def test_a_lost_connection_is_replaced_by_the_next_read(reader: SubjectReader, nats: NatsServer) -> None:
+    assert await read(reader, EVEN, through=4) == [2, 4]
+    await asyncio.to_thread(nats.stop)
+    with pytest.raises(HistoryUnavailable, match="does not answer"):
+        await read(reader, EVEN)
+    await asyncio.to_thread(nats.start)
+    assert await read(reader, EVEN, through=4) == [2, 4]
+
+
+async def test_simultaneous_reads_share_one_connection(reader: SubjectReader, client: TolerantClient) -> None:
+    results = await asyncio.gather(*(read(reader, subject) for subject in (EVEN, ODD) * 8))
+    assert [len(result) for result in results] == [EVENTS // 2] * 16
+    await eventually(lambda: has_no_consumer(client), "every consumer is deleted")
+
+
+async def test_a_reader_left_early_leaves_no_consumer(reader: SubjectReader, client: TolerantClient) -> None:
+    async with aclosing(reader.messages(EVEN, 0, Position(EVENTS), 2)) as slices:
+        async for messages in slices:
+            assert len(messages) == 2
+            break
+    assert await read(reader, EVEN, through=4) == [2, 4]
+    await eventually(lambda: has_no_consumer(client), "every consumer is deleted")
