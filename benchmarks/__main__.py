@@ -12,6 +12,7 @@ from benchmarks import (
     cold_reads,
     deep_pages,
     freshness,
+    histories,
     hot_reads,
     memory,
     one_campaign,
@@ -93,6 +94,8 @@ class Run:
         self._report("hot reads while events are applied")
         findings.rows += await hot_reads.measure_while_applying(stack, data, effort, hot)
         findings.rows.append(await freshness.measure(stack, data, effort.freshness_samples))
+        self._report("histories of memberships")
+        findings.rows.append(await histories.measure(stack, data, effort.freshness_samples))
         self._report("memory of the API")
         findings.rows.append(await memory.of_api(stack, data, effort))
 

@@ -121,6 +121,11 @@ class DataSet:
         for number in range(self._pairs):
             yield self._enrolment(*self._pair(number), number)
 
+    def memberships(self, count: int) -> Iterator[tuple[str, str]]:
+        """Yield customer and campaign of ordinary memberships, at most `count`, spread evenly."""
+        for number in range(0, self._pairs, max(1, self._pairs // count)):
+            yield self._pair(number)
+
     @property
     def _pairs(self) -> int:
         """The number of memberships that belong neither to a busy customer nor to the busy campaign."""

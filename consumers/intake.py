@@ -7,7 +7,8 @@ one pull at a time keeps a credit of messages in flight.
 Reads: JetStream, through an ephemeral consumer without acks: only the checkpoint in PostgreSQL records progress.
 Invariants: batches are contiguous in consumer sequence; after any interruption (a gap, a reconnect, silence, a refused
 pull) the subscription ends with `Interrupted`, and the caller opens a new one at the checkpoint.
-Memory: at most `BUFFER_BYTES_MAX`, or one message larger than `PULL_BYTES_MAX` in place of the last pull.
+Memory: at most `BUFFER_BYTES_MAX`, or one message larger than `PULL_BYTES_MAX` in place of the last pull; less if the
+caller limits the pulls.
 """
 
 import asyncio
@@ -66,7 +67,9 @@ def read_reply(reply: bytes) -> tuple[int, int, int, int]:
 class OrderedSubscription:
     """An uninterrupted, ordered subscription after a position, on all subjects or one. An async context manager."""
 
-    def __init__(self, client: TolerantClient, after: Position, subject: str = "") -> None:
+    def __init__(
+        self, client: TolerantClient, after: Position, subject: str = "", pull_bytes_max: int | None = None
+    ) -> None:
         self.position = after
         """The last position returned by `next_batch`."""
         self.pending = 0
@@ -76,6 +79,8 @@ class OrderedSubscription:
         self._client = client
         self._after = after
         self._subject = subject
+        self._pull_bytes_max = pull_bytes_max or PULL_BYTES_MAX
+        self._buffer_bytes_max = 2 * pull_bytes_max if pull_bytes_max else BUFFER_BYTES_MAX
         self._inbox = client.new_inbox()
         self._consumer = self._inbox.rsplit(".", 1)[-1]
         self._buffer: deque[Message] = deque()
@@ -189,7 +194,10 @@ class OrderedSubscription:
 
     async def _top_up(self) -> None:
         """Send the next pull once the last one has ended and the buffer has room for what it may bring."""
-        has_room = len(self._buffer) <= PULL_EVENTS // 2 and self._buffered_bytes <= BUFFER_BYTES_MAX - PULL_BYTES_MAX
+        has_room = (
+            len(self._buffer) <= PULL_EVENTS // 2
+            and self._buffered_bytes <= self._buffer_bytes_max - self._pull_bytes_max
+        )
         if self._credit == 0 and has_room and self._interruption is None:
             await self._pull()
 
@@ -226,7 +234,7 @@ class OrderedSubscription:
         self.pending = self.pending_at_start = response["num_pending"]
 
     async def _pull(self) -> None:
-        self._credit, self._credit_bytes = (1, 0) if self._next_is_too_large else (PULL_EVENTS, PULL_BYTES_MAX)
+        self._credit, self._credit_bytes = (1, 0) if self._next_is_too_large else (PULL_EVENTS, self._pull_bytes_max)
         request = {
             "batch": self._credit,
             "max_bytes": self._credit_bytes,

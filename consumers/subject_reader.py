@@ -26,6 +26,8 @@ from projections.store.membership_history import HistoryUnavailable
 SILENCE_MAX_S: Final = 0.8
 """How long the broker may take for each step; the API promises its 503 within a second."""
 NEXT_WAIT_S: Final = 0.2
+PULL_BYTES_MAX: Final = 2 * 1024 * 1024
+"""Bytes requested by one pull: a process reads several subjects at the same time, mostly of a few small messages."""
 Result = TypeVar("Result")
 
 
@@ -60,7 +62,7 @@ class SubjectReader:
         has answered that does not hold the newest ones yet, or an erasure removes them.
         """
         client = await self._connected()
-        subscription = OrderedSubscription(client, Position(0), subject)
+        subscription = OrderedSubscription(client, Position(0), subject, pull_bytes_max=PULL_BYTES_MAX)
         await self._in_time(subscription.__aenter__())
         try:
             seen = 0

@@ -42,8 +42,8 @@ from service.read_model import reads
 from service.read_model.admission import Admission, Overloaded
 from service.representation import RawResponse, accepts_gzip, position_headers, represent_body, respond
 
-HISTORIES_MAX: Final = 2
-"""Histories that a process reads at the same time: each takes milliseconds, but may buffer 32 MB of large events."""
+HISTORIES_MAX: Final = 8
+"""Histories that a process reads at the same time: each takes milliseconds, but may buffer 4 MB of large events."""
 UNAVAILABLE_LOG: Final = RateLimitedLog("history_unavailable")
 
 

@@ -3,7 +3,8 @@
 
 -- name: registers
 -- One row, whoever asks: the registers of a customer, a campaign and the membership, in one snapshot with the position.
--- $3 is the owner to whom the caller is restricted, null for none: a membership is read only if its customer is theirs.
+-- $3 is the owner to whom the caller is restricted, null for none: another owner's campaign is not read, and neither is
+-- the membership of another owner's customer, so a foreign one costs what an unknown one does.
 SELECT
     live.generation AS live_generation,
     checkpoint.position,
@@ -29,7 +30,9 @@ SELECT
 FROM control.live
 CROSS JOIN control.checkpoint
 LEFT JOIN {generation}.customer ON customer.customer_id = $1::uuid
-LEFT JOIN {generation}.campaign ON campaign.campaign_id = $2::uuid
+LEFT JOIN {generation}.campaign
+    ON campaign.campaign_id = $2::uuid
+    AND ($3::uuid IS NULL OR campaign.owner_id = $3::uuid)
 LEFT JOIN {generation}.membership
     ON membership.customer_id = $1::uuid
     AND membership.campaign_id = $2::uuid

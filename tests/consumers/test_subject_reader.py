@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from consumers import stream
+from consumers import stream, subject_reader
 from consumers.client import TolerantClient, connect_once
 from consumers.subject_reader import SubjectReader
 from ops.devstack.servers.nats import NatsServer
@@ -118,3 +118,12 @@ async def test_a_reader_left_early_leaves_no_consumer(reader: SubjectReader, cli
             break
     assert await read(reader, EVEN, through=4) == [2, 4]
     await eventually(lambda: has_no_consumer(client), "every consumer is deleted")
+
+
+async def test_messages_larger_than_a_pull_are_read_one_by_one(
+    reader: SubjectReader, client: TolerantClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject_reader, "PULL_BYTES_MAX", 2_000)
+    for size in (10, 5_000, 900, 900, 900, 70_000, 10):
+        await client.jetstream().publish(EVEN, b"x" * size)
+    assert await read(reader, EVEN, through=EVENTS + 7) == [*range(2, EVENTS + 1, 2), *range(EVENTS + 1, EVENTS + 8)]
