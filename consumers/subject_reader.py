@@ -23,7 +23,7 @@ from projections.model.events import Message, Position
 from projections.store.checkpoint import Checkpoint
 from projections.store.membership_history import HistoryUnavailable
 
-SILENCE_MAX_S: Final = 0.8
+SILENCE_MAX_S: Final = 0.9
 """How long the broker may take for each step; the API promises its 503 within a second."""
 NEXT_WAIT_S: Final = 0.2
 PULL_BYTES_MAX: Final = 2 * 1024 * 1024

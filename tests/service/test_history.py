@@ -1,7 +1,9 @@
 """The history of a membership: its events with their outcomes, and why the list shows it or not."""
 
+import asyncio
 import json
 import re
+from collections import Counter
 from typing import Any
 
 import httpx
@@ -365,6 +367,17 @@ async def test_a_publisher_reads_the_history_of_its_own_event(scenario: Scenario
     parked = await scenario.publish_and_wait()
     reply = await ask(scenario, customer, campaign, scenario.as_admin(**{POSITION: str(parked)}))
     assert (reply.status_code, reply.headers["membership-parked"]) == (200, "invalid_json")
+
+
+async def test_many_histories_at_once_are_read_or_refused_quickly(scenario: Scenario) -> None:
+    campaign = scenario.campaign()
+    customer = scenario.member_of(campaign)
+    await scenario.publish_and_wait()
+    replies = await asyncio.gather(*(ask(scenario, customer, campaign) for _ in range(300)))
+    codes = Counter(reply.json().get("code", "read") for reply in replies)
+    assert codes["read"] > 20
+    assert codes.keys() <= {"read", "history_busy"}
+    assert len({reply.content for reply in replies if reply.status_code == 200}) == 1
 
 
 async def test_histories_have_their_own_route_in_the_metrics(scenario: Scenario) -> None:
