@@ -1,4 +1,4 @@
-"""How long the history of a membership takes, found in the whole stream by its subjects."""
+"""R5: how long the history of a membership takes, found in the whole stream by its subjects."""
 
 import time
 
@@ -20,4 +20,4 @@ async def measure(stack: Stack, data: DataSet, samples: int) -> Row:
             took_ms.append((time.perf_counter() - began) * 1000)
     what = f"history of a membership, in a stream of {stack.applied():,} messages, p99"
     target = Target(at_most=TARGET_MS, unit="ms")
-    return figure("", what, percentile(took_ms, 0.99), middle(took_ms), target=target, digits=1)
+    return figure("R5", what, percentile(took_ms, 0.99), middle(took_ms), target=target, digits=1)

@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from consumers import stream
+from consumers.client import connect_once
 from ops.token import sign
 from tests.support.builders import campaign_id, customer_id, published
 from tests.support.command import membership
@@ -203,3 +205,39 @@ async def test_explain_prints_the_verdict_of_every_membership(system: System) ->
     for reason, number in verdicts.items():
         assert f"{number} {reason}" in summary
     assert summary.startswith(f"{len(campaigns)} memberships: ")
+
+
+async def history_of(system: System, customer: int, campaign: int) -> httpx.Response:
+    return await system.get(f"/customers/{customer_id(customer)}/campaigns/{campaign_id(campaign)}/history")
+
+
+async def test_an_event_that_is_not_applied_yet_is_not_shown(own_system: System) -> None:
+    events = [published(name, 1) for name in ("customer.upserted.v1", "campaign.upserted.v1", "target.enrolled.v1")]
+    applied = await own_system.publish(events)
+    await own_system.wait_until_applied(applied)
+    own_system.kill("project")
+    removed = await own_system.publish([published("target.removed.v1", 2)])
+    reply = await history_of(own_system, 1, 1)
+    assert (reply.json()["visible"], int(reply.headers["membership-position"])) == (True, applied)
+    assert [event["position"] for event in reply.json()["events"]] == [applied - 1, applied]
+    own_system.launch("project")
+    await own_system.wait_until_applied(removed)
+    reply = await history_of(own_system, 1, 1)
+    assert (reply.json()["reason"], reply.json()["events"][-1]["position"]) == ("target_removed", removed)
+
+
+async def test_lost_events_are_named_and_an_erased_membership_is_unknown(own_system: System) -> None:
+    events = [published(f"{name}.upserted.v1", 1) for name in ("customer", "campaign")]
+    events += [published("target.enrolled.v1", 1), published("customer.upserted.v1", 1, customer=2)]
+    events += [published("target.enrolled.v1", 1, customer=2)]
+    await own_system.wait_until_applied(await own_system.publish(events))
+    erased = await membership(own_system.environment, "erase", "--customer", customer_id(2), "--yes")
+    assert erased.code == 0, erased.err
+    assert (await history_of(own_system, 2, 1)).json()["code"] == "membership_not_found"
+    assert (await history_of(own_system, 1, 1)).json()["visible"]
+    client = await connect_once(own_system.nats_url, "test")
+    await stream.purge(client, f"membership.target.{customer_id(1)}.{campaign_id(1)}")
+    await client.close()
+    body = (await history_of(own_system, 1, 1)).json()
+    assert (body["visible"], [event["type"] for event in body["events"]]) == (True, ["campaign.upserted.v1"])
+    assert "an event that the stream no longer holds" in body["detail"]
