@@ -33,6 +33,8 @@ from projections.model.membership import Registers, TargetKey, fold, is_present
 from projections.model.quoting import quoted
 
 Outcome = Literal["applied", "superseded", "duplicate", "parked"]
+DETAIL_CHARS_MAX: Final = 500
+"""A parking detail quotes values, which may have 256 KB; `membership parked show` prints the whole."""
 DISCARDED: Final = "discarded"
 """In place of a parking reason: an operator has decided that the event is not applied."""
 
@@ -97,21 +99,14 @@ class HistoryFold:
     def add(self, messages: Sequence[Message], set_aside: Mapping[int, SetAside]) -> None:
         """Add the next messages of a subject; `set_aside` names those among them that are parked or discarded."""
         for message in messages:
-            event = decode(message.subject, message.body)
             attributes = read_attributes(message.body)
-            aside = set_aside.get(message.position)
-            if aside is None and isinstance(event, Unreadable):
-                aside = SetAside(event.reason, event.detail)
-            if aside is not None or isinstance(event, Unreadable):
-                shown = self._park(message, attributes, aside)
+            event = set_aside.get(message.position) or _read(message)
+            if isinstance(event, SetAside):
+                shown = self._park(message, attributes, event)
             else:
                 shown = self._apply(message, attributes, event)
             if self._keep_events:
                 self.events.append(shown)
-
-    def definition(self, campaign_id: CampaignId) -> CampaignUpserted | None:
-        """Return the event that holds a campaign's definition."""
-        return self._registers.definitions.get(campaign_id)
 
     def holder(self, register: str, key: CustomerId | CampaignId | TargetKey, version: int) -> HistoryEvent | None:
         """Return the event that holds a register, by the name of its field in `Registers`.
@@ -121,14 +116,15 @@ class HistoryFold:
         holder = self._holders.get((register, key))
         return holder.shown if holder is not None and holder.event.version == version else None
 
-    def _park(self, message: Message, attributes: Attributes, aside: SetAside | None) -> HistoryEvent:
+    def _park(self, message: Message, attributes: Attributes, aside: SetAside) -> HistoryEvent:
         key = _target_of(message.subject)
         if key is not None:
             presence = self.presences.setdefault(key, Presence())
             presence.parked += 1
             presence.last_parked = message.position
         shown = _shown(message, attributes, "parked")
-        shown.detail = "" if aside is None else f"{aside.reason}: {aside.detail}".removesuffix(": ")
+        detail = f"{aside.reason}: {aside.detail}"
+        shown.detail = detail if len(detail) <= DETAIL_CHARS_MAX else f"{detail[:DETAIL_CHARS_MAX]}…"
         return shown
 
     def _apply(self, message: Message, attributes: Attributes, event: Event) -> HistoryEvent:
@@ -144,11 +140,11 @@ class HistoryFold:
             elif current is not None:
                 lost[name] = current.shown
         identity = (message.subject, attributes.id, event.version)
-        if not holder.registers:
-            shown.outcome = "duplicate" if identity in self._seen else "superseded"
-            shown.superseded_by = (
-                None if shown.outcome == "duplicate" else max(winner.position for winner in lost.values())
-            )
+        if not holder.registers and identity in self._seen:
+            shown.outcome = "duplicate"
+        elif not holder.registers:
+            shown.outcome = "superseded"
+            shown.superseded_by = max(winner.position for winner in lost.values())
         self._seen.add(identity)
         shown.detail = _detail(event, lost if holder.registers else {})
         return shown
@@ -181,6 +177,11 @@ _LABELS: Final[Mapping[str, str]] = {
     "presences": "presence",
 }
 """How a detail names the registers of events that write two."""
+
+
+def _read(message: Message) -> Event | SetAside:
+    event = decode(message.subject, message.body)
+    return SetAside(event.reason, event.detail) if isinstance(event, Unreadable) else event
 
 
 def _written_by(event: Event) -> list[tuple[str, object]]:

@@ -102,6 +102,14 @@ def test_a_parked_message_shows_what_could_be_read_of_it() -> None:
     assert shown.time is None
 
 
+def test_a_parked_message_shows_the_beginning_of_a_long_value_only() -> None:
+    data = data_of("campaign.status_changed.v1", 1, status="x" * 100_000)
+    body = body_of("campaign.status_changed.v1", data, source="y" * 100_000)
+    (shown,) = history_of(Sent(1, f"membership.campaign.{campaign_id(1)}", body))
+    assert str(shown.detail).startswith("invalid_field: Invalid enum value 'xxx")
+    assert len(str(shown)) < 1_500
+
+
 def test_an_event_set_aside_changes_no_register() -> None:
     aside = {1: SetAside("refused_by_tables", "too long"), 2: SetAside(DISCARDED, "by an operator")}
     newest = (sent(1, "target.removed.v1", 8), sent(2, "target.removed.v1", 9))
