@@ -43,8 +43,17 @@ PRIMARY: Final = SessionAttribute.primary
 _SESSION: Final = {"timezone": "UTC", "jit": "off"}
 
 
-CUSTOM_PLANS: Final[Mapping[str, str]] = {"plan_cache_mode": "force_custom_plan"}
-"""Customers with ten and with thousands of memberships need different plans; planning costs less than a bad plan."""
+CUSTOM_PLANS: Final[Mapping[str, str]] = {
+    "plan_cache_mode": "force_custom_plan",
+    "enable_memoize": "off",
+    "work_mem": "16384",
+}
+"""Customers with ten and with thousands of memberships need different plans; planning costs less than a bad plan.
+
+A customer is in a campaign once, so no lookup by campaign repeats; the planner expects repetition, and with Memoize it
+would look up 100,000 campaigns one by one. The memory, in kB, is for hash tables over 100,000 campaigns; only as many
+expensive reads as `Admission` allows run at a time.
+"""
 GENERIC_PLANS: Final[Mapping[str, str]] = {
     "plan_cache_mode": "force_generic_plan",
     **dict.fromkeys(

@@ -18,19 +18,20 @@ COMMENT ON TABLE {generation}.customer IS
 COMMENT ON COLUMN {generation}.customer.version IS
 'The register''s version; 0 while the customer is known from enrolments only, and so has no owner.';
 
+-- Texts come last, the longest at the end: PostgreSQL finds a column behind a text only by reading the text's length.
 CREATE TABLE {generation}.campaign (
     campaign_id uuid NOT NULL,
     definition_version bigint NOT NULL DEFAULT 0,
+    status_version bigint NOT NULL DEFAULT 0,
+    deletion_version bigint NOT NULL DEFAULT 0,
     owner_id uuid,
     created_at timestamptz,
+    status smallint CHECK (status BETWEEN 0 AND 3),
+    deleted boolean NOT NULL DEFAULT false,
     name_key text COLLATE "C",
     goal_key text COLLATE "C",
     agent_name_key text COLLATE "C",
     display_json text,
-    status_version bigint NOT NULL DEFAULT 0,
-    status smallint CHECK (status BETWEEN 0 AND 3),
-    deletion_version bigint NOT NULL DEFAULT 0,
-    deleted boolean NOT NULL DEFAULT false,
     CHECK ((definition_version = 0) = (display_json IS NULL)),
     CHECK (definition_version <= status_version)
 ) WITH (fillfactor = 80);

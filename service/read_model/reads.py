@@ -60,6 +60,9 @@ _COPIED_KEYS: Final[Mapping[str, str]] = {
 }
 """A campaign's keys as copied to its memberships."""
 
+_SEARCHED_KEYS: Final[Mapping[str, str]] = {**_COPIED_KEYS, "{status}": "campaign.status"}
+"""The same keys for a search, which reads the campaigns anyway: all but the status are in the memberships' index."""
+
 _CAMPAIGN_KEYS: Final[Mapping[str, str]] = {
     "{known}": "campaign.definition_version > 0",
     "{owner_id}": "campaign.owner_id",
@@ -327,7 +330,7 @@ async def cursor_key(batcher: QueryBatcher) -> bytes:
 def page_statement(name: Generation, shape: Shape) -> str:
     """Return the page statement of a shape; every token filled in comes from the tables of this module."""
     sort = SORT_KEYS[shape.sort_field]
-    keys = _CAMPAIGN_KEYS if shape.exact else _COPIED_KEYS
+    keys = _CAMPAIGN_KEYS if shape.exact else _SEARCHED_KEYS if shape.searched else _COPIED_KEYS
     expression = keys["{status}"] if shape.sort_field == "status" else sort.expression
     source = _BLOCKS[_source(shape, sort)]
     conditions = ("visible", *(["dated"] if shape.dated else []), *(["searched"] if shape.searched else []))
@@ -342,7 +345,7 @@ def page_statement(name: Generation, shape: Shape) -> str:
         "{paging}": _BLOCKS["rows_of_keys" if shape.keys_only else "rows_separate" if shape.large else "rows"],
         "{join}": "LEFT JOIN" if shape.large else "CROSS JOIN",
         "{on}": "ON true" if shape.large else "",
-        "{keys}": _BLOCKS["keys_deep" if shape.deep_offset else "keys_shallow"],
+        "{keys}": _BLOCKS[_keys(shape)],
         "{after}": _BLOCKS["after_cursor_nullable" if sort.nullable else "after_cursor"] if shape.after else "",
         **_prefix_blocks(sort, searched=shape.searched),
     }
@@ -384,6 +387,14 @@ def _source(shape: Shape, sort: SortKey) -> str:
     if sort.table == "campaign_counters":
         return "membership_campaign_and_counters" if with_campaign else "membership_and_counters"
     return "membership_and_campaign" if with_campaign else "membership"
+
+
+def _keys(shape: Shape) -> str:
+    """Return the block that finds the page's rows."""
+    if not shape.deep_offset:
+        return "keys_shallow"
+    in_index_order = shape.sort_field == "enrolled_at" and not (shape.searched or shape.exact)
+    return "keys_deep" if in_index_order else "keys_deep_sorted"
 
 
 def _prefix_blocks(sort: SortKey, *, searched: bool) -> dict[str, str]:

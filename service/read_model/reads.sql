@@ -287,6 +287,36 @@ FROM (
 ) AS from_the_end
 
 
+-- name: keys_deep_sorted
+-- For a large offset in an order that no index of the memberships has: all rows are sorted, except near the end. There
+-- the constant limit tells the planner that few rows are wanted, so that it may walk an index of the campaigns.
+SELECT *
+FROM (
+    SELECT {sort_key} AS sort_key, {campaign_id} AS campaign_id
+    FROM {source}
+    WHERE {matching} AND (request.deletion IS NULL OR {deleted} = request.deletion)
+        AND counted.total - request.page_offset > 1000
+    ORDER BY {first_by_prefix} {sort_key} {direction} {nulls}, {campaign_id}
+    LIMIT request.page_limit + 1 OFFSET request.page_offset
+) AS from_the_beginning
+UNION ALL
+SELECT *
+FROM (
+    SELECT *
+    FROM (
+        SELECT {sort_key} AS sort_key, {campaign_id} AS campaign_id
+        FROM {source}
+        WHERE {matching} AND (request.deletion IS NULL OR {deleted} = request.deletion)
+            AND counted.total - request.page_offset BETWEEN 1 AND 1000
+        ORDER BY {first_by_prefix_backward} {sort_key} {backward} {nulls_backward}, {campaign_id} DESC
+        LIMIT 1000
+    ) AS last_rows
+    ORDER BY sort_key {backward} {nulls_backward}, campaign_id DESC
+    LIMIT greatest(least(request.page_limit + 1, counted.total - request.page_offset), 0)
+    OFFSET greatest(counted.total - request.page_offset - request.page_limit - 1, 0)
+) AS from_the_end
+
+
 -- name: membership
 {generation}.membership
 
@@ -321,10 +351,13 @@ AND (request.date_to IS NULL OR membership.enrolled_at <= request.date_to)
 
 
 -- name: searched
--- Each text is searched separately, every character literal. The first condition is implied by the second and indexed.
-AND {searched_text} LIKE request.search_pattern
+-- Every character is literal. Two conditions, of which the planner keeps the one that is needed: it knows the key. The
+-- first is indexed from three characters on; it is exact, because the texts are joined by line feeds, unless the key has
+-- one. The second compares each text by itself, which is faster where the index does not help.
+AND (char_length(request.search_key) < 3 OR {searched_text} LIKE request.search_pattern)
 AND (
-    strpos(campaign.name_key, request.search_key) > 0
+    (char_length(request.search_key) >= 3 AND strpos(request.search_key, E'\n') = 0)
+    OR strpos(campaign.name_key, request.search_key) > 0
     OR strpos(campaign.goal_key, request.search_key) > 0
     OR strpos(campaign.agent_name_key, request.search_key) > 0
 )
