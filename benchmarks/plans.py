@@ -26,7 +26,9 @@ SHOWN: Final[dict[str, dict[str, Any]]] = {
     "By name": {"sort_field": "name", "sort_dir": "asc"},
     "By creation": {"sort_field": "created_at"},
     "By status, which no index serves": {"sort_field": "status"},
+    "By a counter": {"sort_field": "contacts_total"},
     "A search": {"q": "renewal 123"},
+    "A search for a letter, which no index serves": {"q": "e"},
 }
 
 HEAD: Final = """# Plans
