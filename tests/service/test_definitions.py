@@ -265,6 +265,17 @@ async def test_search_takes_every_character_literally(scenario: Scenario, char: 
     assert await scenario.names(customer, q=f"with {char} in it") == [f"with {char} in it"]
 
 
+async def test_a_search_never_matches_across_two_texts(scenario: Scenario) -> None:
+    customer = scenario.member_of(
+        scenario.campaign("name ends", goal="goal begins", agent_name="agent"), scenario.campaign("ends\ngoal")
+    )
+    await scenario.publish_and_wait()
+    for text in ("ends\ngoal", "s\ng"):
+        assert await scenario.names(customer, q=text) == ["ends\ngoal"], text
+    for text in ("begins\nagent", "s\na", "endsgoal"):
+        assert await scenario.names(customer, q=text) == [], text
+
+
 async def test_search_matches_name_goal_and_agent_name_separately(scenario: Scenario) -> None:
     campaign = scenario.campaign("Alpha", goal="Beta", agent_name="Gamma")
     customer = scenario.member_of(campaign, scenario.campaign("bare"))
