@@ -1,12 +1,14 @@
 """A batch: messages in stream order, decoded and folded, ready to be written in one transaction. No I/O."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
+from projections.model.arrivals import Arrivals, Tally
 from projections.model.decode import decode
 from projections.model.events import CampaignId, CampaignUpserted, Event, Message, Position, Unreadable
-from projections.model.membership import Registers, fold
+from projections.model.membership import Contests, Registers, fold
 from projections.model.rows import Columns, Row, definition_row, register_columns, row_bytes
 
 
@@ -26,6 +28,7 @@ class Batch(Struct, frozen=True):
     """The registers as statement parameters. They are made before the transaction, because while they are made the
     session is idle, and PostgreSQL ends an idle leader's session."""
     parked: tuple[Parked, ...]
+    arrivals: Arrivals
     position: Position
     time_ns: int
 
@@ -45,6 +48,8 @@ class BatchBuilder:
         self.definitions: dict[CampaignId, Row] = {}
         """The columns of the definitions in `registers`, by campaign."""
         self.parked: list[Parked] = []
+        self._valid: Tally = Counter()
+        self._contests = Contests()
 
     @property
     def events(self) -> int:
@@ -60,7 +65,8 @@ class BatchBuilder:
                 self.parked.append(Parked(message, event))
             else:
                 events.append(event)
-        fold(events, self.registers)
+        fold(events, self.registers, self._contests)
+        self._valid.update(map(type, events))
         self._make_definitions(events)
         self.bytes += sum([len(message.body) + message.header_bytes for message in messages])
         self.messages += messages
@@ -78,7 +84,8 @@ class BatchBuilder:
     def batch(self) -> Batch:
         """Return the messages added so far, at least one, as a batch."""
         columns = register_columns(self.registers, self.definitions)
-        return Batch(self.messages, self.registers, columns, tuple(self.parked), self.position, self.time_ns)
+        arrivals = Arrivals(self._valid, self._contests)
+        return Batch(self.messages, self.registers, columns, tuple(self.parked), arrivals, self.position, self.time_ns)
 
 
 def read_batch(messages: Sequence[Message]) -> Batch:

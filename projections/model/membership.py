@@ -8,7 +8,7 @@ Invariants: folding an event twice equals folding it once; fold(b, fold(a)) = fo
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple, Protocol, TypeVar, assert_never
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, assert_never
 
 import msgspec
 from msgspec import Struct, field
@@ -69,11 +69,38 @@ class Registers(Struct):
         return {*self.definitions, *self.statuses, *self.deletions, *self.counters}
 
 
-def fold(events: Iterable[Event], registers: Registers | None = None) -> Registers:
-    """Offer `events`, in stream order, to `registers` (by default empty ones) and return them, changed in place."""
+class Meetings(Struct):
+    """The events of a batch that met another in one register and do not hold it: classes and versions, no content."""
+
+    replaced: dict[Any, list[tuple[type, int]]] = field(default_factory=dict)
+    """Events that won on arrival and were replaced, by key; versions rise."""
+    lost: list[type] = field(default_factory=list)
+    """Events that lost on arrival."""
+
+
+class Contests(Struct):
+    """The meetings in each register, by the names of `Registers`; None: they are not recorded."""
+
+    customers: Meetings | None = field(default_factory=Meetings)
+    definitions: Meetings | None = field(default_factory=Meetings)
+    statuses: Meetings | None = field(default_factory=Meetings)
+    deletions: Meetings | None = field(default_factory=Meetings)
+    counters: Meetings | None = field(default_factory=Meetings)
+    enrolments: Meetings | None = field(default_factory=Meetings)
+    presences: Meetings | None = field(default_factory=Meetings)
+
+
+_NOT_RECORDED: Final = Contests(*[None] * len(Contests.__struct_fields__))
+
+
+def fold(events: Iterable[Event], registers: Registers | None = None, contests: Contests = _NOT_RECORDED) -> Registers:
+    """Offer `events`, in stream order, to `registers` (by default empty ones) and return them, changed in place.
+
+    Records in `contests` the events that met another in a register.
+    """
     target = Registers() if registers is None else registers
     for event in events:
-        _offer_event(target, event)
+        _offer_event(target, event, contests)
     return target
 
 
@@ -88,31 +115,37 @@ def display_json(definition: CampaignUpserted) -> str:
     return _ENCODER.encode(display).decode()[1:-1]
 
 
-def _offer(register: dict[K, E], key: K, event: E) -> None:
+def _offer(register: dict[K, E], key: K, event: E, meetings: Meetings | None) -> None:
     current = register.get(key)
-    if current is None or current.version < event.version:
+    if current is None:
         register[key] = event
+    elif current.version < event.version:
+        register[key] = event
+        if meetings is not None:
+            meetings.replaced.setdefault(key, []).append((type(current), current.version))
+    elif meetings is not None:
+        meetings.lost.append(type(event))
 
 
-def _offer_event(registers: Registers, event: Event) -> None:
+def _offer_event(registers: Registers, event: Event, contests: Contests) -> None:
     match event:  # the most frequent first
         case CountersChanged():
-            _offer(registers.counters, event.campaign_id, event)
+            _offer(registers.counters, event.campaign_id, event, contests.counters)
         case TargetEnrolled():
             key = TargetKey(event.customer_id, event.campaign_id)
-            _offer(registers.enrolments, key, event)
-            _offer(registers.presences, key, event)
+            _offer(registers.enrolments, key, event, contests.enrolments)
+            _offer(registers.presences, key, event, contests.presences)
         case TargetRemoved() | TargetRestored():
-            _offer(registers.presences, TargetKey(event.customer_id, event.campaign_id), event)
+            _offer(registers.presences, TargetKey(event.customer_id, event.campaign_id), event, contests.presences)
         case CampaignUpserted():
-            _offer(registers.definitions, event.campaign_id, event)
-            _offer(registers.statuses, event.campaign_id, event)
+            _offer(registers.definitions, event.campaign_id, event, contests.definitions)
+            _offer(registers.statuses, event.campaign_id, event, contests.statuses)
         case CampaignStatusChanged():
-            _offer(registers.statuses, event.campaign_id, event)
+            _offer(registers.statuses, event.campaign_id, event, contests.statuses)
         case CampaignDeleted() | CampaignRestored():
-            _offer(registers.deletions, event.campaign_id, event)
+            _offer(registers.deletions, event.campaign_id, event, contests.deletions)
         case CustomerUpserted():
-            _offer(registers.customers, event.customer_id, event)
+            _offer(registers.customers, event.customer_id, event, contests.customers)
         case _:
             assert_never(event)
 

@@ -8,6 +8,7 @@ the batch, and parked (decision 0018); `TablesRefuse` when no single message is 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -18,6 +19,8 @@ import asyncpg
 from msgspec import Struct
 
 from projections.errors import Fenced, TablesRefuse
+from projections.model import arrivals
+from projections.model.arrivals import CAMPAIGN, COUNTERS, CUSTOMER, TABLES, TARGET, Table, Tally
 from projections.model.batch import Batch, Parked, read_batch
 from projections.model.events import (
     REFUSED_BY_TABLES,
@@ -55,6 +58,19 @@ class Applied(NamedTuple):
     parked: Sequence[Parked]
     fanning_out: bool
     """Whether a campaign's changed keys still have to be copied to some of its memberships."""
+    outcomes: "Outcomes"
+    """Of the generation that was furthest, so that the events which another one catches up on are not counted twice."""
+
+
+class Outcomes(NamedTuple):
+    """How many valid events won their register on arrival, and how many lost it, by type."""
+
+    applied: Tally
+    superseded: Tally
+
+    def plus(self, other: "Outcomes") -> "Outcomes":
+        """Return the sum."""
+        return Outcomes(self.applied + other.applied, self.superseded + other.superseded)
 
 
 class FanOutProgress(NamedTuple):
@@ -72,6 +88,9 @@ class Written(NamedTuple):
     checkpoint: Checkpoint
     fanning_out: bool = False
     parked: Sequence[Parked] = ()
+    outcomes: Outcomes = Outcomes(Counter(), Counter())
+    after: Position = Position(0)
+    """The position before the batch that was written; 0 if none was."""
 
 
 VALUES_REFUSED: Final = (
@@ -243,6 +262,7 @@ def _applied(written: Sequence[Written], refused: Sequence[tuple[Checkpoint, asy
         failures=[WriteFailure(checkpoint.generation, _message_of(problem)) for checkpoint, problem in refused],
         parked=[parked[position] for position in sorted(parked)],
         fanning_out=any(part.fanning_out for part in written),
+        outcomes=max(written, key=lambda part: part.after).outcomes,
     )
 
 
@@ -268,10 +288,12 @@ async def _write(
     parked: Sequence[Parked] = batch.parked
     if in_parts:
         refused_max = await _refusals_left(connection, checkpoint.generation)
-        progress, refused = await write_in_parts(connection, statements, batch, members_max, refused_max)
-        parked = [*batch.parked, *refused]
+        writer = _PartWriter(connection, statements, members_max, refused_max)
+        await writer.write(batch)
+        progress, outcomes = writer.progress(), writer.outcomes
+        parked = [*batch.parked, *writer.refused]
     else:
-        progress = await write_columns(connection, statements, batch.columns, members_max)
+        progress, outcomes = await write_batch(connection, statements, batch, members_max)
     await fan_out.record(connection, checkpoint.generation, progress.remaining)
     await park(connection, statements, parked)
     # Answers also change for members that the fan-out has not updated yet, so only a flush covers them all.
@@ -279,7 +301,7 @@ async def _write(
     tags = None if flush else _changed_tags(batch.registers, progress.customers)
     payloads = notices.encode_notices(checkpoint.generation, to.position, tags)
     await connection.execute(statements["notify_readers"], checkpoint.generation, payloads)
-    return Written(to, bool(progress.remaining), parked)
+    return Written(to, bool(progress.remaining), parked, outcomes, checkpoint.position)
 
 
 async def _refusals_left(connection: asyncpg.Connection, name: Generation) -> int:
@@ -315,18 +337,20 @@ class _PartWriter:
         self._refused_max = refused_max
         self._parts: list[FanOutProgress] = []
         self.refused: list[Parked] = []
+        self.outcomes = Outcomes(Counter(), Counter())
 
     async def write(self, batch: Batch) -> None:
         """Write the batch, or its halves: every split of the same events gives the same rows."""
         try:
             async with self._connection.transaction():
-                progress = await write_columns(self._connection, self._statements, batch.columns, self._members_max)
+                progress, outcomes = await write_batch(self._connection, self._statements, batch, self._members_max)
         except VALUES_REFUSED as problem:
             if len(batch.messages) == 1:
                 self._refuse(batch.messages[0], problem)
                 return
         else:
             self._parts.append(progress)
+            self.outcomes = self.outcomes.plus(outcomes)
             return
         middle = len(batch.messages) // 2
         for half in (batch.messages[:middle], batch.messages[middle:]):
@@ -357,6 +381,36 @@ def _changed_tags(registers: Registers, fanned_out: Iterable[str]) -> Iterator[s
     yield from map(notices.definition_tag, registers.definitions)
 
 
+async def write_batch(
+    connection: asyncpg.Connection, statements: Mapping[str, str], batch: Batch, members_max: int | None
+) -> tuple[FanOutProgress, Outcomes]:
+    """Like `write_columns`, and count the batch's events by outcome."""
+    held = {table: await _held(connection, statements, table, batch) for table in TABLES}
+    progress, unchanged_rows = await write_columns(connection, statements, batch.columns, members_max)
+    superseded = arrivals.superseded(batch.registers, batch.arrivals, held, unchanged_rows)
+    return progress, Outcomes(batch.arrivals.valid - superseded, superseded)
+
+
+async def _held(
+    connection: asyncpg.Connection, statements: Mapping[str, str], table: Table, batch: Batch
+) -> dict[arrivals.Key, Sequence[int]]:
+    """Return the versions of the doubtful rows of a table; the checkpoint's lock keeps them until they are written."""
+    keys = list(arrivals.doubtful(table, batch.registers, batch.arrivals))
+    if not keys:
+        return {}
+    parameters = map(list, zip(*keys, strict=True)) if table is TARGET else (keys,)
+    row = await connection.fetchrow(statements[_HELD[table]], *parameters)
+    return dict(zip(keys, zip(*tuple(row or ()), strict=True), strict=True))
+
+
+_HELD: Final = {
+    CUSTOMER: "held_customers",
+    CAMPAIGN: "held_campaigns",
+    COUNTERS: "held_counters",
+    TARGET: "held_targets",
+}
+
+
 async def write_registers(connection: asyncpg.Connection, statements: Mapping[str, str], registers: Registers) -> None:
     """Offer folded registers to a generation's rows, with complete fan-outs, in the caller's transaction."""
     await write_columns(connection, statements, register_columns(registers), None)
@@ -364,28 +418,35 @@ async def write_registers(connection: asyncpg.Connection, statements: Mapping[st
 
 async def write_columns(
     connection: asyncpg.Connection, statements: Mapping[str, str], offered: Columns, members_max: int | None
-) -> FanOutProgress:
+) -> tuple[FanOutProgress, dict[Table, int]]:
     """Offer registers, as columns, to a generation's rows, in the caller's transaction.
 
     A campaign's changed keys are copied to about `members_max` memberships (None: to all); the caller records the
-    remainder.
+    remainder. Also returns how many of the offered rows of the tables with a usual type did not change.
     """
+    unchanged = dict.fromkeys((CUSTOMER, COUNTERS, TARGET), 0)
+    changed: Sequence[asyncpg.Record] = ()
     if offered.customers:
-        await connection.execute(statements["write_customers"], *offered.customers)
+        command = await connection.execute(statements["write_customers"], *offered.customers)
+        unchanged[CUSTOMER] = len(offered.customers[0]) - int(command.rpartition(" ")[2])
     if offered.enrolled:
         await connection.execute(statements["ensure_customers"], offered.enrolled)
-    changed = await connection.fetch(statements["write_campaigns"], *offered.campaigns) if offered.campaigns else []
+    if offered.campaigns:
+        changed = await connection.fetch(statements["write_campaigns"], *offered.campaigns)
     if offered.counters:
-        await connection.execute(statements["write_counters"], *offered.counters)
+        command = await connection.execute(statements["write_counters"], *offered.counters)
+        unchanged[COUNTERS] = len(offered.counters[0]) - int(command.rpartition(" ")[2])
     if offered.targets:
-        emptied = await connection.fetch(statements["write_targets"], *offered.targets)
+        *emptied, written = await connection.fetch(statements["write_targets"], *offered.targets)
+        unchanged[TARGET] = len(offered.targets[0]) - int(written["customer_id"])
         if emptied:
             await connection.execute(statements["delete_zero_counts"], [row["customer_id"] for row in emptied])
     fan_outs = [FanOut(row["campaign_id"]) for row in changed]
     superseded = any(row["fanning_out"] for row in changed)
     if members_max == 0:
-        return FanOutProgress([], fan_outs, superseded)
-    return FanOutProgress(*await fan_out.propagate(connection, statements, fan_outs, members_max), superseded)
+        return FanOutProgress([], fan_outs, superseded), unchanged
+    propagated = await fan_out.propagate(connection, statements, fan_outs, members_max)
+    return FanOutProgress(*propagated, superseded), unchanged
 
 
 async def park(connection: asyncpg.Connection, statements: Mapping[str, str], parked: Sequence[Parked]) -> None:

@@ -129,7 +129,8 @@ WHERE held.version < excluded.version;
 
 -- name: write_targets
 -- Enrolment and presence of a target, with the keys of its campaign if that is already defined. Runs after
--- write_campaigns in the transaction, so that the keys include this batch.
+-- write_campaigns in the transaction, so that the keys include this batch. Also returns, in a row that is not about a
+-- customer with an emptied count, the number of changed memberships.
 WITH moved AS (
     INSERT INTO {generation}.membership AS held (
         customer_id, campaign_id,
@@ -167,7 +168,54 @@ WITH moved AS (
         OR held.presence_version < excluded.presence_version
     {before_and_after}
 )
-{apply_summary_deltas};
+{apply_summary_deltas}
+UNION ALL
+SELECT count(*)::text, false FROM moved;
+
+
+-- name: held_customers
+-- The versions that rows hold before a batch is written, 0 without a row: one array per register, in the order of the
+-- keys; see projections/model/arrivals.py. LIMIT makes each key one lookup in the index, whatever the planner expects.
+SELECT array_agg(coalesce(held.version, 0) ORDER BY number)
+FROM unnest($1::uuid[]) WITH ORDINALITY AS offered (customer_id, number)
+LEFT JOIN LATERAL (
+    SELECT version FROM {generation}.customer WHERE customer.customer_id = offered.customer_id LIMIT 1
+) AS held ON true;
+
+
+-- name: held_campaigns
+SELECT
+    array_agg(coalesce(definition_version, 0) ORDER BY number),
+    array_agg(coalesce(status_version, 0) ORDER BY number),
+    array_agg(coalesce(deletion_version, 0) ORDER BY number)
+FROM unnest($1::uuid[]) WITH ORDINALITY AS offered (campaign_id, number)
+LEFT JOIN LATERAL (
+    SELECT definition_version, status_version, deletion_version
+    FROM {generation}.campaign
+    WHERE campaign.campaign_id = offered.campaign_id
+    LIMIT 1
+) AS held ON true;
+
+
+-- name: held_counters
+SELECT array_agg(coalesce(held.version, 0) ORDER BY number)
+FROM unnest($1::uuid[]) WITH ORDINALITY AS offered (campaign_id, number)
+LEFT JOIN LATERAL (
+    SELECT version FROM {generation}.campaign_counters WHERE campaign_counters.campaign_id = offered.campaign_id LIMIT 1
+) AS held ON true;
+
+
+-- name: held_targets
+SELECT
+    array_agg(coalesce(enrolment_version, 0) ORDER BY number),
+    array_agg(coalesce(presence_version, 0) ORDER BY number)
+FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS offered (customer_id, campaign_id, number)
+LEFT JOIN LATERAL (
+    SELECT enrolment_version, presence_version
+    FROM {generation}.membership
+    WHERE membership.customer_id = offered.customer_id AND membership.campaign_id = offered.campaign_id
+    LIMIT 1
+) AS held ON true;
 
 
 -- name: next_members
