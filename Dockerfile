@@ -24,6 +24,7 @@ COPY --from=build /opt/membership /opt/membership
 ENV PATH=/opt/membership/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     MEMBERSHIP_HTTP_HOST=0.0.0.0 \
+    MEMBERSHIP_PROJECTOR_HTTP_HOST=0.0.0.0 \
     MEMBERSHIP_LOG_FORMAT=json
 USER 10001
 EXPOSE 8000

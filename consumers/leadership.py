@@ -7,7 +7,7 @@ to different sessions.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -23,15 +23,18 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 @asynccontextmanager
-async def leadership(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+async def leadership(
+    database_url: str, standing_by: Callable[[], None] = lambda: None
+) -> AsyncIterator[asyncpg.Connection]:
     """Wait until this process leads, and yield the connection that holds the lock and writes.
 
-    Raises `database.UNAVAILABLE` when the session is lost, while waiting or at its next use.
+    Calls `standing_by` if another process leads. Raises `database.UNAVAILABLE` when the session is lost, while waiting
+    or at its next use.
     """
     connection = await database.connect_leader(database_url)
     try:
         with database.closed_is_unavailable(connection):
-            await _wait_for_lock(connection)
+            await _wait_for_lock(connection, standing_by)
             log.info("leadership_acquired")
             yield connection
     finally:
@@ -39,10 +42,11 @@ async def leadership(database_url: str) -> AsyncIterator[asyncpg.Connection]:
         connection.terminate()
 
 
-async def _wait_for_lock(connection: asyncpg.Connection) -> None:
+async def _wait_for_lock(connection: asyncpg.Connection, standing_by: Callable[[], None]) -> None:
     announced = False
     while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK_KEY):
         if not announced:
             log.info("standing_by", reason="another projector leads")
+            standing_by()
             announced = True
         await asyncio.sleep(STANDBY_POLL_S)

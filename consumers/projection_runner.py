@@ -18,7 +18,7 @@ import structlog
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
-from consumers import loss_check, stream
+from consumers import loss_check, metrics, stream
 from consumers.batch_limits import BatchLimits
 from consumers.client import TolerantClient
 from consumers.intake import Interrupted, OrderedSubscription
@@ -78,8 +78,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 async def run(settings: Settings) -> None:
     """Apply the stream until cancelled; raises `StreamRefused` when an operator has to decide."""
+    state = metrics.STATE
     link = BrokerLink(settings)
-    client = await link.connect()
+    client = state.client = await link.connect()
     limits = BatchLimits(settings.batch_events_max)
     problems = LogOnce()
     retry_s = RETRY_S
@@ -87,10 +88,11 @@ async def run(settings: Settings) -> None:
         while True:
             term_started = time.monotonic()
             try:
-                async with leadership(settings.database_url) as connection:
+                async with leadership(settings.database_url, state.stand_by) as connection:
                     term_started = time.monotonic()
                     await require_migrated(connection)
-                    await Term(settings, connection, client, link, limits).serve()
+                    with state.leading():
+                        await Term(settings, connection, client, link, limits).serve()
             except Fenced as fenced:
                 log.info("leadership_lost", detail=str(fenced))
             except (*DATABASE_WAITED_FOR, TablesRefuse) as problem:
@@ -190,6 +192,7 @@ class Term:
         """Lead until an exception ends the term; returns when a generation was dropped."""
         async with self._connection.transaction():
             await self._take_over()
+        metrics.TERMS.inc()
         for checkpoint in self._checkpoints:
             log.info(
                 "following", generation=checkpoint.generation, position=checkpoint.position, epoch=checkpoint.epoch
@@ -232,12 +235,16 @@ class Term:
                     while not await self._drop_expired():
                         await self._step(subscription, prefetcher, state.created)
                     return True
-                self._log_once.warning("resubscribing", Interrupted(subscription.interruption))
+                self._resubscribe(Interrupted(subscription.interruption))
         except (*BROKER_ERRORS, Interrupted) as problem:
-            self._log_once.warning("resubscribing", problem)
+            self._resubscribe(problem)
         finally:
             self._link.subscription = None
         return False
+
+    def _resubscribe(self, problem: Exception) -> None:
+        metrics.RESUBSCRIPTIONS.inc()
+        self._log_once.warning("resubscribing", problem)
 
     def _applied_position(self) -> Position:
         return min(checkpoint.position for checkpoint in self._checkpoints)
@@ -270,11 +277,13 @@ class Term:
         await self._require_no_loss(batch.after, batch.position, batch.events)
         started = time.perf_counter()
         applied = await self._apply(batch, stream_created)
+        took_s = time.perf_counter() - started
         fanning_out = self._fanning_out
         await self._adopt_result(applied)
         self._fanning_out |= fanning_out
-        took_ms = round((time.perf_counter() - started) * 1000, 1)
-        log.debug("applied", position=self._checkpoints[0].position, events=batch.events, took_ms=took_ms)
+        metrics.count_batch(applied, batch.events, took_s)
+        metrics.STATE.position = self._checkpoints[0].position
+        log.debug("applied", position=batch.position, events=batch.events, took_ms=round(took_s * 1000, 1))
         for parked in applied.parked:
             log.warning("parked", position=parked.message.position, reason=parked.why.reason, detail=parked.why.detail)
         return batch.events

@@ -29,7 +29,7 @@ def job_summary(job: Job, *, running: bool) -> dict[str, Any]:
     return {
         "job_id": job.job_id,
         "kind": job.kind,
-        "state": _state(job, running=running),
+        "state": jobs.open_state(job, running=running) if job.state == "open" else job.state,
         "phase": job.phase,
         "done": job.done,
         "total": job.total,
@@ -47,12 +47,6 @@ def _without_advice(outcome: str | None) -> str | None:
     """Return a cancelled job's outcome without the sentences that name commands: there is nothing left to do."""
     sentences = re.split(r"(?<=\.) ", outcome or "")
     return " ".join(sentence for sentence in sentences if "`membership" not in sentence) or None
-
-
-def _state(job: Job, *, running: bool) -> str:
-    if job.state != "open":
-        return job.state
-    return "running" if running else "refused" if job.phase == "gate" and job.outcome else "interrupted"
 
 
 async def list_jobs(connection: asyncpg.Connection, rows_max: int, *, as_json: bool) -> int:

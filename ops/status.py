@@ -6,17 +6,15 @@ Reads: PostgreSQL and the stream; a value that one of them does not provide is u
 import asyncio
 import json
 import sys
-import time
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import asyncpg
 import msgspec
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from rich.table import Table
 
-from consumers import loss_check, stream
+from consumers import lag, stream
 from consumers.client import connect_once
 from consumers.leadership import LOCK_KEY
 from ops.jobs import job_summary
@@ -32,6 +30,8 @@ from projections.store.migrations import require_migrated
 from projections.store.queries import for_generation
 
 WATCH_EVERY_S: Final = 2.0
+STUCK_S: Final = 60.0
+"""How long events may wait while none is applied; the longest expected pause, a take-over, is 5 s."""
 NO_LEADER: Final = (
     "No projector leads, so no event is applied. Start `membership project`; if one has ended, its log says why."
 )
@@ -52,6 +52,8 @@ class Status(msgspec.Struct, frozen=True):
     generation: str
     position: int
     stream_position: int | None
+    stream_first_position: int | None
+    """The first position that the stream holds; above 1 once its beginning was erased or lost."""
     lag_events: int | None
     lag_s: float | None
     parked: int
@@ -129,9 +131,11 @@ async def _gather(connection: asyncpg.Connection, settings: Settings) -> tuple[S
     ]
     leader = await projector_leads(connection)
     position = checkpoint.position
-    status = Status(name, position, None, None, None, parked, leader, None, unfinished, generation_rows, fan_outs)
+    applied_ago_s = await checkpoints.applied_ago_s(connection, name)
+    status = Status(name, position, None, None, None, None, parked, leader, None, unfinished, generation_rows, fan_outs)
     status, problem = await _with_stream(connection, settings, status, checkpoint)
-    return status, [sentence for sentence in ("" if leader else NO_LEADER, problem) if sentence]
+    problems = ("" if leader else NO_LEADER, _stuck_sentence(status, applied_ago_s), problem)
+    return status, [sentence for sentence in problems if sentence]
 
 
 async def projector_leads(connection: asyncpg.Connection) -> bool:
@@ -153,12 +157,7 @@ async def _with_stream(
     try:
         client = await connect_once(settings.nats_url, "membership-status")
         try:
-            state = await stream.identify(client, checkpoint)
-            last = 0 if state is None else state.last_position
-            # Counted, because erased positions are never applied: the last ones would count as lag permanently.
-            lag_events = await stream.count_after(client, status.position) if last > status.position else 0
-            lag_s = await _lag_s(client, status.position) if lag_events else 0.0
-            known = None if state is None else await loss_check.account(client, connection, state)
+            measured = await lag.measure(client, connection, checkpoint)
         finally:
             await client.close()
     except StreamRefused as refused:
@@ -167,12 +166,17 @@ async def _with_stream(
         return status, f"The broker cannot be queried: {error_text(problem)}."
     except (NatsError, OSError) as problem:  # nats-py's timeout is an OSError too
         return status, f"The broker cannot be queried: {stream.explain(problem)}."
-    missing = 0 if known is None else known.lost
     status = msgspec.structs.replace(
-        status, stream_position=last, lag_events=lag_events, lag_s=lag_s, missing_events=missing
+        status,
+        stream_position=measured.last_position,
+        stream_first_position=measured.first_position,
+        lag_events=measured.events,
+        lag_s=measured.seconds,
+        missing_events=measured.missing,
     )
-    returned = 0 if known is None else known.returned
-    return status, str(StreamRestored(stream.STREAM, returned)) if returned else _loss_sentence(missing)
+    if measured.returned:
+        return status, str(StreamRestored(stream.STREAM, measured.returned))
+    return status, _loss_sentence(measured.missing)
 
 
 def _loss_sentence(missing: int) -> str:
@@ -184,16 +188,22 @@ def _loss_sentence(missing: int) -> str:
     )
 
 
-async def _lag_s(client: Client, position: int) -> float:
-    """Return the age of the first message that is not applied yet."""
-    stored_ns = await stream.next_message_time_ns(client, position)
-    return 0.0 if stored_ns is None else round(max(0.0, time.time() - stored_ns / 1e9), 3)
+def _stuck_sentence(status: Status, applied_ago_s: float) -> str:
+    """Return a sentence if a projector leads and applies nothing although events wait."""
+    waiting_s = min(status.lag_s or 0.0, applied_ago_s)
+    if not status.leader or waiting_s < STUCK_S:
+        return ""
+    return (
+        f"A projector leads, but has applied nothing for {waiting_s:,.0f} s although events wait. Its log says what it "
+        "waits for."
+    )
 
 
 _FIELDS: Final = (
     "generation",
     "position",
     "stream_position",
+    "stream_first_position",
     "lag_events",
     "lag_s",
     "parked",

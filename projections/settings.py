@@ -40,6 +40,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The port the API listens on."""
     http_workers: int
     """Worker processes of the API."""
+    projector_http_host: str
+    """The address on which a projector serves `/metrics` and `/health`."""
+    projector_http_port: int | None
+    """The port for that; None: they are not served."""
     cors_origins: tuple[str, ...]
     """Origins from which browsers may call the API; empty: CORS is off."""
     database_connections_max: int
@@ -130,6 +134,10 @@ def worker_count(text: str) -> int:
         raise ValueError(f"{problem}, or {AUTO}") from None
 
 
+def _port_or_none(text: str) -> int | None:
+    return _whole(0, 65535)(text) if text else None
+
+
 def _seconds(low: float, high: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         message = f"must be a number of seconds from {low} to {high}"
@@ -187,6 +195,18 @@ TABLE: tuple[Variable, ...] = (
     Variable("http_host", str, "127.0.0.1", "address on which the API listens; `0.0.0.0` in a container"),
     Variable("http_port", _whole(0, 65535), "8000", "port on which the API listens"),
     Variable("http_workers", worker_count, "1", "worker processes of the API; `auto`: one a core"),
+    Variable(
+        "projector_http_host",
+        str,
+        "127.0.0.1",
+        "address on which a projector serves /metrics and /health; `0.0.0.0` in a container",
+    ),
+    Variable(
+        "projector_http_port",
+        _port_or_none,
+        "",
+        "port on which a projector serves /metrics and /health; empty: they are not served",
+    ),
     Variable(
         "cors_origins", _origins, "", "origins from which browsers may call the API, separated by commas; empty: none"
     ),

@@ -6,10 +6,13 @@ from typing import get_args
 
 import click
 import pytest
+from prometheus_client import CollectorRegistry
 
+from consumers import metrics as projector_metrics
 from ops.cli import cli
 from projections.model.events import EVENT_TYPES, Reason
 from projections.settings import NOT_YET, RESERVED_PREFIXES, TABLE, VARIABLES
+from service import metrics as api_metrics
 from service import routes
 from service.parameters import SortField
 from service.problems import PROBLEMS
@@ -70,6 +73,33 @@ def test_every_problem_code_is_documented_with_its_status() -> None:
     text = page("docs/api.md")
     for problem in PROBLEMS.values():
         assert f"| `{problem.code}` | {problem.status} |" in text
+
+
+def metric_rows(registry: CollectorRegistry) -> set[str]:
+    """Return our metrics as the documentation writes them: `name{label,…}`."""
+    rows = set()
+    for collector in set(registry._collector_to_names):
+        names = getattr(collector, "_labelnames", None)
+        if names is not None:
+            (family,) = collector.collect()
+            suffix = "_total" if family.type == "counter" else ""
+            rows.add(f"{family.name}{suffix}" + ("{" + ",".join(names) + "}" if names else ""))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("heading", "registry"),
+    [
+        ("| metric of a projector |", projector_metrics.REGISTRY),
+        ("| metric of an API |", api_metrics.REGISTRY),
+    ],
+    ids=["projector", "API"],
+)
+def test_exactly_the_existing_metrics_are_documented(heading: str, registry: CollectorRegistry) -> None:
+    table = page("docs/operations.md").partition(heading)[2].partition("\n\n")[0]
+    documented = re.findall(r"^\| `([^`]+)` \| .+ \|$", table, re.MULTILINE)
+    assert len(documented) == len(set(documented)) > 4
+    assert set(documented) == metric_rows(registry)
 
 
 def test_every_route_and_sort_field_is_documented() -> None:

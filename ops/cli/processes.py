@@ -70,7 +70,7 @@ def serve(workers: int | None) -> None:
 @cli.command()
 def project() -> None:
     """Run a projector. One leads; the others stand by and take over within seconds."""
-    from consumers.projection_runner import run  # noqa: PLC0415
+    from consumers.projector_process import run  # noqa: PLC0415
     from ops.logs import configure  # noqa: PLC0415
 
     settings = process_settings("database_url", "nats_url")

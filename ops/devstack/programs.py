@@ -12,7 +12,13 @@ from ops.devstack.servers.child import ChildProcess, launch, until_ended
 from projections.settings import NOT_YET, VARIABLES, load
 
 ANSWER_S: Final = 2.0
-OWN_VARIABLES: Final = ("MEMBERSHIP_DATABASE_URL", "MEMBERSHIP_NATS_URL", "MEMBERSHIP_JW", "MEMBERSHIP_HTTP_")
+OWN_VARIABLES: Final = (
+    "MEMBERSHIP_DATABASE_URL",
+    "MEMBERSHIP_NATS_URL",
+    "MEMBERSHIP_JW",
+    "MEMBERSHIP_HTTP_",
+    "MEMBERSHIP_PROJECTOR_HTTP_",
+)
 """Prefixes of the variables that the dev stack sets; they cover `_FILE` forms, issuer, audience and key sets."""
 
 
@@ -33,13 +39,16 @@ class Program(ChildProcess):
 
 
 class Projector(Program):
-    """The projector: ready at once, because it waits for its dependencies itself."""
+    """The projector: ready when it serves its health, because it waits for its dependencies itself."""
 
     name: ClassVar[str] = "projector"
     role: ClassVar[str] = "project"
+    transient_errors: ClassVar[Sequence[str]] = ("address already in use",)
 
     def _ready(self) -> bool:
-        return True
+        port = self._environment.get("MEMBERSHIP_PROJECTOR_HTTP_PORT")
+        response = http_get(int(port), "/health/live") if port else (http.client.OK, b"")
+        return self.running and response is not None and response[0] == http.client.OK
 
 
 class Api(Program):
@@ -60,14 +69,18 @@ def run_command(role: str, log: Path, environment: Mapping[str, str], descriptor
     yield from until_ended(process, f"`membership {role}`", log)
 
 
-def child_environment(database_url: str, nats_url: str, jwt_secret: str, port: int) -> dict[str, str]:
+def child_environment(
+    database_url: str, nats_url: str, jwt_secret: str, port: int, projector_port: int | None = None
+) -> dict[str, str]:
     """Return this process's environment with the dev stack's settings in place of any the user had set."""
+    projector = {} if projector_port is None else {"MEMBERSHIP_PROJECTOR_HTTP_PORT": str(projector_port)}
     return {name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES)} | {
         "MEMBERSHIP_DATABASE_URL": database_url,
         "MEMBERSHIP_NATS_URL": nats_url,
         "MEMBERSHIP_JWT_SECRET": jwt_secret,
         "MEMBERSHIP_HTTP_HOST": "127.0.0.1",
         "MEMBERSHIP_HTTP_PORT": str(port),
+        **projector,
         # Stop at once: no load balancer has to move its requests away first.
         "MEMBERSHIP_DRAIN_S": "0",
         # Unbuffered, so that the log of a process that has just died has its last lines.

@@ -108,6 +108,7 @@ class Stack:
         self._nats = NatsServer(folder.root / "nats", self._last_port("nats"), folder.log("nats"), self._inherited)
         self._secret = folder.jwt_secret()
         self._admin_token = sign(self._secret, ADMIN, admin=True, ttl_s=TOKEN_TTL_S)
+        self._projector_port = self._last_port("projector") or free_port()
         self._api: Api | None = None
         self._projector: Projector | None = None
 
@@ -134,14 +135,19 @@ class Stack:
 
     async def _start_programs(self) -> None:
         database_url = self._postgres.url
-        environment = child_environment(database_url, self._nats.url, self._secret, self.port)
+        environment = child_environment(database_url, self._nats.url, self._secret, self.port, self._projector_port)
         await in_steps(run_command("migrate", self.folder.log("migrate"), environment, self._inherited))
         self._projector = Projector(self.folder.log("projector"), environment, self._inherited)
         self._api = Api(self.folder.log("api"), environment, self._inherited)
         await self.supervisor.start(self._projector)
         await self.supervisor.start(self._api)
         # Saved now, so that the next start has the same addresses even if this one ends before it is ready.
-        self._state.ports = {"postgres": self._postgres.port, "nats": self._nats.port, "api": self.port}
+        self._state.ports = {
+            "postgres": self._postgres.port,
+            "nats": self._nats.port,
+            "api": self.port,
+            "projector": self._projector_port,
+        }
         self.folder.save_state(self._state)
 
     async def _wait_until_applied(self, position: int = 0) -> None:
@@ -190,6 +196,7 @@ class Stack:
         self.folder.describe(
             {
                 "api_url": self.api_url,
+                "projector_url": f"http://127.0.0.1:{self._projector_port}",
                 "nats_url": self._nats.url,
                 "database_url": self._postgres.url,
                 "jwt_secret": self._secret,

@@ -19,6 +19,8 @@ from projections.store.queries import Generation
 
 Kind = Literal["rebuild", "verify", "erase"]
 End = Literal["done", "failed", "cancelled"]
+OpenState = Literal["running", "interrupted", "refused"]
+"""What an open job does: `refused` waits for an operator's approval at the gate, `interrupted` to be resumed."""
 LOCK_CLASS: Final = 0x4D454D42  # "MEMB"
 LOCK_ID: Final = 0x4A4F4253  # "JOBS"
 HELPERS_LOCK_ID: Final = 0x48454C50  # "HELP"
@@ -72,6 +74,11 @@ async def is_running(connection: asyncpg.Connection) -> bool:
             LOCK_ID,
         )
     )
+
+
+def open_state(job: Job, *, running: bool) -> OpenState:
+    """Return what an open job does; `running`: whether a process runs it."""
+    return "running" if running else "refused" if job.phase == "gate" and job.outcome else "interrupted"
 
 
 async def open_or_resume(connection: asyncpg.Connection, kind: Kind, phase: str, actor: str) -> Job:

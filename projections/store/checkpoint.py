@@ -3,6 +3,8 @@
 Invariants: it moves only by compare-and-set, in the transaction that writes the rows up to its position.
 """
 
+import math
+
 import asyncpg
 from msgspec import Struct
 
@@ -83,6 +85,14 @@ async def read(connection: asyncpg.Connection, name: Generation) -> Checkpoint:
     if row is None:
         raise DatabaseNotMigrated([f"the checkpoint of generation {name}"])
     return Checkpoint(name, Position(row["position"]), row["message_time_ns"], row["stream_created"], row["epoch"])
+
+
+async def applied_ago_s(connection: asyncpg.Connection, name: Generation) -> float:
+    """Return how long ago the last batch was applied, by PostgreSQL's clock; infinite if none ever was."""
+    seconds = await connection.fetchval(
+        "SELECT extract(epoch FROM now() - applied_at)::float8 FROM control.checkpoint WHERE generation = $1", name
+    )
+    return math.inf if seconds is None else float(seconds)
 
 
 async def mark_caught_up(connection: asyncpg.Connection, name: Generation) -> None:

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import asyncpg
 import httpx
+import msgspec
 import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
+from consumers.leadership import LOCK_KEY
 from ops.jobs import job_summary, stopped_sentence
+from ops.status import _stuck_sentence, gather
 from projections.maintenance import jobs
+from projections.settings import load
 from tests.support.builders import published
 from tests.support.command import membership
 from tests.support.processes import JWT_SECRET, System, eventually
@@ -31,6 +35,7 @@ async def test_status_shows_the_read_model_and_the_stream(system: System) -> Non
     found = json.loads(ended.out)
     assert (ended.code, found["generation"], found["jobs"]) == (0, "g1", [])
     assert found["position"] == found["stream_position"] >= position
+    assert found["stream_first_position"] == 1
     assert (found["lag_events"], found["lag_s"], found["parked"] >= 1) == (0, 0.0, True)
     assert "position" in (await membership(system.environment, "status")).out
 
@@ -47,6 +52,26 @@ async def test_status_shows_the_lag_after_the_projector_has_died(own_system: Sys
     found = json.loads(ended.out)
     assert (ended.code, found["stream_position"], found["lag_events"]) == (1, None, None)
     assert "broker" in ended.err
+
+
+async def test_status_names_a_leader_that_applies_nothing_while_events_wait(own_system: System) -> None:
+    await own_system.wait_until_applied(await own_system.publish([published("customer.upserted.v1", 1)]))
+    own_system.kill("project")
+    await own_system.publish([published("customer.upserted.v1", 2)])
+    await own_system.fetch("UPDATE control.checkpoint SET applied_at = now() - interval '2 minutes'")
+    holder = await asyncpg.connect(own_system.database_url)
+    try:
+        await holder.fetchval("SELECT pg_advisory_lock($1)", LOCK_KEY)
+        waiting = await membership(own_system.environment, "status", "--json")
+        assert (waiting.code, json.loads(waiting.out)["leader"]) == (0, True), waiting.err
+        status, _ = await gather(load(set(), own_system.environment))
+        assert _stuck_sentence(status, 120.0) == ""
+        late = msgspec.structs.replace(status, lag_s=61.0)
+        assert "applied nothing for 61 s" in _stuck_sentence(late, 120.0)
+        assert _stuck_sentence(late, 1.0) == ""
+        assert _stuck_sentence(msgspec.structs.replace(late, leader=False), 120.0) == ""
+    finally:
+        await holder.close()
 
 
 async def test_parked_events_are_counted_by_reason_and_shown_in_full(system: System) -> None:

@@ -22,7 +22,7 @@ import pytest
 from tests.support.builders import customer_id, published
 from tests.support.processes import DEADLINE_S, eventually
 
-KEYS = {"api_url", "nats_url", "database_url", "jwt_secret", "admin_token", "pids"}
+KEYS = {"api_url", "projector_url", "nats_url", "database_url", "jwt_secret", "admin_token", "pids"}
 CHILDREN = ("api", "projector", "nats", "postgres")
 
 
@@ -165,6 +165,15 @@ def _is_running(pid: int) -> bool:
         return sys.platform != "linux"
 
 
+async def _projector_leads(projector_url: str) -> bool:
+    async with httpx.AsyncClient(base_url=projector_url) as client:
+        try:
+            reply = await client.get("/health")
+        except httpx.TransportError:
+            return False
+    return bool(reply.status_code == httpx.codes.OK and reply.json()["role"] == "leader")
+
+
 async def test_dev_json_has_everything_other_programs_need(shared: Dev) -> None:
     stack = shared.running_stack()
     assert stack.keys() == KEYS
@@ -193,6 +202,7 @@ async def test_killed_children_are_restarted_and_dev_json_is_updated(dev: Dev) -
     for number, name in enumerate(("projector", "api", "nats", "postgres"), start=1):
         await dev.kill(name)
         await dev.assert_visible(number, await dev.publish(number))
+        await eventually(lambda: _projector_leads(dev.running_stack()["projector_url"]), "the projector is healthy")
     assert {name: value for name, value in dev.running_stack().items() if name.endswith("_url")} == address
     assert all(
         f"{name} ended with code -9 (SIGKILL); starting it again." in dev.output for name in ("projector", "api")

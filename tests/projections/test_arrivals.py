@@ -1,6 +1,5 @@
 """Every valid event is counted once, as applied or as superseded, however the stream is divided into batches."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,22 +16,9 @@ from projections.store import generations
 from projections.store.projector import Outcomes, apply_shared_batch, apply_to_all
 from projections.store.queries import Generation
 from tests.support.builders import ALL_TYPES, message, published
+from tests.support.outcomes import WRITES, Published, expected
 from tests.support.read_model import CREATED, G1, empty
 
-WRITES = {
-    "customer.upserted.v1": ("customer",),
-    "campaign.upserted.v1": ("definition", "status"),
-    "campaign.status_changed.v1": ("status",),
-    "campaign.deleted.v1": ("deletion",),
-    "campaign.restored.v1": ("deletion",),
-    "campaign.counters_changed.v1": ("counters",),
-    "target.enrolled.v1": ("enrolment", "presence"),
-    "target.removed.v1": ("presence",),
-    "target.restored.v1": ("presence",),
-}
-"""The registers of the event contract, by type; independent of the code under test."""
-
-Published = tuple[str, bytes]
 EVENTS = st.lists(
     st.builds(
         lambda kind, version, customer, campaign: published(kind, version, customer=customer, campaign=campaign),
@@ -44,21 +30,6 @@ EVENTS = st.lists(
     min_size=1,
     max_size=40,
 )
-
-
-def expected(events: Sequence[Published]) -> tuple[Counter[str], Counter[str]]:
-    """Apply one event after the other to registers that hold versions only; return the counts by outcome."""
-    held: Counter[tuple[str, str]] = Counter()
-    applied: Counter[str] = Counter()
-    superseded: Counter[str] = Counter()
-    for subject, body in events:
-        event = json.loads(body)
-        kind, version = event["type"], event["data"]["version"]
-        registers = [(register, subject.split(".", 2)[2]) for register in WRITES[kind]]
-        won = [register for register in registers if version > held[register]]
-        held.update({register: version - held[register] for register in won})
-        (applied if won else superseded)[kind] += 1
-    return applied, superseded
 
 
 def named(outcomes: Outcomes) -> tuple[Counter[str], Counter[str]]:

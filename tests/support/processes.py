@@ -52,6 +52,8 @@ class System:
         self.nats_url = broker.url
         self.jwt_secret = JWT_SECRET
         self.api_url = f"http://127.0.0.1:{free_port()}"
+        self.projector_url = f"http://127.0.0.1:{free_port()}"
+        """Of the projector that has no other name."""
         self._folder = folder
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.admin_token = sign(JWT_SECRET, ADMIN, admin=True, ttl_s=3600)
@@ -72,11 +74,20 @@ class System:
         self.launch("serve")
         await eventually(self._ready, "the API is ready")
 
-    def launch(self, role: str, name: str | None = None, *options: str) -> subprocess.Popen[bytes]:
-        """Start a process of a role; its output goes to a file that `log` reads."""
+    def launch(
+        self, role: str, name: str | None = None, *options: str, signals_url: str | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a process of a role; its output goes to a file that `log` reads.
+
+        A projector serves its metrics at `signals_url`; the unnamed one, by default, at `projector_url`.
+        """
         log = (self._folder / f"{name or role}.log").open("ab")
+        url = signals_url or ("" if name else self.projector_url)
         child = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "ops", role, *options], env=self.environment, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "ops", role, *options],
+            env=self.environment | ({"MEMBERSHIP_PROJECTOR_HTTP_PORT": url.rsplit(":", 1)[1]} if url else {}),
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
         log.close()
         self.children[name or role] = child
