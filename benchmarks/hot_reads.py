@@ -27,7 +27,7 @@ IN_MEMORY = 2_000
 EVENTS_A_SECOND = 2_000
 BEFORE_S = 1.0
 WATCHED = 50
-_COUNTED: Final = re.compile(r'^membership_cache_requests_total\{outcome="(\w+)"\} (\S+)$', re.MULTILINE)
+_COUNTED: Final = re.compile(r'^membership_cache_requests_total\{kind="answer",outcome="(\w+)"\} (\S+)$', re.MULTILINE)
 
 
 class HotReads(NamedTuple):

@@ -83,8 +83,16 @@ def create_app(
         connect_pool = partial(
             open_pool, settings.database_url, statement_timeout_s=settings.read_timeout_s, name="membership-api"
         )
-        custom_plan_pool = await connect_pool(connections_max=settings.database_connections_max, planner=CUSTOM_PLANS)
-        generic_plan_pool = await connect_pool(connections_max=GENERIC_PLAN_CONNECTIONS, planner=GENERIC_PLANS)
+        custom_plan_pool = await connect_pool(
+            connections_max=settings.database_connections_max,
+            planner=CUSTOM_PLANS,
+            waited=metrics.POOL_WAIT.labels("custom").observe,
+        )
+        generic_plan_pool = await connect_pool(
+            connections_max=GENERIC_PLAN_CONNECTIONS,
+            planner=GENERIC_PLANS,
+            waited=metrics.POOL_WAIT.labels("generic").observe,
+        )
         freshness = Freshness(settings.database_url, custom_plan_pool, cache)
         await freshness.start()
         fast_path.admission = Admission(max(1, settings.database_connections_max - RESERVED_CONNECTIONS))

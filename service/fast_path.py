@@ -27,7 +27,7 @@ _BYPASS_HEADERS: Final = frozenset((b"x-api-key", b"prefer", b"origin", b"member
 _EXPENSIVE: Final = re.compile(rb"(?:^|&)(?:q|date_from|date_to|sort_field)=(?!enrolled_at(?:&|$)|&|$)")
 """Parameters that need a custom plan. A read whose parameter names are percent-encoded waits for its slot later."""
 _ADMITTED: Final[AbstractAsyncContextManager[object]] = nullcontext()
-_HITS: Final = metrics.CACHE.labels("hit")
+_HITS: Final = metrics.CACHE.labels("answer", "hit")
 
 
 class FastPath:

@@ -45,8 +45,8 @@ COMPLETE_MAX_S: Final = 0.1
 """How long a page waits for its cards and for the notice of its position. Then it is read again with its cards, in one
 statement."""
 _ID: Final = slice(len('{"id":"'), len('{"id":"') + 36)
-_HITS: Final = metrics.CACHE.labels("hit")
-_MISSES: Final = metrics.CACHE.labels("miss")
+_HITS: Final = metrics.CACHE.labels("answer", "hit")
+_MISSES: Final = metrics.CACHE.labels("answer", "miss")
 
 
 class ListCall(Struct, frozen=True):

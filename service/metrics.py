@@ -5,7 +5,7 @@ Invariants: counting touches this process's memory only; the workers' metrics ar
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import Final
+from typing import Final, Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -37,8 +37,8 @@ DURATION: Final = Histogram(
 )
 CACHE: Final = Counter(
     "membership_cache_requests_total",
-    "Cache lookups of listings, by outcome.",
-    ("outcome",),
+    "Cache lookups, by kind of cached value and outcome.",
+    ("kind", "outcome"),
     registry=REGISTRY,
 )
 CACHE_BYTES: Final = Gauge(
@@ -46,6 +46,39 @@ CACHE_BYTES: Final = Gauge(
 )
 POSITION: Final = Gauge(
     "membership_position", "Stream position applied by the live generation, as last reported.", registry=REGISTRY
+)
+POOL_WAIT: Final = Histogram(
+    "membership_pool_wait_seconds",
+    "How long a statement waited for a connection.",
+    ("pool",),
+    buckets=(0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+    registry=REGISTRY,
+)
+Shed = Literal["queue_full", "wait_expired", "page_memory"]
+"""Why a request was refused to protect the process: no waiting place, no slot in time, no memory for a large page."""
+SHED: Final = Counter(
+    "membership_shed_requests_total", "Requests refused to protect the process.", ("reason",), registry=REGISTRY
+)
+Refusal = Literal[
+    "missing",
+    "malformed",
+    "bad_signature",
+    "expired",
+    "not_yet_valid",
+    "no_expiry",
+    "wrong_issuer",
+    "wrong_audience",
+    "bad_subject",
+    "unknown_key",
+    "revoked_key",
+    "expired_key",
+    "contradiction",
+    "key_set_unavailable",
+    "other",
+]
+"""Why credentials were refused. A closed set: nothing that a caller sends becomes a label."""
+CREDENTIAL_FAILURES: Final = Counter(
+    "membership_credential_failures_total", "Refused credentials.", ("reason",), registry=REGISTRY
 )
 
 COMBINATIONS: Final[Mapping[str, Combination]] = {
@@ -69,6 +102,21 @@ def route_of(path: str) -> str:
     if path.startswith("/customers/") and path.endswith("/history"):
         return HISTORY
     return "other"
+
+
+# Each label exists from the start, so that a rate over it is defined before the first refusal.
+_SHED: Final = {reason: SHED.labels(reason) for reason in get_args(Shed)}
+_CREDENTIAL_FAILURES: Final = {reason: CREDENTIAL_FAILURES.labels(reason) for reason in get_args(Refusal)}
+
+
+def shed(reason: Shed) -> None:
+    """Count a request that was refused to protect the process."""
+    _SHED[reason].inc()
+
+
+def credential_refused(reason: Refusal) -> None:
+    """Count credentials that were refused; call it once per answered 401."""
+    _CREDENTIAL_FAILURES[reason].inc()
 
 
 def count(route: str, status: int, took_s: float) -> None:

@@ -11,6 +11,7 @@ overtook it, so a large page waits only for the pages that were being sent when 
 import asyncio
 from typing import Final
 
+from service import metrics
 from service.cache import BYTES_MAX, Cache
 
 PAGES_BYTES_MAX: Final = 80 * 1024 * 1024
@@ -79,6 +80,7 @@ class PageBudget:
         finally:
             self._dequeue(reservation)
         if not reservation.granted.done():
+            metrics.shed("page_memory")
             raise PageMemoryBusy
         return reservation
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context
 from types import MappingProxyType
@@ -99,8 +100,12 @@ class ReadPool:
     does not wait until the connection is usable again.
     """
 
-    def __init__(self, pool: asyncpg.Pool, timeout_s: float) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool, timeout_s: float, waited: Callable[[float], None] = lambda _seconds: None
+    ) -> None:
         self._pool = pool
+        self._waited = waited
+        """Called with the seconds that each statement waited for its connection, also if it got none in time."""
         self._timeout_s = timeout_s
         self._waiting: set[_Rows] = set()
         self._running: set[asyncio.Task[None]] = set()
@@ -166,7 +171,11 @@ class ReadPool:
             return await self._fetch(result, query, args)
 
     async def _fetch(self, result: _Rows, query: str, args: tuple[object, ...]) -> list[asyncpg.Record]:
-        connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+        requested = time.perf_counter()
+        try:
+            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+        finally:
+            self._waited(time.perf_counter() - requested)
         self._in_use.add(connection)
         completed = False
         try:
@@ -189,9 +198,17 @@ class ReadPool:
 
 
 async def open_pool(
-    url: str, *, connections_max: int, statement_timeout_s: float, name: str, planner: Mapping[str, str]
+    url: str,
+    *,
+    connections_max: int,
+    statement_timeout_s: float,
+    name: str,
+    planner: Mapping[str, str],
+    waited: Callable[[float], None] = lambda _seconds: None,
 ) -> ReadPool:
     """Open a pool for reads; PostgreSQL may be unavailable. `planner` is CUSTOM_PLANS or GENERIC_PLANS.
+
+    `waited` is called with the seconds that each statement waited for its connection.
 
     A statement that exceeds `statement_timeout_s` is cancelled by the server and raises `QueryCanceledError`; if the
     server does not cancel it, TimeoutError is raised `ANSWER_GRACE_S` later.
@@ -210,7 +227,7 @@ async def open_pool(
             "statement_timeout": f"{int(statement_timeout_s * 1000)}ms",
         },
     )
-    return ReadPool(pool, statement_timeout_s + ANSWER_GRACE_S)
+    return ReadPool(pool, statement_timeout_s + ANSWER_GRACE_S, waited)
 
 
 def reads_from_primary(url: str) -> bool:

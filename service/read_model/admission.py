@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Final
 
+from service import metrics
+
 WAIT_MAX_S: Final = 0.8
 """How long a read waits for a slot; the API promises its 503 within a second."""
 WAITING_PER_SLOT_MAX: Final = 32
@@ -90,6 +92,7 @@ class Admission:
             return
         queue = self._queues.setdefault(owner, deque())
         if self._waiting >= self._waiting_max or len(queue) >= self._waiting_max // 2:
+            metrics.shed("queue_full")
             raise Overloaded
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.append(turn)
@@ -104,6 +107,7 @@ class Admission:
             self._waiting -= 1
             self._dequeue(owner, turn)
         if not turn.done():
+            metrics.shed("wait_expired")
             raise Overloaded
 
     def _dequeue(self, owner: str, turn: asyncio.Future[None]) -> None:

@@ -179,7 +179,7 @@ def constant_headers(reply: httpx.Response) -> dict[str, str]:
 
 async def hits(scenario: Scenario) -> float:
     """Return the number of cache hits so far."""
-    name = 'membership_cache_requests_total{outcome="hit"} '
+    name = 'membership_cache_requests_total{kind="answer",outcome="hit"} '
     lines = (await scenario.client.get("/metrics")).text.splitlines()
     return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
 

@@ -340,8 +340,8 @@ async def test_metrics_add_up_over_all_workers(two: System, customer: int) -> No
         assert await listings_answered(two) == CONNECTIONS
         count = f'membership_http_request_duration_seconds_count{{route="{LISTINGS}"}}'
         assert await metric(two, count) == CONNECTIONS
-        hits = await metric(two, 'membership_cache_requests_total{outcome="hit"}')
-        assert hits + await metric(two, 'membership_cache_requests_total{outcome="miss"}') == CONNECTIONS
+        hits = await metric(two, 'membership_cache_requests_total{kind="answer",outcome="hit"}')
+        assert hits + await metric(two, 'membership_cache_requests_total{kind="answer",outcome="miss"}') == CONNECTIONS
     assert await metric(two, "membership_position") > 0
 
 

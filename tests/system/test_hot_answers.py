@@ -21,7 +21,11 @@ VOLATILE_HEADERS = {"server-timing", "x-request-id", "date", "membership-positio
 
 async def hits(system: System) -> float:
     text = (await system.get("/metrics")).text
-    lines = [line for line in text.splitlines() if line.startswith('membership_cache_requests_total{outcome="hit"}')]
+    lines = [
+        line
+        for line in text.splitlines()
+        if line.startswith('membership_cache_requests_total{kind="answer",outcome="hit"}')
+    ]
     return float(lines[0].split()[1]) if lines else 0.0
 
 
