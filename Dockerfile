@@ -4,10 +4,12 @@
 FROM python:3.13-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all:
 WORKDIR /build
+# With OpenTelemetry: docker build --build-arg LOCK=requirements-otel.lock
+ARG LOCK=requirements.lock
 # Dependencies first: this layer changes only with the lock.
-COPY requirements.lock requirements-build.lock ./
+COPY requirements.lock requirements-otel.lock requirements-build.lock ./
 RUN python -m venv --without-pip /opt/membership \
-    && pip --python /opt/membership install --require-hashes -r requirements.lock \
+    && pip --python /opt/membership install --require-hashes -r "$LOCK" \
     && pip install --require-hashes -r requirements-build.lock
 COPY pyproject.toml README.md ./
 COPY projections projections

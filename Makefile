@@ -49,7 +49,8 @@ bench: setup bench-setup ## Run the benchmarks, most figures beside a peer or a 
 
 lock: $(UV) ## Update the locks to pyproject.toml, keeping versions that still fit (ARGS=--upgrade: take the newest)
 	$(COMPILE) $(ARGS) --output-file requirements.lock pyproject.toml
-	$(COMPILE) $(ARGS) --output-file requirements-dev.lock --extra dev --group test pyproject.toml
+	$(COMPILE) $(ARGS) --output-file requirements-otel.lock --extra otel --constraint requirements.lock pyproject.toml
+	$(COMPILE) $(ARGS) --output-file requirements-dev.lock --extra dev --extra otel --group test pyproject.toml
 	$(COMPILE) $(ARGS) --output-file requirements-build.lock --group build
 	$(COMPILE) $(ARGS) --output-file requirements-release.lock --group release
 	$(COMPILE) $(ARGS) --output-file requirements-bench.lock --group bench --constraint requirements-dev.lock

@@ -47,14 +47,14 @@ class LazyHeaders(Mapping[str, str]):
     """A message's headers, parsed on first access."""
 
     def __init__(self, raw: bytes) -> None:
-        self._raw = raw
+        self.raw = raw
 
     @cached_property
     def _parsed(self) -> dict[str, str]:
         try:
-            return Client._parse_header_lines(self._raw.removeprefix(_HEADER_PREAMBLE))  # noqa: SLF001 - nats-py's own parser
+            return Client._parse_header_lines(self.raw.removeprefix(_HEADER_PREAMBLE))  # noqa: SLF001 - nats-py's own parser
         except (ValueError, IndexError):
-            return {ILL_FORMED_HEADERS: self._raw.decode(errors="backslashreplace")}
+            return {ILL_FORMED_HEADERS: self.raw.decode(errors="backslashreplace")}
 
     def __getitem__(self, name: str) -> str:
         return self._parsed[name]

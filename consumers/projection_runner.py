@@ -24,6 +24,7 @@ from consumers.client import TolerantClient
 from consumers.intake import Interrupted, OrderedSubscription
 from consumers.leadership import leadership
 from consumers.prefetch import Prefetcher
+from consumers.spans import batch_span
 from projections.errors import Fenced, MembershipError, TablesRefuse
 from projections.log_once import LogOnce
 from projections.model.batch import BatchBuilder
@@ -43,6 +44,7 @@ from projections.store.projector import (
     apply_to_all,
     fan_out_in_all,
 )
+from projections.tracing import Tracing
 
 TICK_S: Final = 1.0
 """Interval of an idle leader's heartbeat; well below the silence after which PostgreSQL ends its session."""
@@ -76,7 +78,7 @@ T = TypeVar("T")
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, tracing: Tracing | None = None) -> None:
     """Apply the stream until cancelled; raises `StreamRefused` when an operator has to decide."""
     state = metrics.STATE
     link = BrokerLink(settings)
@@ -92,7 +94,7 @@ async def run(settings: Settings) -> None:
                     term_started = time.monotonic()
                     await require_migrated(connection)
                     with state.leading():
-                        await Term(settings, connection, client, link, limits).serve()
+                        await Term(settings, connection, client, link, limits, tracing=tracing).serve()
             except Fenced as fenced:
                 log.info("leadership_lost", detail=str(fenced))
             except (*DATABASE_WAITED_FOR, TablesRefuse) as problem:
@@ -174,8 +176,11 @@ class Term:
         client: TolerantClient,
         link: BrokerLink,
         limits: BatchLimits,
+        *,
+        tracing: Tracing | None = None,
     ) -> None:
         self._settings = settings
+        self._tracing = tracing
         self._limits = limits
         self._connection = connection
         self._client = client
@@ -276,7 +281,8 @@ class Term:
             raise Interrupted(subscription.interruption)
         await self._require_no_loss(batch.after, batch.position, batch.events)
         started = time.perf_counter()
-        applied = await self._apply(batch, stream_created)
+        with batch_span(self._tracing, batch):
+            applied = await self._apply(batch, stream_created)
         took_s = time.perf_counter() - started
         fanning_out = self._fanning_out
         await self._adopt_result(applied)

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 LOCKS = (
     "requirements.lock",
+    "requirements-otel.lock",
     "requirements-dev.lock",
     "requirements-build.lock",
     "requirements-release.lock",
@@ -340,14 +341,17 @@ def requirements(name: str) -> list[Requirement]:
     groups = pyproject["dependency-groups"]
     build = groups["build"] + pyproject["build-system"]["requires"]
     production = pyproject["project"]["dependencies"]
+    tracing = pyproject["project"]["optional-dependencies"]["otel"]
     development = [
         *production,
+        *tracing,
         *pyproject["project"]["optional-dependencies"]["dev"],
         *(entry for entry in groups["test"] if isinstance(entry, str)),
         *build,
     ]
     release = [*build, *(entry for entry in groups["release"] if isinstance(entry, str))]
-    by_lock = dict(zip(LOCKS, (production, development, build, release, groups["bench"]), strict=True))
+    with_tracing = [*production, *tracing]
+    by_lock = dict(zip(LOCKS, (production, with_tracing, development, build, release, groups["bench"]), strict=True))
     return [Requirement(entry) for entry in by_lock[name]]
 
 
@@ -370,7 +374,14 @@ def test_a_lock_satisfies_pyproject(name: str) -> None:
         assert pins[canonicalize_name(requirement.name)] in requirement.specifier, str(requirement)
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-build.lock"])
+def test_only_the_lock_with_tracing_adds_opentelemetry() -> None:
+    production, tracing = locked("requirements.lock"), locked("requirements-otel.lock")
+    assert production.items() <= tracing.items()
+    assert not [name for name in production if "opentelemetry" in name]
+    assert "opentelemetry-instrumentation-litestar" not in tracing
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-otel.lock", "requirements-build.lock"])
 def test_tests_use_the_versions_in_the_image(name: str) -> None:
     assert locked(name).items() <= locked("requirements-dev.lock").items()
 
