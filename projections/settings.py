@@ -58,6 +58,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Maximum number of events applied in one transaction."""
     rollback_window_s: float
     """How long a replaced generation keeps following the stream, ready for a rollback."""
+    access_log: str
+    """Which requests the API logs: `off`, `sampled` or `on`."""
     log_format: str
     """`console` for people, `json` for machines."""
     log_level: str
@@ -225,6 +227,12 @@ TABLE: tuple[Variable, ...] = (
         _seconds(0, 30 * 86_400),
         "86400",
         "how long a replaced generation follows the stream, ready for `membership rollback`, before it is dropped",
+    ),
+    Variable(
+        "access_log",
+        _one_of("off", "sampled", "on"),
+        "off",
+        "requests that the API logs: none, one in a hundred and every 5xx, or all",
     ),
     Variable("log_format", _one_of("console", "json"), "console", "`console` for people, `json` for machines"),
     Variable("log_level", _one_of("debug", "info", "warning", "error"), "info", "lowest level that is logged"),

@@ -1,6 +1,7 @@
 """Logs a repeated event at most once a second, with the number of occurrences: an outage must not flood the log."""
 
 import asyncio
+from contextvars import Context
 from typing import Any, Final
 
 import structlog
@@ -33,4 +34,4 @@ class RateLimitedLog:
         if self._count:
             log.warning(self._event, count=self._count, **self._fields)
             self._count = 0
-            self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._write)
+            self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._write, context=Context())

@@ -1,5 +1,6 @@
 """Documentation is checked against the code: everything that exists is documented, and everything documented exists."""
 
+import ast
 import re
 from pathlib import Path
 from typing import get_args
@@ -103,6 +104,32 @@ def test_exactly_the_existing_metrics_are_documented(heading: str, registry: Col
         {"membership_workers", "membership_worker_restarts_total", "process_*"} if "API" in heading else set()
     )
     assert set(documented) == metric_rows(registry) | of_all_workers
+
+
+LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error", "exception": "error"}
+
+
+def logged_events(module: ast.Module) -> set[tuple[str, str]]:
+    """Return the names and levels of the events that a module logs, directly or through its two kinds of wrapper."""
+    events = set()
+    for call in (node for node in ast.walk(module) if isinstance(node, ast.Call)):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        level = "warning" if name == "RateLimitedLog" else LEVELS.get(name)
+        if level is not None and call.args:
+            names = [node.value for node in ast.walk(call.args[0]) if isinstance(node, ast.Constant)]
+            events |= {(event, level) for event in names if isinstance(event, str)}
+    return events
+
+
+def test_exactly_the_existing_log_events_are_documented() -> None:
+    table = page("docs/operations.md").partition("| event | level |")[2].partition("\n\n")[0]
+    documented = re.findall(
+        r"^\| `(\w+)` \| (\w+) \| (?:API|projector|both|projector, jobs) \| .+ \|$", table, re.MULTILINE
+    )
+    modules = [path for room in ("service", "projections", "consumers", "ops") for path in (ROOT / room).rglob("*.py")]
+    existing = {event for path in modules for event in logged_events(ast.parse(path.read_text(encoding="utf-8")))}
+    assert len(documented) == len(set(documented))
+    assert set(documented) == existing
 
 
 def test_every_route_and_sort_field_is_documented() -> None:

@@ -54,6 +54,8 @@ class System:
         self.api_url = f"http://127.0.0.1:{free_port()}"
         self.projector_url = f"http://127.0.0.1:{free_port()}"
         """Of the projector that has no other name."""
+        self.settings: dict[str, str] = {}
+        """Further environment variables of processes launched from now on."""
         self._folder = folder
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.admin_token = sign(JWT_SECRET, ADMIN, admin=True, ttl_s=3600)
@@ -66,6 +68,7 @@ class System:
             "MEMBERSHIP_NATS_URL": self.nats_url,
             "MEMBERSHIP_JWT_SECRET": self.jwt_secret,
             "MEMBERSHIP_HTTP_PORT": self.api_url.rsplit(":", 1)[1],
+            **self.settings,
         }
 
     async def start(self) -> None:
