@@ -30,10 +30,11 @@ def main(supervisor: int, listener: int, channel: int) -> None:
     _end_with(supervisor)
     settings = process_settings("database_url", "jwt_secret")
     from consumers.subject_reader import SubjectReader  # noqa: PLC0415 - settings are checked before it is imported
+    from service.access_log import add_trace_id  # noqa: PLC0415 - the same
     from service.problems import add_request_id  # noqa: PLC0415 - the same
     from service.server import serve  # noqa: PLC0415 - the same
 
-    configure(settings, add_request_id)
+    configure(settings, add_request_id, add_trace_id)
 
     # Only histories are read from the stream, so the API also runs without a broker.
     reader = SubjectReader(settings.nats_url, "membership-api") if settings.nats_url else None

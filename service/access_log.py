@@ -4,7 +4,7 @@ The route and the principal's id are recorded, never a path, a query or a creden
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final, Literal, NamedTuple
 
@@ -48,6 +48,19 @@ class Request(Struct, frozen=True):
     headers: Iterable[tuple[bytes, bytes]]
     """As received."""
     response_headers: Iterable[tuple[bytes, bytes]]
+
+
+traceparent: ContextVar[bytes | None] = ContextVar("traceparent", default=None)
+"""The header of the current request; set by the middleware, parsed only where a line is logged."""
+
+
+def add_trace_id(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401 - a processor of structlog
+    """Add the trace id of the current request to a log line, if its caller sent a valid one."""
+    value = traceparent.get()
+    parent = None if value is None else TraceParent.parse(value.decode("latin-1"))
+    if parent is not None:
+        event.setdefault("trace_id", parent.trace_id)
+    return event
 
 
 _facts: ContextVar[Facts | None] = ContextVar("facts", default=None)

@@ -15,7 +15,9 @@ from projections.errors import DatabaseNotMigrated
 from projections.settings import Settings
 from projections.store.database import ANSWER_GRACE_S, CUSTOM_PLANS, GENERIC_PLANS, UNAVAILABLE, open_pool
 from projections.store.membership_history import MessageReader
+from projections.tracing import Tracing
 from service import metrics, routes
+from service.access_log import AccessLog
 from service.auth import Authenticator, Unauthenticated
 from service.cache import Cache
 from service.card_fetcher import CardFetcher
@@ -68,7 +70,10 @@ class Application(NamedTuple):
 
 
 def create_app(
-    settings: Settings, link: SupervisorLink | None = None, reader: MessageReader | None = None
+    settings: Settings,
+    link: SupervisorLink | None = None,
+    reader: MessageReader | None = None,
+    tracing: Tracing | None = None,
 ) -> Application:
     """Return the application of one worker. It starts without a database and answers 503 until it has one.
 
@@ -143,7 +148,7 @@ def create_app(
         exception_handlers=_EXCEPTIONS,
     )
 
-    middleware = ResponseMiddleware(app, fast_path)
+    middleware = ResponseMiddleware(app, fast_path, AccessLog(settings.access_log, tracing))
     return Application(middleware, app.lifespan)
 
 

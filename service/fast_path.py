@@ -15,6 +15,7 @@ from typing import Final
 from litestar.types import HTTPScope
 
 from service import metrics
+from service.access_log import Facts
 from service.auth import Authenticator, Principal
 from service.cache import Cache, key_of
 from service.cached_responses import PATH_PREFIX, PATH_SUFFIX, Target, cached_response
@@ -62,6 +63,14 @@ class FastPath:
         _HITS.inc()
         if_none_match = headers.get(b"if-none-match", b"").decode("latin-1")
         return respond(representation, self._cache.applied_through, if_none_match)
+
+    def facts(self, scope: HTTPScope, headers: dict[bytes, bytes]) -> Facts:
+        """Return who was answered from the cache, and with how many rows."""
+        principal = self._known_caller(headers)
+        if principal is None:
+            return Facts(cache="hit")
+        page = self._cache.find(key_of(principal.scope, scope["path"], scope["query_string"]))
+        return Facts(principal.user_id, None if page is None else len(page.cards), "hit")
 
     def admitted(self, scope: HTTPScope) -> AbstractAsyncContextManager[object]:
         """Hold a slot for an expensive read of a known caller; admit any other request. Raises `Overloaded`."""

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from projections.store.notices import campaign_tag, customer_tag, definition_tag
 from service import metrics
+from service.access_log import note
 from service.auth import Authenticator, Principal
 from service.cache import ANY_CAMPAIGN, ANY_DEFINITION, Cache, CachedPage, PageRead, key_of
 from service.cached_responses import Target, cached_response
@@ -103,6 +104,7 @@ class ListCampaigns:
         page = self._cache.find(read.key)
         if page is not None:
             _HITS.inc()
+            note("hit")
         elif reads.is_cheap(read.request):
             token = self._cache.begin_read()
             if token is None:
@@ -113,8 +115,9 @@ class ListCampaigns:
                 return await self._response(read, outcome)
             page = self._cache.put(read.key, _page_read(read.request, outcome, outcome.page.campaign_ids), token)
         representation = None if page is None else await self._complete(page, read.target)
-        if representation is None:
+        if page is None or representation is None:
             return None
+        note(rows=len(page.cards))
         return respond(representation, self._cache.applied_through, read.call.if_none_match)
 
     async def _from_database(self, read: "Read", deadline: asyncio.Timeout) -> RawResponse:
@@ -133,6 +136,7 @@ class ListCampaigns:
         return await self._response(read, outcome)
 
     async def _page(self, read: "Read", deadline: asyncio.Timeout, *, keys_only: bool = False) -> Outcome:
+        note("miss")
         return await self._pages.read(
             read.request, read.principal, read.cursor, read.call.prefer, deadline, keys_only=keys_only
         )
@@ -178,6 +182,7 @@ class ListCampaigns:
     async def _found(self, read: "Read", found: PageFound) -> RawResponse:
         """Represent a page that was read with its cards; a large one is sent in parts."""
         page, customer_id = found.page, read.request.customer_id
+        note(rows=len(page.cards))
         content = page_content(read.request, page, found.next_cursor)
         form, target = page_form(read.call.query), read.target
         if found.reservation is not None:

@@ -7,6 +7,7 @@ import asyncio
 import os
 import re
 import time
+from collections.abc import Iterable
 from typing import Any, Final, cast
 
 import structlog
@@ -14,10 +15,11 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from service import metrics
+from service.access_log import AccessLog, Request, traceparent
 from service.fast_path import FastPath, is_plain_listing
 from service.problems import problem_reply, request_id
 from service.rate_limited_log import RateLimitedLog
-from service.read_model.admission import Overloaded
+from service.read_model.admission import Overloaded, caller
 from service.representation import CallerTooSlow, Header
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -48,9 +50,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 class ResponseMiddleware:
     """Wraps the application: serves cached pages, and rejects requests that must not be routed."""
 
-    def __init__(self, app: ASGIApp, fast_path: FastPath) -> None:
+    def __init__(self, app: ASGIApp, fast_path: FastPath, access_log: AccessLog) -> None:
         self._app = app
         self._fast_path = fast_path
+        self._access_log = access_log if access_log.enabled else None
         self.listing: ASGIApp | None = None
         """Answers plain listings instead of the application; set at startup."""
         self._closing: tuple[Header, ...] = ()
@@ -86,17 +89,33 @@ class ResponseMiddleware:
         is_plain = len(headers) == len(fields) and headers.get(b"host") == self._last_host and not self._closing
         response = self._fast_path.lookup(scope, headers) if is_plain else None
         if response is not None:
-            await response.send(send, *DEFAULT_HEADERS, *_own_headers(headers.get(b"x-request-id"), began))
+            own = _own_headers(headers.get(b"x-request-id"), began)
+            await response.send(send, *DEFAULT_HEADERS, *own)
             metrics.count(metrics.LISTING, response.status, time.perf_counter() - began)
+            if self._access_log is not None and (selected := self._access_log.select(response.status)):
+                request = Request(
+                    own[0][1].decode(), "GET", metrics.LISTING, response.status, began, fields, response.headers
+                )
+                self._access_log.record(request, self._fast_path.facts(scope, headers), selected)
             return
         identity, host = _identify(scope)
         app = self._app_for(scope, host)
         if app is self._app and self.listing is not None and is_plain and is_plain_listing(scope, headers):
             app = self.listing
-        if scope["method"] == "HEAD":
+        method = scope["method"]
+        if method == "HEAD":
             scope["method"] = "GET"  # same status and headers as GET, without the body
             send = _without_body(send)
-        await self._run(app, scope, receive, Exchange(scope, send, began, identity, self._closing))
+        exchange = Exchange(scope, send, began, identity, self._closing)
+        facts = None if self._access_log is None else self._access_log.begin()
+        try:
+            await self._run(app, scope, receive, exchange)
+        finally:
+            if self._access_log is not None and facts is not None:
+                request = exchange.described(method, fields)
+                if selected := self._access_log.select(request.status):
+                    facts.principal = caller.get()
+                    self._access_log.record(request, facts, selected)
 
     def _app_for(self, scope: HTTPScope, host: bytes | None) -> ASGIApp:
         code = self._rejection_code(scope, host)
@@ -116,12 +135,14 @@ class ResponseMiddleware:
 
     async def _run(self, app: ASGIApp, scope: HTTPScope, receive: Receive, exchange: "Exchange") -> None:
         token = request_id.set(exchange.request_id)
+        parent = traceparent.set(_field(scope, b"traceparent"))
         task = cast("asyncio.Task[Any]", asyncio.current_task())  # granian runs each request in a task
         self._in_flight.add(task)
         try:
             await self._respond(app, scope, receive, exchange)
         finally:
             self._in_flight.discard(task)
+            traceparent.reset(parent)
             request_id.reset(token)
             exchange.count()
 
@@ -155,6 +176,7 @@ class Exchange:
         self._send = send
         self._began = began
         self._status = 0
+        self._headers: Iterable[Header] = ()
 
     async def send(self, message: Message) -> None:
         """Forward a message, adding the middleware's headers to the response's."""
@@ -167,12 +189,17 @@ class Exchange:
                 *self._closing,
                 *_own_headers(self.request_id.encode(), self._began),
             ]
+            self._headers = message["headers"]
         await self._send(message)
 
     async def fail(self, code: str) -> None:
         """Respond with a problem, unless a response has begun."""
         if not self._status:
             await problem_reply(code).send(self.send)
+
+    def described(self, method: str, fields: Iterable[Header]) -> Request:
+        """Return the exchange for the access log; `method` and `fields` as received."""
+        return Request(self.request_id, method, self._route, self._status or 499, self._began, fields, self._headers)
 
     def count(self) -> None:
         """Record the exchange in the metrics; 499 when nothing was sent."""
@@ -184,6 +211,10 @@ def _rejection(code: str) -> ASGIApp:
         await problem_reply(code).send(send)
 
     return reject
+
+
+def _field(scope: HTTPScope, name: bytes) -> bytes | None:
+    return next((value for field, value in scope["headers"] if field == name), None)
 
 
 def _own_headers(identity: bytes | None, began: float) -> tuple[Header, ...]:

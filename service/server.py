@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import resource
 import signal
 from contextlib import suppress
@@ -16,6 +17,7 @@ from granian.server.embed import Server
 
 from projections.settings import Settings
 from projections.store.membership_history import MessageReader
+from projections.tracing import configured
 from service import metrics
 from service.app import create_app
 from service.middleware import ResponseMiddleware
@@ -56,7 +58,8 @@ async def serve(settings: Settings, listener: int, channel: int, reader: Message
     """
     link = await SupervisorLink.open(channel, metrics.snapshot)
     following = asyncio.create_task(link.follow(), name="follow the supervisor")
-    app = create_app(settings, link, reader)
+    tracing = configured("membership-api", os.environ)
+    app = create_app(settings, link, reader, tracing)
     server = _Server(
         app.asgi,
         listener=listener,
@@ -78,6 +81,8 @@ async def serve(settings: Settings, listener: int, channel: int, reader: Message
     finally:
         await link.close()
         following.cancel()
+        if tracing is not None:
+            tracing.close()
 
 
 class _Server(Server):
