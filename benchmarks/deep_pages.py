@@ -135,7 +135,7 @@ async def _growth(ours: Endpoint, peer: Endpoint, busy: int, samples: int) -> li
         cursor = {"by cursor": await _cursor(ours, customer, memberships // 2)}
         samples_ms = {
             "ours": await times_ms(ours, customer, pages | cursor, samples),
-            "FastAPI": await times_ms(peer, customer, pages, samples // 3),
+            "FastAPI": await times_ms(peer, customer, pages, max(3, samples // 3)),
         }
         for system, kinds in samples_ms.items():
             for kind, took_ms in kinds.items():

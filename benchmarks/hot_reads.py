@@ -22,8 +22,6 @@ from benchmarks.visibility import watching
 from ops.devstack.programs import http_get
 
 DRAWS = 100_000
-IN_MEMORY = 2_000
-"""Customers whose answers all fit into the cache of one API process."""
 EVENTS_A_SECOND = 2_000
 BEFORE_S = 1.0
 WATCHED = 50
@@ -43,8 +41,6 @@ async def measure(stack: Stack, peer: Endpoint, data: DataSet, effort: Effort) -
     paths = [_path(customer) for customer in zipf.drawn(data.customers, DRAWS)]
     plain = await _against_bare(stack, paths, effort, {"FastAPI": peer})
     zipped = await _against_bare(stack, paths, effort, {}, encoding="gzip")
-    few = [_path(customer) for customer in zipf.drawn(data.customers[:IN_MEMORY], DRAWS)]
-    fitting = await _against_bare(stack, few, effort, {})
     what = f"hot reads, Zipf over {len(data.customers):,} customers; {GENERATOR}, {CONNECTIONS} connections"
     peers = plain.loads["FastAPI"]
     bound = Target(at_least=0.6)
@@ -58,13 +54,6 @@ async def measure(stack: Stack, peer: Endpoint, data: DataSet, effort: Effort) -
             f"FastAPI + SQLAlchemy: {peers.rate:,.0f} req/s, p99 {peers.p99_ms:.0f} ms",
             ratio=plain.loads["ours"].rate / peers.rate,
             target=Target(at_least=15),
-        ),
-        Row(
-            "",
-            f"the same over {min(IN_MEMORY, len(data.customers)):,} customers, all in the cache",
-            fitting.shown,
-            fitting.bare,
-            f"{fitting.ratio:.2f} ×",
         ),
     ]
     return HotReads(rows, plain.loads, paths)

@@ -1,4 +1,4 @@
-"""The bounded cache of one API process: pages by request, the cards they show, and responses made of both.
+"""The bounded cache of one worker of the API: pages by request, the cards they show, and responses made from both.
 
 A page depends on a set of tags: its customer, and for some orders and searches also campaigns. Its cards depend on
 their campaigns. The projector's notices carry the tags that a batch changed, and arrive in commit order. So whatever is
@@ -23,7 +23,8 @@ from service.cards import Card, CardStore
 from service.representation import PageContent, Representation
 
 BYTES_MAX: Final = 128 * 1024 * 1024
-"""Limit of everything together; a share of the 300 MB that a process may use."""
+"""Limit of pages, responses and cards together; a share of the 300 MB that a process may use. The record of changed
+tags takes up to 15 MB more."""
 PROBATION_SHARE: Final = 0.2
 RESPONSES_SHARE: Final = 0.15
 """Responses may use whatever is free, and keep this share when pages need memory as well."""
@@ -64,10 +65,13 @@ class CachedPage(Struct, gc=False, eq=False):
     """The position of the snapshot that the page was read from."""
     size: int
     identity: Representation | None = None
-    """The last response made of the page without compression, and below with gzip."""
+    """The last representation without compression."""
     gzipped: Representation | None = None
+    """The last representation with gzip."""
     responses_bytes: int = 0
     cached: bool = True
+    too_large: bool = False
+    """Whether its items exceed what may be sent without reserved memory: then only this fact is cached."""
 
 
 def key_of(scope: str | None, path: str, query: bytes) -> str:
@@ -149,12 +153,12 @@ class Cache:
             kinds.add(tag[0])
             self._invalidate_tag(tag, position)
             if tag[0] == "g":
-                self.cards.invalidate(tag)
+                self.cards.invalidate(tag, position)
         for kind in kinds & _ANY.keys():
             self._invalidate_tag(_ANY[kind], position)
         if len(self._changed) > CHANGED_TAGS_MAX:
             self._changed.clear()
-            self._floor = position
+            self._floor = max(self._floor, position)
         self._on_progress()
 
     def advance(self, position: int) -> None:
@@ -238,7 +242,14 @@ class Cache:
         self._responses_bytes += size - page.responses_bytes
         page.responses_bytes = size
         self._with_responses[page] = None
+        self._with_responses.move_to_end(page)
         self._evict()
+
+    def mark_too_large(self, page: CachedPage) -> None:
+        """Keep only the fact that a page is too large to be served from here, not its cards."""
+        page.too_large = True
+        self.cards.release(page.cards)
+        page.cards = ()
 
     def touch_response(self, page: CachedPage) -> None:
         """Record that a response of the page was sent again."""
@@ -257,9 +268,11 @@ class Cache:
 
     def _invalidate_tag(self, tag: str, position: int) -> None:
         self._changed[tag] = position
-        keys = self._by_tag.pop(tag, None)
-        for key in (keys,) if isinstance(keys, str) else keys or ():
-            self._remove(key)
+        keys = self._by_tag.get(tag, ())
+        for key in (keys,) if isinstance(keys, str) else list(keys):
+            page = self._probation.get(key) or self._protected.get(key)
+            if page is not None and page.position < position:  # a later snapshot has the change already
+                self._remove(key)
 
     def _evict(self) -> None:
         while self.bytes_used > self._bytes_max:

@@ -1,4 +1,4 @@
-"""Makes responses of cached pages; a response made for one caller is kept for the next ones."""
+"""Builds representations of cached pages, and caches them until one of their cards changes."""
 
 from typing import Final, NamedTuple
 
@@ -20,10 +20,12 @@ class Target(NamedTuple):
 
 
 def cached_response(cache: Cache, page: CachedPage, target: Target, *, keep: bool) -> Representation | None:
-    """Return the representation of an exact page; None if its items have become too large to send without reservation.
+    """Return the representation of an exact page; None if its items are too large to send without reservation.
 
     With `keep`, it is kept until one of the page's cards changes.
     """
+    if page.too_large:
+        return None
     revision = 0
     for card in page.cards:
         revision += card.revision
@@ -33,6 +35,7 @@ def cached_response(cache: Cache, page: CachedPage, target: Target, *, keep: boo
         return kept
     items = [card.json for card in page.cards]
     if sum(map(len, items)) > UNRESERVED_BYTES_MAX:
+        cache.mark_too_large(page)
         return None
     made = represent(
         pydantic_compat.uuid(target.path[len(PATH_PREFIX) : -len(PATH_SUFFIX)]),

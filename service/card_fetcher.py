@@ -1,7 +1,7 @@
 """Fetches the cards that cached pages need: those of new pages, and those that a commit has changed.
 
-One statement fetches many cards, and while it runs the next ones gather. So pages that many callers request stay in the
-cache while the counters of their campaigns change.
+One statement fetches many cards; those that become outdated meanwhile are fetched by the next one. So busy pages stay
+in the cache while the counters of their campaigns change.
 
 Reads: the live generation, through read_model.
 Writes: this process's cache.
@@ -40,8 +40,10 @@ class CardFetcher:
             campaign_ids = self._cache.cards.take_wanted(CARDS_PER_STATEMENT_MAX)
             try:
                 await self._fetch(campaign_ids)
-            except (NotReady, *UNAVAILABLE, asyncpg.PostgresError):
+            except Exception as problem:
                 self._cache.cards.want_again(campaign_ids)
+                if not isinstance(problem, (NotReady, *UNAVAILABLE, asyncpg.PostgresError)):
+                    raise  # logged by the supervision, which restarts this task
                 await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _fetch(self, campaign_ids: list[str]) -> None:
@@ -52,7 +54,7 @@ class CardFetcher:
         except reads.GENERATION_GONE:
             await self._freshness.refresh()
             raise
-        if cards.live_generation != name:  # the pointer moved: the notice of that flushes the cache
+        if cards.live_generation != name:  # the pointer moved: refreshing flushes the cache
             await self._freshness.refresh()
             self._cache.cards.want_again(campaign_ids)
             return

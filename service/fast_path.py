@@ -1,8 +1,8 @@
 """Serves cached pages before routing: it always checks the credentials first, then looks up the exact request.
 
-The application handles everything else: other methods and paths, two kinds of credentials, API keys, credentials that
-were not verified recently, and a position to wait for (which may be that of a parked event). While PostgreSQL does not
-answer the liveness probe, nothing is served from the cache.
+The listing endpoint or the application handles everything else: other methods and paths, two kinds of credentials, API
+keys, credentials that were not verified recently, and a position to wait for (which may be that of a parked event).
+While PostgreSQL does not answer the liveness probe, nothing is served from the cache.
 
 Expensive reads of known callers wait here for their slot, so that rejecting them costs neither routing nor parsing.
 """
@@ -24,7 +24,7 @@ from service.read_model.liveness import Liveness
 from service.representation import RawResponse, accepts_gzip, respond
 
 _BYPASS_HEADERS: Final = frozenset((b"x-api-key", b"prefer", b"origin", b"membership-min-position"))
-"""A request with one of these headers needs more than a cache lookup and is routed."""
+"""A request with one of these headers needs more than a cache lookup."""
 _EXPENSIVE: Final = re.compile(rb"(?:^|&)(?:q|date_from|date_to|sort_field)=(?!enrolled_at(?:&|$)|&|$)")
 """Parameters that need a custom plan. A read whose parameter names are percent-encoded waits for its slot later."""
 _ADMITTED: Final[AbstractAsyncContextManager[object]] = nullcontext()
@@ -96,12 +96,13 @@ class FastPath:
 def is_listing(scope: HTTPScope) -> bool:
     """Return whether a request is for a customer's campaigns."""
     path = scope["path"]
-    return scope["method"] == "GET" and path.startswith(PATH_PREFIX) and path.endswith(PATH_SUFFIX)
+    is_get = scope["method"] == "GET"
+    return is_get and path.startswith(PATH_PREFIX) and path.endswith(PATH_SUFFIX) and "/" not in customer_segment(path)
 
 
 def is_plain_listing(scope: HTTPScope, headers: Mapping[bytes, bytes]) -> bool:
     """Return whether a request without repeated headers is a listing that needs neither routing nor CORS."""
-    return is_listing(scope) and b"origin" not in headers and "/" not in customer_segment(scope["path"])
+    return b"origin" not in headers and is_listing(scope)
 
 
 def customer_segment(path: str) -> str:

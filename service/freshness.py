@@ -141,6 +141,8 @@ class Freshness:
                 waiter.reached.set_exception(problem)
 
     def _set_position(self, generation: Generation, position: int) -> None:
+        if generation != self._generation:
+            self._cache.flush()  # a read may see the switch before its notice arrives: never combine two generations
         # Two sources race: a query that began before a notice may end after it, and must not lower the position.
         latest = max(position, self._position) if generation == self._generation else position
         self._generation = generation

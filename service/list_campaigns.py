@@ -1,7 +1,7 @@
 """The use case of `GET /customers/{customer_id}/campaigns`: from the undecoded HTTP request to the response.
 
-The order of the checks is part of the contract: credentials, then parameters, then the customer. Contains no routing;
-`routes.py` translates to and from Litestar.
+The order of the checks is part of the contract: credentials, then parameters, then the customer. Contains no routing:
+`routes.py` and `listing_endpoint.py` translate requests for it.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from service.access_log import note
 from service.auth import Authenticator, Principal
 from service.cache import ANY_CAMPAIGN, ANY_DEFINITION, Cache, CachedPage, PageRead, key_of
 from service.cached_responses import Target, cached_response
-from service.cards import UNKEPT, digest
+from service.cards import NOT_CACHED, digest
 from service.page_reader import (
     TAMPERED_CURSOR,
     CustomerNotFound,
@@ -97,27 +97,26 @@ class ListCampaigns:
             read = Read(call, request, principal, cursor)
             if request.min_position is None and self._may_serve_cached():
                 return await self._from_cache(read, deadline) or await self._from_database(read, deadline)
+            _MISSES.inc()
             return await self._response(read, await self._page(read, deadline))
 
     async def _from_cache(self, read: "Read", deadline: asyncio.Timeout) -> RawResponse | None:
         """Respond with a cached page, or one whose cards are cached; None if it must be read with its cards."""
-        page = self._cache.find(read.key)
-        if page is not None:
-            _HITS.inc()
-            note("hit")
-        elif reads.is_cheap(read.request):
+        page, outcome_count = self._cache.find(read.key), _HITS
+        if page is None and reads.is_cheap(read.request) and not self._cache.cards.is_backlogged:
             token = self._cache.begin_read()
             if token is None:
                 return None
-            _MISSES.inc()
+            outcome_count = _MISSES
             outcome = await self._page(read, deadline, keys_only=True)
             if not isinstance(outcome, PageFound):
+                _MISSES.inc()
                 return await self._response(read, outcome)
             page = self._cache.put(read.key, _page_read(read.request, outcome, outcome.page.campaign_ids), token)
         representation = None if page is None else await self._complete(page, read.target)
-        if page is None or representation is None:
+        if representation is None:
             return None
-        note(rows=len(page.cards))
+        outcome_count.inc()
         return respond(representation, self._cache.applied_through, read.call.if_none_match)
 
     async def _from_database(self, read: "Read", deadline: asyncio.Timeout) -> RawResponse:
@@ -125,10 +124,10 @@ class ListCampaigns:
 
         An expensive read is always such a read: it must not be repeated because something changed meanwhile.
         """
+        _MISSES.inc()
         token = self._cache.begin_read()
         outcome = await self._page(read, deadline)
         if isinstance(outcome, PageFound) and outcome.reservation is None and token is not None:
-            _MISSES.inc()
             cards = [(campaign_id_of(card), card) for card in outcome.page.cards]
             page = _page_read(read.request, outcome, [campaign_id for campaign_id, _ in cards])
             if self._cache.put(read.key, page, token) is not None:
@@ -147,7 +146,7 @@ class ListCampaigns:
         ends = now() + COMPLETE_MAX_S
         while not self._cache.is_exact(page):
             left_s = ends - now()
-            if left_s <= 0 or not page.cached or any(card.exact_from == UNKEPT for card in page.cards):
+            if left_s <= 0 or not page.cached or any(card.exact_from == NOT_CACHED for card in page.cards):
                 return None
             await self._cache.wait_for_progress(left_s)
         return cached_response(self._cache, page, target, keep=False)

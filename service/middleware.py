@@ -85,8 +85,8 @@ class ResponseMiddleware:
         began = time.perf_counter()
         fields = list(scope["headers"])
         headers = dict(fields)
-        # Only the application interprets repeated headers, and checks another host.
-        is_plain = len(headers) == len(fields) and headers.get(b"host") == self._last_host and not self._closing
+        # Only the application interprets repeated headers; while connections are closed, each response needs CLOSE.
+        is_plain = len(headers) == len(fields) and not self._closing and self._accepts(headers.get(b"host"))
         response = self._fast_path.lookup(scope, headers) if is_plain else None
         if response is not None:
             own = _own_headers(headers.get(b"x-request-id"), began)
@@ -117,16 +117,21 @@ class ResponseMiddleware:
                     facts.principal = caller.get()
                     self._access_log.record(request, facts, selected)
 
+    def _accepts(self, host: bytes | None) -> bool:
+        if host != self._last_host:
+            if host is None or not HOST.fullmatch(host):
+                return False
+            self._last_host = host
+        return True
+
     def _app_for(self, scope: HTTPScope, host: bytes | None) -> ASGIApp:
         code = self._rejection_code(scope, host)
         return self._app if code is None else _rejection(code)
 
     def _rejection_code(self, scope: HTTPScope, host: bytes | None) -> str | None:
         """Return the problem code of a request that is rejected before routing; None when it is not."""
-        if host != self._last_host and scope["http_version"] == "1.1":
-            if host is None or not HOST.fullmatch(host):
-                return "bad_request"
-            self._last_host = host
+        if scope["http_version"] == "1.1" and not self._accepts(host):
+            return "bad_request"
         if len(scope["query_string"]) > QUERY_BYTES_MAX:
             return "query_too_long"
         if self._draining and scope["path"] == READINESS:

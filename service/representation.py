@@ -72,9 +72,11 @@ class PageForm(Struct, frozen=True):
     """What the query alone determines of a page's body and links, for every customer."""
 
     request: ListRequest
+    """The parameters, with any customer."""
     kept_parameters: str | None
-    meta: bytes
-    query: bytes
+    """The parameters that links repeat, escaped; None if they are too long for a link."""
+    meta_json: bytes
+    query_json: bytes
 
 
 class CallerTooSlow(Exception):
@@ -280,7 +282,7 @@ def _page_form(query: bytes) -> PageForm:
     pairs = query_pairs(query)
     request = parse(_ANY_CUSTOMER, pairs, None)
     if not isinstance(request, ListRequest):
-        raise ValueError("the query is invalid")  # noqa: TRY004 - a value, of the type that `parse` has for it
+        raise ValueError("the query is invalid")  # noqa: TRY004 - the query is wrong, not its type
     sort = {"field": request.sort_field, "direction": request.sort_dir}
     meta = _json({"limit": request.limit, "offset": request.offset, "sort": sort})[1:-1]
     return PageForm(request, paging.kept_parameters(pairs), meta, _json(_query(request, sort)))
@@ -293,8 +295,8 @@ def _tail(form: PageForm, content: PageContent) -> bytes:
     """Return the contract's JSON after the items."""
     cursor = b"" if content.next_cursor is None else b',"next_cursor":"%b"' % content.next_cursor.encode()
     aggregations = b',"aggregations":%b' % content.aggregations if content.aggregations else b""
-    meta = b'],"meta":{"total":%d,%b%b}' % (content.total, form.meta, cursor)
-    return b'%b,"query":%b%b}' % (meta, form.query, aggregations)
+    meta = b'],"meta":{"total":%d,%b%b}' % (content.total, form.meta_json, cursor)
+    return b'%b,"query":%b%b}' % (meta, form.query_json, aggregations)
 
 
 def _entity_tag(digests: Iterable[bytes], tail: bytes, *, compressed: bool) -> str:

@@ -21,8 +21,7 @@ NOTICES_MAX: Final = 8
 """A batch that changed more sends a flush: processing more notices would cost readers more than an empty cache."""
 _TAG_CHARS: Final = 13
 DEFINITIONS_NAMED: Final = "d------------"
-"""In every notice of a projector that sends a tag of its own for a changed definition. It looks like a tag, so that a
-reader of an older release ignores it."""
+"""Marks the notices of a projector that names changed definitions. Older readers treat it as the tag of no campaign."""
 
 
 class Notice(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

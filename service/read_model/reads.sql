@@ -174,7 +174,7 @@ WHERE place <= request.page_limit
 
 
 -- name: rows_of_keys
--- Only the page's campaigns, in order, for a process that remembers their cards: it reads no campaign.
+-- Only the page's campaigns, in order, for a worker that caches their cards: it reads no campaign.
 SELECT
     count(*) > request.page_limit AS has_next,
     0::bigint AS items_bytes,
