@@ -17,6 +17,7 @@ from ops.environment import process_settings
 from ops.logs import configure
 from ops.terminal import fail
 from projections.errors import MembershipError, SettingsInvalid
+from projections.settings import IDENTITY
 
 COMMAND: Final = (sys.executable, "-P", "-m", "ops.api_worker")
 """Starts a worker; its arguments are the supervisor's process id, the listening socket and the socket to the
@@ -28,7 +29,7 @@ PR_SET_PDEATHSIG: Final = 1
 def main(supervisor: int, listener: int, channel: int) -> None:
     """Run a worker until its supervisor stops it."""
     _end_with(supervisor)
-    settings = process_settings("database_url", "jwt_secret")
+    settings = process_settings("database_url", IDENTITY)
     from consumers.subject_reader import SubjectReader  # noqa: PLC0415 - settings are checked before it is imported
     from service.access_log import add_trace_id  # noqa: PLC0415 - the same
     from service.problems import add_request_id  # noqa: PLC0415 - the same

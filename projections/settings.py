@@ -12,13 +12,17 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
+from projections import identity_settings
 from projections.cores import cores
 from projections.error_text import error_text
 from projections.errors import SettingsInvalid
+from projections.identity_settings import ClaimPath
 
 PREFIX = "MEMBERSHIP_"
-JWT_SECRET_BYTES_MIN = 32
-"""HS256 requires a key at least as long as its hash (RFC 7518, 3.2)."""
+IDENTITY = "identity"
+"""Stands for any of IDENTITY_FIELDS among the fields that a process needs."""
+IDENTITY_FIELDS = ("jwt_secret", "jwks_url", "jwks_file")
+"""Where the keys of bearer tokens come from; at least one is needed to verify a token."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,11 +33,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     nats_url: str
     """NATS, as `nats://host:port`; several separated by commas."""
     jwt_secret: str
-    """The shared secret of HS256 tokens, at least 32 bytes."""
-    jwt_issuer: str
-    """The required `iss`; empty: not checked."""
-    jwt_audience: str
-    """The value that `aud` must contain; empty: not checked."""
+    """The shared secret of HS256 tokens, at least 32 bytes; empty: HS256 tokens are refused."""
+    jwks_url: str
+    """Where the issuer publishes its key set; empty: nowhere."""
+    jwks_file: str
+    """A file with a key set; empty: none."""
+    jwks_ca_file: str
+    """Certificates of the authorities that `jwks_url` is verified with; empty: the public ones."""
+    jwks_algorithms: tuple[str, ...]
+    """Signature algorithms accepted with the keys of a key set."""
+    jwks_stale_max_s: float
+    """How long keys stay valid while the key set cannot be read."""
+    jwt_issuer: tuple[str, ...]
+    """The accepted `iss`; empty: not checked."""
+    jwt_audience: tuple[str, ...]
+    """Values one of which `aud` must contain; empty: not checked."""
+    jwt_user_claim: ClaimPath
+    """The claim that holds the user's id."""
+    jwt_user_id: str
+    """`uuid`: that claim is a UUID; `uuid5`: any other text is mapped to one."""
+    jwt_admin_claim: ClaimPath
+    """The claim that makes an admin; empty: `role` or the list `roles`."""
+    jwt_admin_value: str
+    """The value of that claim, or an item of it, that makes an admin."""
     http_host: str
     """The address the API listens on."""
     http_port: int
@@ -163,12 +185,6 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
-def _jwt_secret(text: str) -> str:
-    if len(text.encode()) < JWT_SECRET_BYTES_MIN:
-        raise ValueError(f"must have at least {JWT_SECRET_BYTES_MIN} bytes")
-    return text
-
-
 def _origins(text: str) -> tuple[str, ...]:
     origins = tuple(part.strip() for part in text.split(",") if part.strip())
     if wrong := [origin for origin in origins if not origin.startswith(("http://", "https://"))]:
@@ -191,9 +207,38 @@ TABLE: tuple[Variable, ...] = (
         "NATS with JetStream, `nats://host:port[,…]`",
         secret=True,
     ),
-    Variable("jwt_secret", _jwt_secret, None, "shared secret of HS256 tokens, 32 bytes or more", secret=True),
-    Variable("jwt_issuer", str, "", "the required `iss` of a token; empty: not checked"),
-    Variable("jwt_audience", str, "", "the value that a token's `aud` must contain; empty: not checked"),
+    Variable(
+        "jwt_secret",
+        identity_settings.jwt_secret,
+        None,
+        "shared secret of HS256 tokens, 32 bytes or more",
+        secret=True,
+    ),
+    Variable("jwks_url", identity_settings.jwks_url, "", "where the issuer publishes its key set; empty: nowhere"),
+    Variable("jwks_file", str, "", "a file with a key set; empty: none"),
+    Variable(
+        "jwks_ca_file", str, "", "authorities that the issuer's certificate is verified with; empty: the public ones"
+    ),
+    Variable(
+        "jwks_algorithms", identity_settings.algorithms, "", "algorithms accepted with a key set; empty: all supported"
+    ),
+    Variable(
+        "jwks_stale_max_s",
+        _seconds(60, 30 * 86_400),
+        "86400",
+        "how long keys stay valid while the key set cannot be read",
+    ),
+    Variable("jwt_issuer", identity_settings.words, "", "accepted `iss` of a token; empty: not checked"),
+    Variable("jwt_audience", identity_settings.words, "", "values of which `aud` must contain one; empty: not checked"),
+    Variable("jwt_user_claim", identity_settings.claim_path, "sub", "dotted path of the claim with the user's id"),
+    Variable("jwt_user_id", _one_of("uuid", "uuid5"), "uuid", "`uuid5` maps a user id that is no UUID to one"),
+    Variable(
+        "jwt_admin_claim",
+        identity_settings.claim_path,
+        "",
+        "dotted path of the claim that makes an admin; empty: `role` or the list `roles`",
+    ),
+    Variable("jwt_admin_value", str, "admin", "value of that claim, or an item of it, that makes an admin"),
     Variable("http_host", str, "127.0.0.1", "address on which the API listens; `0.0.0.0` in a container"),
     Variable("http_port", _whole(0, 65535), "8000", "port on which the API listens"),
     Variable("http_workers", worker_count, "1", "worker processes of the API; `auto`: one a core"),
@@ -245,9 +290,6 @@ VARIABLES: tuple[str, ...] = tuple(
 )
 """Every environment variable that is read, including the `_FILE` forms of secrets."""
 
-NOT_YET = {"MEMBERSHIP_JWKS_URL", "MEMBERSHIP_JWKS_FILE"}
-"""Names reserved for a later release, which this release does not support: rejected rather than ignored."""
-
 RESERVED_PREFIXES = ("MEMBERSHIP_TEST_", "MEMBERSHIP_BENCH_")
 """Variables of the test suite and the benchmarks; their child processes inherit them and ignore them."""
 
@@ -266,23 +308,26 @@ def load(needed: set[str], environment: Mapping[str, str]) -> Settings:
     """Read the settings; `needed` names the fields that the calling process requires.
 
     Raises `SettingsInvalid` with every problem found, including unknown variables. `<NAME>_FILE` may name a file that
-    contains a secret.
+    contains a secret. `IDENTITY` in `needed` requires one of IDENTITY_FIELDS.
     """
     values: dict[str, Any] = {}
-    problems: list[str] = [
-        f"{name} is set, but key sets are not supported in this release; set MEMBERSHIP_JWT_SECRET and unset it."
-        for name in sorted(NOT_YET)
-        if environment.get(name)
-    ]
-    problems += unknown_variables(environment)
+    problems = unknown_variables(environment)
     for variable in TABLE:
         try:
             values[variable.field] = _read(variable, environment, variable.field in needed)
         except ValueError as problem:
             problems.append(str(problem))
+    if IDENTITY in needed and not any(values.get(field, "invalid") for field in IDENTITY_FIELDS):
+        problems.append(_NO_IDENTITY)
     if problems:
         raise SettingsInvalid(problems)
     return Settings(**values)
+
+
+_NO_IDENTITY = (
+    "MEMBERSHIP_JWT_SECRET, MEMBERSHIP_JWKS_URL and MEMBERSHIP_JWKS_FILE are all missing: set the shared secret of "
+    "HS256 tokens, or the URL or file of the key set of an identity provider."
+)
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
@@ -297,7 +342,6 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
 def _is_known(name: str, value: str) -> bool:
     return (
         name in VARIABLES
-        or name in NOT_YET
         or name.startswith(RESERVED_PREFIXES)
         or SERVICE_LINK.fullmatch(name) is not None
         or (name.endswith("_PORT") and value.startswith(SERVICE_LINK_URLS))

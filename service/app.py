@@ -18,11 +18,13 @@ from projections.store.membership_history import MessageReader
 from projections.tracing import Tracing
 from service import metrics, routes
 from service.access_log import AccessLog
-from service.auth import Authenticator, Unauthenticated
+from service.auth import Authenticator
 from service.cache import Cache
 from service.card_fetcher import CardFetcher
 from service.fast_path import FastPath
 from service.freshness import Freshness, NotReady
+from service.identity import issuer_keys
+from service.identity.refusals import IdentityProviderUnavailable, Refusal, ScopeMissing, Unauthenticated
 from service.list_campaigns import ListCampaigns
 from service.listing_endpoint import ListingEndpoint
 from service.membership_history import MembershipHistory
@@ -45,6 +47,7 @@ EXPOSED_HEADERS: Final = (
     "Membership-Position",
     "Retry-After",
     "Server-Timing",
+    "WWW-Authenticate",
     "X-Request-ID",
 )
 REQUEST_HEADERS: Final = (
@@ -58,6 +61,10 @@ REQUEST_HEADERS: Final = (
 READINESS_EVERY_S: Final = 0.2
 """How often a worker that has just started tries to reach the read model."""
 UNAVAILABLE_LOG: Final = RateLimitedLog("database_unavailable")
+REFUSED_LOGS: Final = {refusal: RateLimitedLog("credentials_refused") for refusal in Refusal}
+"""One for each reason, so that a flood of one does not hide another. Credentials themselves are never logged."""
+NO_KEYS_LOG: Final = RateLimitedLog("token_not_checked")
+"""Tokens that could not be checked, because the issuer's keys were never read."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -81,6 +88,7 @@ def create_app(
     """
     cache = Cache()
     fast_path = FastPath(cache)
+    keys = issuer_keys.from_settings(settings)
     metrics.CACHE_BYTES.set_function(lambda: cache.bytes_used)
 
     @asynccontextmanager
@@ -105,19 +113,26 @@ def create_app(
         probe = asyncio.create_task(supervise("probe", fast_path.liveness.probe, PROBE_EVERY_S), name="probe")
         batcher = QueryBatcher(custom_plan_pool, generic_plan_pool, fast_path.admission)
         fetcher = CardFetcher(batcher, freshness, cache)
-        fetching = asyncio.create_task(supervise("fetch cards", fetcher.run), name="fetch cards")
-        fast_path.authenticator = Authenticator(settings, custom_plan_pool)
+        authenticator = fast_path.authenticator = Authenticator(settings, custom_plan_pool, keys)
+        background = [
+            probe,
+            asyncio.create_task(supervise("fetch cards", fetcher.run), name="fetch cards"),
+            asyncio.create_task(supervise("record uses", authenticator.record_uses), name="record uses"),
+        ]
+        if keys.configured:
+            background.append(asyncio.create_task(supervise("issuer keys", keys.keep_fresh), name="issuer keys"))
+            await keys.wait_for_first_read()
         pages = PageReader(batcher, freshness, PageBudget(cache))
         answer_within_s = settings.read_timeout_s + ANSWER_GRACE_S
         list_campaigns = ListCampaigns(
-            fast_path.authenticator,
+            authenticator,
             pages,
             cache,
             answer_within_s=answer_within_s,
             may_serve_cached=fast_path.liveness.is_answering,
         )
         membership_history = MembershipHistory(
-            fast_path.authenticator,
+            authenticator,
             custom_plan_pool,
             freshness,
             reader,
@@ -126,14 +141,15 @@ def create_app(
         )
         app.state.services = routes.Services(list_campaigns, membership_history, freshness, link)
         middleware.listing = ListingEndpoint(list_campaigns, _EXCEPTIONS)
-        reporting = asyncio.create_task(_report(freshness, link), name="report readiness") if link else None
+        if link:
+            background.append(asyncio.create_task(_report(freshness, link), name="report readiness"))
         try:
             yield
         finally:
-            probe.cancel()
-            fetching.cancel()
-            if reporting:
-                reporting.cancel()
+            for task in background:
+                task.cancel()
+            await authenticator.write_uses()
+            await keys.close()
             await freshness.stop()
             if reader is not None:
                 await reader.close()
@@ -180,6 +196,24 @@ def _problem(code: str) -> Any:  # noqa: ANN401 - Litestar's handler type is wid
     return respond
 
 
+def _unauthenticated(_request: Request[Any, Any, Any], problem: Unauthenticated) -> Response[bytes]:
+    """Give the reason, to the caller and in the log; without credentials there is none."""
+    refusal = problem.refusal
+    metrics.CREDENTIALS_REFUSED.labels(refusal.code).inc()
+    if refusal is not Refusal.NO_CREDENTIALS:
+        REFUSED_LOGS[refusal].warning(reason=refusal.code, request_id=request_id.get())
+    return problem_response("unauthenticated", {"WWW-Authenticate": problem.challenge}, detail=refusal.value)
+
+
+def _scope_missing(_request: Request[Any, Any, Any], problem: ScopeMissing) -> Response[bytes]:
+    return problem_response("insufficient_scope", {"WWW-Authenticate": problem.challenge})
+
+
+def _no_keys(_request: Request[Any, Any, Any], _problem: Exception) -> Response[bytes]:
+    NO_KEYS_LOG.warning(request_id=request_id.get())
+    return problem_response("identity_provider_unavailable")
+
+
 def _unavailable(_request: Request[Any, Any, Any], problem: Exception) -> Response[bytes]:
     UNAVAILABLE_LOG.warning(problem=type(problem).__name__, detail=str(problem), request_id=request_id.get())
     return problem_response("database_unavailable")
@@ -196,7 +230,9 @@ def _unhandled_exception(request: Request[Any, Any, Any], problem: Exception) ->
 
 
 _EXCEPTIONS: Final[dict[Any, Any]] = {
-    Unauthenticated: _problem("unauthenticated"),
+    Unauthenticated: _unauthenticated,
+    ScopeMissing: _scope_missing,
+    IdentityProviderUnavailable: _no_keys,
     NotReady: _problem("not_ready"),
     DatabaseNotMigrated: _problem("not_ready"),
     PageTooLarge: _problem("page_too_large"),

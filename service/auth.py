@@ -1,27 +1,27 @@
 """Authentication: turns a bearer token or an API key into a principal.
 
-Fails: `Unauthenticated` for anything but valid credentials; `database.UNAVAILABLE` when a key cannot be looked up,
-so that an outage never makes a valid key look invalid.
+Fails: `Unauthenticated` for anything but valid credentials; `ScopeMissing` for a key that may not do what is requested;
+`IdentityProviderUnavailable` and `database.UNAVAILABLE` when a credential cannot be checked, so that an outage never
+makes a valid one look invalid.
 """
 
+import asyncio
 import hashlib
-import math
-import re
 import time
-from typing import Any, Final
+from typing import Final
 
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import OctKey
-from joserfc.jwt import JWTClaimsRegistry
+import asyncpg
 from msgspec import Struct
 
 from projections import api_keys
+from projections.api_keys import Holder, Invalidity, Scope
+from projections.log_once import LogOnce
 from projections.settings import Settings
-from projections.store.database import ReadPool
+from projections.store.database import UNAVAILABLE, ReadPool
+from service.identity.issuer_keys import IssuerKeys
+from service.identity.refusals import Refusal, ScopeMissing, Unauthenticated
+from service.identity.tokens import TokenVerifier
 
-ALGORITHMS: Final = ("HS256",)
-"""Fixed for our key; the algorithm in a token's header is never trusted."""
 API_KEY_CACHED_S: Final = 2.0
 """How long a valid key is accepted without another lookup; a revocation must take effect everywhere within 5 s."""
 API_KEYS_CACHED_MAX: Final = 10_000
@@ -30,8 +30,20 @@ TOKEN_CACHED_S: Final = 60.0
 TOKENS_CACHED_MAX: Final = 10_000
 CREDENTIAL_BYTES_MAX: Final = 8_192
 """A longer header value is rejected unread: real tokens are shorter, and hashing and decoding take time per byte."""
-UUID_TEXT: Final = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
-"""The only accepted form of `sub`; `uuid.UUID` also takes braces, `urn:`, underscores and other scripts' digits."""
+USES_WRITTEN_EVERY_S: Final = 30.0
+"""How late the last use of an API key may be recorded; it is kept by the hour."""
+USES_WRITE_LIMIT_S: Final = 1.0
+"""How long one write may take; the last one delays the end of the process."""
+USES_MAX: Final = 10_000
+"""API keys whose use is not recorded yet; the use of further ones is recorded after the next write."""
+READ: Final[Scope] = "read"
+TOKEN_SCOPES: Final[frozenset[Scope]] = frozenset({"read"})
+ADMIN_TOKEN_SCOPES: Final[frozenset[Scope]] = frozenset({"read", "operate"})
+_KEY_REFUSALS: Final[dict[Invalidity, Refusal]] = {
+    "unknown": Refusal.API_KEY_UNKNOWN,
+    "revoked": Refusal.API_KEY_REVOKED,
+    "expired": Refusal.API_KEY_EXPIRED,
+}
 
 
 class Principal(Struct, frozen=True):
@@ -39,6 +51,8 @@ class Principal(Struct, frozen=True):
 
     user_id: str
     is_admin: bool
+    scopes: frozenset[Scope] = TOKEN_SCOPES
+    """What the credentials allow; of two credentials, what both allow."""
 
     @property
     def scope(self) -> str | None:
@@ -46,32 +60,32 @@ class Principal(Struct, frozen=True):
         return None if self.is_admin else self.user_id
 
 
-class Unauthenticated(Exception):
-    """The credentials are missing, invalid, or name two different principals."""
-
-
 class Authenticator:
     """Verifies credentials; caches valid ones briefly, by their hash."""
 
-    def __init__(self, settings: Settings, pool: ReadPool) -> None:
-        self._key = OctKey.import_key(settings.jwt_secret)
-        self._claims = JWTClaimsRegistry(leeway=0, **_options(settings))
+    def __init__(self, settings: Settings, pool: ReadPool, issuer_keys: IssuerKeys) -> None:
+        self._tokens = TokenVerifier(settings, issuer_keys)
         self._pool = pool
         self._key_cache: dict[bytes, tuple[Principal, float]] = {}
         self._token_cache: dict[bytes, tuple[Principal, float]] = {}
+        self._used_keys: set[str] = set()
+        self._write_failure = LogOnce()
+        issuer_keys.on_change = self.forget_tokens
 
-    async def principal(self, authorization: list[str], api_key: list[str]) -> Principal:
+    async def principal(self, authorization: list[str], api_key: list[str], scope: Scope = READ) -> Principal:
         """Return the principal of these header values; when both kinds are sent, both must be valid and agree."""
-        if len(authorization) > 1 or len(api_key) > 1 or not (authorization or api_key):
+        if not (authorization or api_key):
             raise Unauthenticated
+        if len(authorization) > 1 or len(api_key) > 1:
+            raise Unauthenticated(Refusal.SEVERAL_CREDENTIALS)
         if any(len(value) > CREDENTIAL_BYTES_MAX for value in (*authorization, *api_key)):
-            raise Unauthenticated
-        principals = {self._from_token(value) for value in authorization}
-        for value in api_key:
-            principals.add(await self._from_api_key(value))
-        if len(principals) != 1:
-            raise Unauthenticated
-        return principals.pop()
+            raise Unauthenticated(Refusal.TOO_LONG)
+        principals = [await self._from_token(value) for value in authorization]
+        principals += [await self._from_api_key(value) for value in api_key]
+        principal = _agreed(principals)
+        if scope not in principal.scopes:
+            raise ScopeMissing(scope)
+        return principal
 
     def cached_principal(self, authorization: bytes) -> Principal | None:
         """Return the principal of a recently verified header value; None when it must be verified."""
@@ -80,72 +94,73 @@ class Authenticator:
         cached = self._token_cache.get(_digest(authorization))
         return cached[0] if cached is not None and time.time() < cached[1] else None
 
-    def _from_token(self, authorization: str) -> Principal:
+    def forget_tokens(self) -> None:
+        """Verify every token again: the key that verified it may have been removed."""
+        self._token_cache.clear()
+
+    async def record_uses(self) -> None:
+        """Record the uses of API keys, again and again; run it under supervision."""
+        while True:
+            await asyncio.sleep(USES_WRITTEN_EVERY_S)
+            await self.write_uses()
+
+    async def write_uses(self) -> None:
+        """Record the uses of API keys since the last time. A standby or a failing database loses them."""
+        used, self._used_keys = self._used_keys, set()
+        if not used:
+            return
+        try:
+            async with asyncio.timeout(USES_WRITE_LIMIT_S):
+                await api_keys.record_use(self._pool, used)
+            self._write_failure.reset()
+        except (*UNAVAILABLE, asyncpg.PostgresError) as problem:
+            self._write_failure.warning("api_key_use_not_recorded", problem)
+
+    async def _from_token(self, authorization: str) -> Principal:
         raw = authorization.encode("latin-1", "replace")
         cached = self.cached_principal(raw)
         if cached is not None:
             return cached
-        principal, expires = self._verify(authorization)
+        token = await self._tokens.verify(authorization)
+        principal = Principal(token.user_id, token.is_admin, ADMIN_TOKEN_SCOPES if token.is_admin else TOKEN_SCOPES)
         if len(self._token_cache) >= TOKENS_CACHED_MAX:
             self._token_cache.clear()
-        self._token_cache[_digest(raw)] = (principal, min(expires, time.time() + TOKEN_CACHED_S))
+        self._token_cache[_digest(raw)] = (principal, min(token.expires_s, time.time() + TOKEN_CACHED_S))
         return principal
-
-    def _verify(self, authorization: str) -> tuple[Principal, float]:
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer":
-            raise Unauthenticated
-        try:  # hostile tokens fail in many ways
-            claims = jwt.decode(token.strip(), self._key, algorithms=ALGORITHMS).claims
-            claims.pop("iat", None)  # an issuer's clock ahead of ours must not invalidate a token
-            self._claims.validate(claims)
-            return _principal(claims), float(claims["exp"])
-        except (
-            JoseError,
-            ValueError,
-            TypeError,
-            ArithmeticError,
-            RecursionError,
-        ) as problem:
-            raise Unauthenticated from problem
 
     async def _from_api_key(self, key: str) -> Principal:
-        if api_keys.key_id_of(key) is None:
-            raise Unauthenticated
+        key_id = api_keys.key_id_of(key)
+        if key_id is None:
+            raise Unauthenticated(Refusal.API_KEY_MALFORMED)
         digest = _digest(key.encode())
         cached = self._key_cache.get(digest)
-        if cached is not None and time.monotonic() < cached[1]:
-            return cached[0]
-        self._key_cache.pop(digest, None)
-        owner = await api_keys.find(self._pool, key)
-        if owner is None:
-            raise Unauthenticated
-        principal = Principal(*owner)
-        if len(self._key_cache) >= API_KEYS_CACHED_MAX:
-            self._key_cache.clear()
-        self._key_cache[digest] = (principal, time.monotonic() + API_KEY_CACHED_S)
-        return principal
+        if cached is None or time.monotonic() >= cached[1]:
+            self._key_cache.pop(digest, None)
+            cached = await self._look_up(key)
+            if len(self._key_cache) >= API_KEYS_CACHED_MAX:
+                self._key_cache.clear()
+            self._key_cache[digest] = cached
+        if len(self._used_keys) < USES_MAX:
+            self._used_keys.add(key_id)
+        return cached[0]
+
+    async def _look_up(self, key: str) -> tuple[Principal, float]:
+        """Return the principal of a key, and until when (monotonic) it may be cached."""
+        looked_up_at = time.monotonic()
+        found = await api_keys.find(self._pool, key)
+        if not isinstance(found, Holder):
+            raise Unauthenticated(_KEY_REFUSALS[found])
+        cached_s = API_KEY_CACHED_S if found.valid_s is None else min(API_KEY_CACHED_S, found.valid_s)
+        return Principal(found.user_id, found.is_admin, found.scopes), looked_up_at + cached_s
+
+
+def _agreed(principals: list[Principal]) -> Principal:
+    """Return the one principal of all credentials, with the scopes that each of them has."""
+    if len({(principal.user_id, principal.is_admin) for principal in principals}) != 1:
+        raise Unauthenticated(Refusal.CREDENTIALS_DISAGREE)
+    scopes = frozenset.intersection(*(principal.scopes for principal in principals))
+    return Principal(principals[0].user_id, principals[0].is_admin, scopes)
 
 
 def _digest(credential: bytes) -> bytes:
     return hashlib.blake2b(credential, digest_size=16).digest()
-
-
-def _options(settings: Settings) -> dict[str, Any]:
-    options: dict[str, Any] = {"exp": {"essential": True}, "sub": {"essential": True}}
-    if settings.jwt_issuer:
-        options["iss"] = {"essential": True, "value": settings.jwt_issuer}
-    if settings.jwt_audience:
-        options["aud"] = {"essential": True, "value": settings.jwt_audience}
-    return options
-
-
-def _principal(claims: dict[str, Any]) -> Principal:
-    if not math.isfinite(claims["exp"]):
-        raise ValueError("exp is not finite")
-    subject = claims["sub"]
-    if not UUID_TEXT.fullmatch(subject):
-        raise ValueError("sub is not a UUID")
-    roles = claims.get("roles")
-    is_admin = claims.get("role") == "admin" or (isinstance(roles, list) and "admin" in roles)
-    return Principal(subject.lower(), is_admin)

@@ -88,6 +88,16 @@ COMBINATIONS: Final[Mapping[str, Combination]] = {
 }
 """How values of several workers become one; all other metrics are added up."""
 
+CREDENTIALS_REFUSED: Final = Counter(
+    "membership_credentials_refused_total", "Requests answered with 401, by reason.", ("reason",), registry=REGISTRY
+)
+KEY_SET_READS: Final = Counter(
+    "membership_key_set_reads_total",
+    "Reads of the issuer's key set, by outcome (`read` or `failed`).",
+    ("outcome",),
+    registry=REGISTRY,
+)
+
 LISTING: Final = "/customers/{customer_id}/campaigns"
 HISTORY: Final = "/customers/{customer_id}/campaigns/{campaign_id}/history"
 _FIXED: Final = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"})

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from litestar import Response
 
+from service.identity.refusals import REALM, Refusal
 from service.representation import Header, RawResponse
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -22,7 +23,10 @@ def add_request_id(_logger: Any, _method: str, event: MutableMapping[str, Any]) 
 
 
 class Problem(NamedTuple):
-    """One kind of error. `detail` is the sentence shown to the caller; it is constant, so it never reveals data."""
+    """One kind of error. `detail` is the sentence shown to the caller; it is constant, so it never reveals data.
+
+    A 401 for credentials that were sent has another constant sentence, which gives the reason.
+    """
 
     code: str
     status: int
@@ -31,7 +35,10 @@ class Problem(NamedTuple):
 
 
 PAGE_TOO_LARGE: Final = "The page is larger than this server can answer; ask for a smaller limit."
-"""Like the two below, a 503 that a repetition of the request cannot resolve: it has no `Retry-After`."""
+"""Like two others below, a 503 that a repetition of the request cannot resolve: it has no `Retry-After`."""
+IDENTITY_PROVIDER_UNAVAILABLE: Final = (
+    "The token cannot be checked, because the keys of its issuer could not be read yet; try again shortly."
+)
 PAGE_MEMORY_BUSY: Final = "The memory for large pages is in use by other requests; try again shortly."
 
 HISTORY_TOO_LONG: Final = (
@@ -43,7 +50,8 @@ _NOT_TRANSIENT: Final = frozenset({PAGE_TOO_LARGE, HISTORY_TOO_LONG, BROKER_NOT_
 PROBLEMS: Final[Mapping[str, Problem]] = {
     problem.code: problem
     for problem in (
-        Problem("unauthenticated", 401, "Unauthorized", "Send a valid bearer token or a valid X-API-Key."),
+        Problem("unauthenticated", 401, "Unauthorized", Refusal.NO_CREDENTIALS.value),
+        Problem("insufficient_scope", 403, "Forbidden", "The API key has no scope that allows this request."),
         Problem("customer_not_found", 404, "Not Found", "There is no such customer among those you may see."),
         Problem(
             "membership_not_found", 404, "Not Found", "There is no such customer or campaign among those you may see."
@@ -59,6 +67,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
             "Service Unavailable",
             "The read model cannot be reached or took too long; try again shortly.",
         ),
+        Problem("identity_provider_unavailable", 503, "Service Unavailable", IDENTITY_PROVIDER_UNAVAILABLE),
         Problem("page_too_large", 503, "Service Unavailable", PAGE_TOO_LARGE),
         Problem("page_memory_busy", 503, "Service Unavailable", PAGE_MEMORY_BUSY),
         Problem("history_too_long", 503, "Service Unavailable", HISTORY_TOO_LONG),
@@ -107,15 +116,17 @@ def problem_body(problem: Problem) -> bytes:
 def problem_headers(problem: Problem) -> dict[str, str]:
     """Return the headers that a problem's status requires."""
     if problem.status == 401:  # noqa: PLR2004
-        return {"WWW-Authenticate": 'Bearer realm="membership"'}
+        return {"WWW-Authenticate": REALM}
     if problem.status == 503 and problem.detail not in _NOT_TRANSIENT:  # noqa: PLR2004
         return {"Retry-After": str(RETRY_AFTER_S)}
     return {"Allow": "GET, HEAD"} if problem.status == 405 else {}  # noqa: PLR2004
 
 
-def problem_response(code: str, headers: Mapping[str, str] = MappingProxyType({})) -> Response[bytes]:
-    """Return a problem as a Litestar response, with further `headers`."""
-    problem = PROBLEMS[code]
+def problem_response(
+    code: str, headers: Mapping[str, str] = MappingProxyType({}), *, detail: str | None = None
+) -> Response[bytes]:
+    """Return a problem as a Litestar response, with further `headers`, and another `detail` if given."""
+    problem = PROBLEMS[code] if detail is None else PROBLEMS[code]._replace(detail=detail)
     return Response(
         problem_body(problem),
         status_code=problem.status,

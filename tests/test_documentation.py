@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from consumers import metrics as projector_metrics
 from ops.cli import cli
 from projections.model.events import EVENT_TYPES, Reason
-from projections.settings import NOT_YET, RESERVED_PREFIXES, TABLE, VARIABLES
+from projections.settings import RESERVED_PREFIXES, TABLE, VARIABLES
 from service import metrics as api_metrics
 from service import routes
 from service.parameters import SortField
@@ -60,7 +60,7 @@ def test_exactly_the_existing_settings_are_documented() -> None:
         if variable.default:
             assert f"| `{variable.default}` |" in text
     named = set(re.findall(r"MEMBERSHIP_[A-Z_]+", text))
-    assert named - set(VARIABLES) == {*NOT_YET, *RESERVED_PREFIXES}
+    assert named - set(VARIABLES) == set(RESERVED_PREFIXES)
 
 
 def test_deployment_files_set_only_existing_settings() -> None:

@@ -1,11 +1,15 @@
-"""Subcommands about access and privacy: `token`, `api-key`, `erase`."""
+"""Subcommands about access and privacy: `token`, `owner-id`, `api-key`, `erase`."""
 
 import sys
+from typing import Literal
 
 import rich_click as click
 
-from ops.cli.group import ADMIN, USER, Text, cli, run_command, with_database
+from ops.cli.group import ADMIN, JSON, USER, Text, cli, run_command, with_database
 from ops.environment import operator_settings
+
+LIFETIME_S = click.IntRange(1, 10 * 366 * 86_400)
+GRACE_S = click.IntRange(0, 30 * 86_400)
 
 
 @cli.command()
@@ -17,6 +21,21 @@ def token(user_id: object, is_admin: bool, ttl_s: int) -> None:
     from ops.token import sign  # noqa: PLC0415
 
     print(sign(operator_settings("jwt_secret").jwt_secret, str(user_id), is_admin, ttl_s))
+
+
+@cli.command("owner-id")
+@click.argument("subject", type=Text())
+def owner_id(subject: str) -> None:
+    """Print the user id of an identity provider's SUBJECT, such as auth0|123, with MEMBERSHIP_JWT_USER_ID=uuid5.
+
+    Producers publish it as the `owner_id` of what this user owns. A SUBJECT that is a UUID is its own user id.
+    """
+    from service.identity import subjects  # noqa: PLC0415
+
+    found = subjects.user_id(subject, map_others=True)
+    if found is None:
+        raise click.UsageError("A blank text is no subject.")
+    print(found)
 
 
 @cli.command()
@@ -40,31 +59,71 @@ def erase(customer_id: object, yes: bool) -> None:
 
 @cli.group("api-key")
 def api_key() -> None:
-    """Create, list and revoke API keys for servers that call the API."""
+    """Create, list, rotate and revoke API keys for servers that call the API."""
 
 
 @api_key.command("create")
 @USER
 @ADMIN
-@click.option("--label", default="", type=Text(), help="What the key is for, to recognise it later.")
-def api_key_create(user_id: object, is_admin: bool, label: str) -> None:
+@click.option("--name", "--label", "label", default="", type=Text(), help="What the key is for, to recognise it later.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    default=("read",),
+    show_default=True,
+    type=click.Choice(["read", "operate"]),
+    help="read: GET campaigns; operate: the console. Repeat it for both.",
+)
+@click.option("--ttl", "ttl_s", type=LIFETIME_S, help="Seconds it is valid; without a limit by default.")
+def api_key_create(
+    user_id: object, is_admin: bool, label: str, scopes: tuple[Literal["read", "operate"], ...], ttl_s: int | None
+) -> None:
     """Create a key and print it; it cannot be shown again."""
     from ops.api_keys import create  # noqa: PLC0415
 
     run_command(
         with_database(
             operator_settings("database_url").database_url,
-            lambda connection: create(connection, str(user_id), is_admin, label),
+            lambda connection: create(
+                connection, str(user_id), is_admin=is_admin, label=label, scopes=scopes, ttl_s=ttl_s
+            ),
         )
     )
 
 
 @api_key.command("list")
-def api_key_list() -> None:
+@JSON
+def api_key_list(as_json: bool) -> None:
     """List all keys, revoked ones included, without their secrets."""
     from ops.api_keys import list_keys  # noqa: PLC0415
 
-    run_command(with_database(operator_settings("database_url").database_url, list_keys))
+    run_command(
+        with_database(
+            operator_settings("database_url").database_url,
+            lambda connection: list_keys(connection, as_json=as_json),
+        )
+    )
+
+
+@api_key.command("rotate")
+@click.argument("key_id", type=Text())
+@click.option(
+    "--grace", "grace_s", default=86_400, show_default=True, type=GRACE_S, help="Seconds the old key stays valid."
+)
+@click.option(
+    "--ttl", "ttl_s", type=LIFETIME_S, help="Seconds the new key is valid; by default the old key's lifetime."
+)
+def api_key_rotate(key_id: str, grace_s: int, ttl_s: int | None) -> None:
+    """Create a key like the one with this KEY_ID, which stays valid for a while, and print it."""
+    from ops.api_keys import rotate  # noqa: PLC0415
+
+    run_command(
+        with_database(
+            operator_settings("database_url").database_url,
+            lambda connection: rotate(connection, key_id, grace_s=grace_s, ttl_s=ttl_s),
+        )
+    )
 
 
 @api_key.command("revoke")

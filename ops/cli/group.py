@@ -41,7 +41,7 @@ click.rich_click.COMMAND_GROUPS = {
                 "acknowledge-missing",
             ],
         },
-        {"name": "Access and privacy", "commands": ["api-key", "erase"]},
+        {"name": "Access and privacy", "commands": ["api-key", "owner-id", "erase"]},
     ]
 }
 COMMAND_SILENCE_MAX = "60s"

@@ -8,7 +8,7 @@ import rich_click as click
 
 from ops.cli.group import WorkerCount, cli, run_command, until_stopped, with_database
 from ops.environment import process_settings
-from projections.settings import AUTO
+from projections.settings import AUTO, IDENTITY
 
 GARBAGE_THRESHOLD = 20_000
 """Objects a projector creates between two garbage collections; Python's default is 700."""
@@ -61,7 +61,7 @@ def serve(workers: int | None) -> None:
     from ops.logs import configure  # noqa: PLC0415
     from service.workers.supervisor import supervise_workers  # noqa: PLC0415
 
-    settings = process_settings("database_url", "jwt_secret")
+    settings = process_settings("database_url", IDENTITY)
     configure(settings)
     address = settings.http_host, settings.http_port
     run_command(supervise_workers(COMMAND, *address, workers or settings.http_workers, settings.drain_s))

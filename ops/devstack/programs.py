@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from ops.devstack.servers.child import ChildProcess, launch, until_ended
-from projections.settings import NOT_YET, VARIABLES, load
+from projections.settings import VARIABLES, load
 
 ANSWER_S: Final = 2.0
 OWN_VARIABLES: Final = (
@@ -90,7 +90,7 @@ def child_environment(
 
 def check_environment() -> None:
     """Raise `SettingsInvalid` for settings the children would refuse, before anything is started."""
-    replaced = {name for name in (*VARIABLES, *NOT_YET) if name.startswith(OWN_VARIABLES)}
+    replaced = {name for name in VARIABLES if name.startswith(OWN_VARIABLES)}
     load(set(), {name: value for name, value in os.environ.items() if name not in replaced})
 
 

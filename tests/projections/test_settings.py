@@ -6,7 +6,7 @@ import pytest
 from asyncpg.connect_utils import SessionAttribute, SSLMode
 
 from projections.errors import SettingsInvalid
-from projections.settings import DATABASE_OPTIONS, TABLE, VARIABLES, database_location, load
+from projections.settings import DATABASE_OPTIONS, IDENTITY, TABLE, VARIABLES, database_location, load
 
 SECRET = "s" * 32
 GOOD = {
@@ -79,12 +79,55 @@ def test_a_secret_is_never_shown() -> None:
         ("DATABASE_CONNECTIONS_MAX", "0"),
         ("NATS_URL", "http://x"),
         ("DATABASE_URL", "mysql://x"),
-        ("JWKS_URL", "https://issuer/keys"),
+        ("JWKS_URL", "issuer/keys"),
+        ("JWKS_URL", "ftp://issuer/keys"),
+        ("JWKS_URL", "https://"),
+        ("JWKS_URL", "https://issuer:99999/keys"),
+        ("JWKS_URL", "https://me@issuer/keys"),
+        ("JWKS_URL", "https://issuer/keys#first"),
+        ("JWKS_URL", "http://issuer/keys"),
+        ("JWKS_URL", "http://127.0.0.1.issuer/keys"),
+        ("JWKS_ALGORITHMS", "RS256,HS256"),
+        ("JWKS_ALGORITHMS", "none"),
+        ("JWKS_STALE_MAX_S", "1"),
+        ("JWT_USER_CLAIM", "realm_access..id"),
+        ("JWT_ADMIN_CLAIM", ".roles"),
+        ("JWT_ADMIN_CLAIM", "realm_access. roles"),
+        ("JWT_ADMIN_CLAIM", ".".join("abcdefghijk")),
+        ("JWT_USER_ID", "any"),
     ],
 )
 def test_an_invalid_value_is_refused_with_its_variable(name: str, text: str) -> None:
     (problem,) = problems({**GOOD, f"MEMBERSHIP_{name}": text})
     assert problem.startswith(f"MEMBERSHIP_{name}")
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("sub", ("sub",)),
+        ("realm_access.roles", ("realm_access", "roles")),
+        (r"https://membership\.example/roles", ("https://membership.example/roles",)),
+        (r"resource_access.my\.client.roles", ("resource_access", "my.client", "roles")),
+    ],
+)
+def test_a_dot_separates_the_names_of_a_claim_unless_escaped(text: str, path: tuple[str, ...]) -> None:
+    assert load(ALL, {**GOOD, "MEMBERSHIP_JWT_ADMIN_CLAIM": text}).jwt_admin_claim == path
+
+
+@pytest.mark.parametrize("url", ["https://id.example/jwks", "http://localhost:8080/jwks", "http://[::1]/jwks"])
+def test_a_key_set_is_read_by_https_or_from_this_machine(url: str) -> None:
+    assert load(ALL, {**GOOD, "MEMBERSHIP_JWKS_URL": url}).jwks_url == url
+
+
+@pytest.mark.parametrize("name", ["JWT_SECRET", "JWKS_URL", "JWKS_FILE"])
+def test_one_source_of_keys_is_enough_and_none_is_an_error(name: str) -> None:
+    value = {"JWT_SECRET": SECRET, "JWKS_URL": "https://id.example/jwks", "JWKS_FILE": "/keys.json"}[name]
+    load({IDENTITY}, {f"MEMBERSHIP_{name}": value})
+    (problem,) = problems({}, {IDENTITY})
+    assert f"MEMBERSHIP_{name}" in problem
+    (problem,) = problems({"MEMBERSHIP_JWT_SECRET": "short"}, {IDENTITY})
+    assert problem.startswith("MEMBERSHIP_JWT_SECRET must")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +138,7 @@ def test_an_invalid_value_is_refused_with_its_variable(name: str, text: str) -> 
         ("HTPP_PORT", "did you mean MEMBERSHIP_HTTP_PORT"),
         ("DATABASE_URL_FIEL", "did you mean MEMBERSHIP_DATABASE_URL_FILE"),
         ("LOGLEVEL", "did you mean MEMBERSHIP_LOG_LEVEL"),
+        ("JWKS_URI", "did you mean MEMBERSHIP_JWKS_URL"),
         ("COLOUR_OF_THE_SKY", "docs/configuration.md lists all settings"),
     ],
 )

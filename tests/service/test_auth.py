@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from projections import api_keys
 from projections.settings import load
 from projections.store import database as databases
 from service.auth import CREDENTIAL_BYTES_MAX, Authenticator
+from service.identity import issuer_keys
+from service.identity.refusals import Refusal
 from tests.support.builders import owner_id
 from tests.support.processes import JWT_SECRET, System, eventually
 from tests.support.scenario import Scenario, another_api, bearer, code_of, locs, new_number, path_of
@@ -438,7 +441,8 @@ async def test_an_accepted_key_is_cached_by_its_hash_only(system: System) -> Non
         system.database_url, connections_max=1, statement_timeout_s=5, name="test", planner=databases.CUSTOM_PLANS
     )
     try:
-        authenticator = Authenticator(load({"database_url", "jwt_secret"}, environment), pool)
+        settings = load({"database_url", "jwt_secret"}, environment)
+        authenticator = Authenticator(settings, pool, issuer_keys.from_settings(settings))
         principal = await authenticator.principal([], [key])
     finally:
         await pool.close()
@@ -531,15 +535,84 @@ async def test_credentials_then_parameters_then_existence_are_checked(scenario: 
     assert code_of(await scenario.client.get(unknown, headers=bearer(1))) == (404, "customer_not_found")
 
 
-async def test_every_401_has_the_same_body(scenario: Scenario) -> None:
-    invalid: list[dict[str, str | bytes]] = [
-        {},
-        {"Authorization": "Bearer x"},
-        {"Authorization": f"Bearer {token(exp=1)}"},
-        {"X_API_Key": "mbr_000000000000_" + "0" * 40},
+# --- The reason of a 401 ---------------------------------------------------------------------------------------------
+
+REASONS: list[tuple[dict[str, str], Refusal]] = [
+    ({}, Refusal.NO_CREDENTIALS),
+    ({"Authorization": "Basic YWRtaW46YWRtaW4="}, Refusal.NO_CREDENTIALS),
+    ({"Authorization": "Bearer x"}, Refusal.TOKEN_MALFORMED),
+    ({"Authorization": f"Bearer {'x' * CREDENTIAL_BYTES_MAX}"}, Refusal.TOO_LONG),
+    ({"Authorization": f"Bearer {token(HS256 | {'crit': ['exp']})}"}, Refusal.HEADER_REFUSED),
+    ({"Authorization": f"Bearer {token(HS256 | {'jku': 'https://id.example'})}"}, Refusal.HEADER_REFUSED),
+    ({"Authorization": f"Bearer {token({'alg': 'none'})}"}, Refusal.ALGORITHM_REFUSED),
+    ({"Authorization": f"Bearer {token({'alg': 'RS256', 'kid': 'a'})}"}, Refusal.ALGORITHM_REFUSED),
+    ({"Authorization": f"Bearer {token(secret='another-secret-that-is-long-enough')}"}, Refusal.SIGNATURE_INVALID),
+    ({"Authorization": f"Bearer {token(exp=ABSENT)}"}, Refusal.EXPIRY_MISSING),
+    ({"Authorization": f"Bearer {token(exp='soon')}"}, Refusal.EXPIRY_MISSING),
+    ({"Authorization": f"Bearer {token(exp=1)}"}, Refusal.TOKEN_EXPIRED),
+    ({"Authorization": f"Bearer {token(nbf=9_999_999_999)}"}, Refusal.NOT_YET_VALID),
+    ({"Authorization": f"Bearer {token(sub=ABSENT)}"}, Refusal.NO_USER_ID),
+    ({"Authorization": f"Bearer {token(sub='auth0|1')}"}, Refusal.NO_USER_ID),
+    ({"X-API-Key": "mbr_"}, Refusal.API_KEY_MALFORMED),
+    ({"X-API-Key": "mbr_000000000000_" + "0" * 40}, Refusal.API_KEY_UNKNOWN),
+]
+"""The reasons that need no configuration; `iss`, `aud` and the issuer's keys have their own tests."""
+ERROR_DESCRIPTION = re.compile(r"[\x20-\x21\x23-\x5B\x5D-\x7E]{1,200}")
+"""The characters that RFC 6750, 3 allows."""
+
+
+@pytest.mark.parametrize(("headers", "refusal"), REASONS, ids=lambda value: getattr(value, "code", ""))
+async def test_a_401_gives_its_reason_in_the_challenge_and_detail(
+    scenario: Scenario, headers: dict[str, str], refusal: Refusal
+) -> None:
+    reply = await scenario.client.get(UNKNOWN_CUSTOMER, headers=headers)
+    challenge = 'Bearer realm="membership"'
+    if refusal is not Refusal.NO_CREDENTIALS:
+        challenge += f', error="invalid_token", error_description="{refusal.value}"'
+    assert reply.headers["www-authenticate"] == challenge
+    assert code_of(reply) == (401, "unauthenticated")
+    assert reply.json()["detail"] == refusal.value
+
+
+async def test_every_401_has_the_same_body_but_for_its_detail(scenario: Scenario) -> None:
+    replies = [
+        await scenario.client.get(UNKNOWN_CUSTOMER, headers={"X-Request-ID": "same", **headers})
+        for headers, _ in REASONS
     ]
-    replies = [await get_with(scenario, X_Request_ID="same", **headers) for headers in invalid]
-    assert len({reply.content for reply in replies}) == 1
+    assert len({tuple(sorted((reply.json() | {"detail": ""}).items())) for reply in replies}) == 1
+
+
+async def test_two_headers_of_a_kind_and_two_users_are_named_as_reasons(scenario: Scenario, system: System) -> None:
+    several = await scenario.client.get(UNKNOWN_CUSTOMER, headers=[("Authorization", f"Bearer {token()}")] * 2)
+    assert several.json()["detail"] == Refusal.SEVERAL_CREDENTIALS.value
+    both = await get_with(scenario, Authorization=f"Bearer {token(role='user')}", X_API_Key=await a_key(system, 2))
+    assert both.json()["detail"] == Refusal.CREDENTIALS_DISAGREE.value
+
+
+@pytest.mark.parametrize("refusal", Refusal, ids=lambda refusal: refusal.code)
+def test_a_reason_has_only_characters_allowed_in_a_challenge(refusal: Refusal) -> None:
+    assert ERROR_DESCRIPTION.fullmatch(refusal.value)
+    assert f"{CREDENTIAL_BYTES_MAX:,}" in Refusal.TOO_LONG.value
+
+
+async def test_a_refused_credential_is_logged_with_its_reason_only(scenario: Scenario, system: System) -> None:
+    refused = token(exp=1, jti="a-token-that-is-logged-nowhere")
+    reply = await get_with(scenario, Authorization=f"Bearer {refused}")
+
+    def logged() -> bool:
+        lines = [line for line in system.log("serve").splitlines() if "credentials_refused" in line]
+        return any("token_expired" in line for line in lines)
+
+    assert reply.status_code == 401
+    await eventually(logged, "the reason is in the log")
+    assert not any(part in system.log("serve") for part in refused.split("."))
+
+
+async def test_a_mistyped_key_is_told_apart_without_a_query(system: System) -> None:
+    key = await a_key(system, 1)
+    last = "0" if key[-1] != "0" else "1"
+    for mistyped in (key[:-1] + last, key[:20] + ("0" if key[20] != "0" else "1") + key[21:], key[:-1]):
+        assert api_keys.key_id_of(mistyped) is None
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"])
