@@ -5,7 +5,6 @@ known, for `jwks_stale_max_s` after they were last read; whoever remembers verif
 """
 
 import asyncio
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ from projections.settings import Settings
 from service import metrics
 from service.identity import key_set
 from service.identity.key_set import KeySet, KeySetInvalid, VerificationKey
-from service.identity.key_sources import FileSource, KeySetUnavailable, KeySource, UrlSource
+from service.identity.key_sources import FileSource, KeySetUnavailable, KeySource, UrlSource, authorities
 
 REFRESH_EVERY_S: Final = 27.0
 """Between two reads. A key that the issuer removes is refused, and a new one known, within 30 s."""
@@ -144,31 +143,38 @@ def from_settings(settings: Settings) -> IssuerKeys:
 
     An unreachable URL is no error: the process starts, and tokens that need its keys get 503.
     """
+    require_usable(settings)
     sources: list[KeySource] = []
-    problems: list[str] = []
     if settings.jwks_file:
-        file = FileSource(settings.jwks_file)
-        sources.append(file)
-        problems += _file_problems(file, settings)
-    try:
-        authorities = _authorities(settings.jwks_ca_file)
-        if settings.jwks_url:
-            sources.append(UrlSource(settings.jwks_url, authorities))
-    except OSError as problem:  # ssl.SSLError is one
-        name = "MEMBERSHIP_JWKS_CA_FILE" if settings.jwks_ca_file else "SSL_CERT_FILE"
-        problems.append(f"{name} names a file that has no readable PEM certificates: {error_text(problem)}.")
-    if problems:
-        raise SettingsInvalid(problems)
+        sources.append(FileSource(settings.jwks_file))
+    if settings.jwks_url:
+        sources.append(UrlSource(settings.jwks_url, authorities(settings.jwks_ca_file)))
     return IssuerKeys(sources, settings.jwks_algorithms, settings.jwks_stale_max_s)
 
 
-def _authorities(path: str) -> ssl.SSLContext | None:
-    return ssl.create_default_context(cafile=path) if path else None
+def require_usable(settings: Settings) -> None:
+    """Raise `SettingsInvalid` if a file that the settings name cannot be used."""
+    if problems := [*_key_set_problems(settings), *_certificate_problems(settings)]:
+        raise SettingsInvalid(problems)
 
 
-def _file_problems(file: FileSource, settings: Settings) -> list[str]:
+def _certificate_problems(settings: Settings) -> list[str]:
+    path = settings.jwks_ca_file
+    if not (path or settings.jwks_url):
+        return []
     try:
-        key_set.parse(file.read_now(), settings.jwks_algorithms)
+        authorities(path)
+    except OSError as problem:  # ssl.SSLError is one
+        name = f"MEMBERSHIP_JWKS_CA_FILE ({path!r})" if path else "The file in SSL_CERT_FILE"
+        return [f"{name} has no readable PEM certificates: {error_text(problem)}."]
+    return []
+
+
+def _key_set_problems(settings: Settings) -> list[str]:
+    if not settings.jwks_file:
+        return []
+    try:
+        key_set.parse(FileSource(settings.jwks_file).read_now(), settings.jwks_algorithms)
     except KeySetUnavailable as problem:
         return [f"MEMBERSHIP_JWKS_FILE: {problem}."]
     except KeySetInvalid as problem:

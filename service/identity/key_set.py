@@ -112,7 +112,7 @@ def _algorithms(entry: dict[str, Any], accepted: Collection[str]) -> tuple[str, 
     if entry.get("use", "sig") != "sig" or not (operations is None or _contains(operations, "verify")):
         raise _Ignored("not for signatures")
     possible = _ALGORITHMS.get((str(kty), None if kty == "RSA" else str(crv)), ())
-    algorithms = tuple(name for name in possible if name in accepted and alg in {None, name})
+    algorithms = tuple(name for name in possible if name in accepted and alg in (None, name))
     if not algorithms:
         raise _Ignored("no accepted algorithm fits its type, curve and alg")
     return algorithms

@@ -36,15 +36,23 @@ class KeySource(Protocol):
         """Close what the source has opened."""
 
 
+def authorities(path: str) -> ssl.SSLContext:
+    """Return the authorities in a PEM file, or the public ones; raises OSError for an unreadable file.
+
+    The public ones are those of `certifi`, unless `SSL_CERT_FILE` or `SSL_CERT_DIR` replaces them.
+    """
+    return ssl.create_default_context(cafile=path) if path else httpx.create_ssl_context()
+
+
 class UrlSource:
     """The URL at which an issuer publishes its keys. Redirects are refused: only the configured URL is trusted."""
 
     name = "MEMBERSHIP_JWKS_URL"
 
-    def __init__(self, url: str, authorities: ssl.SSLContext | None) -> None:
+    def __init__(self, url: str, trusted: ssl.SSLContext) -> None:
         self._url = url
         self._client = httpx.AsyncClient(
-            verify=authorities or True, headers=_HEADERS, follow_redirects=False, timeout=FETCH_DEADLINE_S
+            verify=trusted, headers=_HEADERS, follow_redirects=False, timeout=FETCH_DEADLINE_S
         )
 
     async def read(self) -> bytes:
