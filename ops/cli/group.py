@@ -167,8 +167,8 @@ async def with_database(url: str, work: Callable[[asyncpg.Connection], Awaitable
             return await work(connection)
     except database.UNAVAILABLE as problem:
         return fail(f"PostgreSQL was lost: {error_text(problem)} ({database_location(url)}).")
-    except asyncpg.UndefinedTableError:
-        return fail("The database is not migrated. Run `membership migrate` first.")
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
+        return fail("The database is not migrated to this release. Run `membership migrate` first.")
     finally:
         await connection.close()
 

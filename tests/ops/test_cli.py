@@ -270,6 +270,33 @@ async def test_created_and_revoked_api_keys_are_in_the_audit(system: System) -> 
     assert created.out.strip() not in listed
 
 
+async def test_a_key_is_created_with_limits_rotated_and_listed_as_json(system: System) -> None:
+    limits = ["--name", "console", "--scope", "operate", "--scope", "read", "--ttl", "3600"]
+    created = await membership(system.environment, "api-key", "create", "--user", USER, *limits)
+    key_id = created.out.split("_")[1]
+    rotated = await membership(system.environment, "api-key", "rotate", key_id, "--grace", "60")
+    assert (rotated.code, f"{key_id} stays valid for 60 s" in rotated.err) == (0, True)
+    new_id = rotated.out.split("_")[1]
+    listed = await membership(system.environment, "api-key", "list", "--json")
+    keys = {key["key_id"]: key for key in json.loads(listed.out)}
+    assert keys[key_id]["replaced_by"] == new_id
+    assert (keys[new_id]["label"], sorted(keys[new_id]["scopes"])) == ("console", ["operate", "read"])
+    assert keys[key_id]["expires_at"] < keys[new_id]["expires_at"]
+    for key in (created.out.strip(), rotated.out.strip()):
+        assert key not in listed.out
+    assert f"valid, replaced by {new_id}" in (await membership(system.environment, "api-key", "list")).out
+    again = await membership(system.environment, "api-key", "rotate", key_id)
+    assert (again.code, "rotated before" in again.err) == (1, True)
+
+
+async def test_a_subject_has_the_same_owner_id_everywhere(tmp_path: Path) -> None:
+    environment = {"PYTHONPATH": str(Path.cwd())}
+    printed = await membership(environment, "owner-id", "auth0|123", cwd=tmp_path)
+    assert (printed.code, printed.out) == (0, "e8450465-cbac-5d2b-a94f-de5934e3313a\n")
+    assert (await membership(environment, "owner-id", USER.upper(), cwd=tmp_path)).out == f"{USER}\n"
+    assert (await membership(environment, "owner-id", " ", cwd=tmp_path)).code == 2
+
+
 async def test_migrate_reports_that_the_database_is_up_to_date(system: System) -> None:
     ended = await membership(system.environment, "migrate")
     assert (ended.code, ended.out) == (0, "The database is up to date.\n")
@@ -286,7 +313,7 @@ async def test_an_unmigrated_database_is_reported_in_a_sentence(
 
 
 async def test_help_is_available_for_each_command(system: System) -> None:
-    for command in ([], ["parked"], ["api-key"], ["publish"], ["dev"]):
+    for command in ([], ["parked"], ["api-key"], ["api-key", "create"], ["owner-id"], ["publish"], ["dev"]):
         ended = await membership(system.environment, *command, "--help")
         assert (ended.code, "Usage" in ended.out) == (0, True)
 

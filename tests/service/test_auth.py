@@ -6,6 +6,7 @@ import hmac
 import json
 import re
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -434,21 +435,60 @@ async def test_a_key_sees_its_users_customers_and_an_admin_key_all(scenario: Sce
     assert statuses == [200, 404, 200, 200]
 
 
-async def test_an_accepted_key_is_cached_by_its_hash_only(system: System) -> None:
-    key = await a_key(system, 1)
+async def in_process(system: System) -> tuple[Authenticator, databases.ReadPool]:
+    """Return an authenticator in this process, and its pool, which the test closes."""
     environment = {"MEMBERSHIP_DATABASE_URL": system.database_url, "MEMBERSHIP_JWT_SECRET": JWT_SECRET}
+    settings = load({"database_url", "jwt_secret"}, environment)
     pool = await databases.open_pool(
         system.database_url, connections_max=1, statement_timeout_s=5, name="test", planner=databases.CUSTOM_PLANS
     )
-    try:
-        settings = load({"database_url", "jwt_secret"}, environment)
-        authenticator = Authenticator(settings, pool, issuer_keys.from_settings(settings))
-        principal = await authenticator.principal([], [key])
-    finally:
-        await pool.close()
+    return Authenticator(settings, pool, issuer_keys.from_settings(settings)), pool
+
+
+async def test_an_accepted_key_is_cached_by_its_hash_only(system: System) -> None:
+    key = await a_key(system, 1)
+    authenticator, pool = await in_process(system)
+    principal = await authenticator.principal([], [key])
+    await pool.close()
     assert principal.user_id == owner_id(1)
     assert owner_id(1) in repr(vars(authenticator))
     assert key not in repr(vars(authenticator))
+
+
+async def test_the_use_of_a_key_is_recorded_off_the_request_path(system: System) -> None:
+    used, unused = await a_key(system, 1), await a_key(system, 1)
+    authenticator, pool = await in_process(system)
+    for _ in range(3):
+        await authenticator.principal([], [used])
+    for _ in range(2):
+        await authenticator.write_uses()
+    await pool.close()
+    rows = await system.fetch("SELECT key_id FROM control.api_key WHERE last_used_at IS NOT NULL")
+    assert api_keys.key_id_of(used) in {row["key_id"] for row in rows}
+    assert api_keys.key_id_of(unused) not in {row["key_id"] for row in rows}
+
+
+async def test_a_use_that_cannot_be_recorded_is_logged_once(system: System, capsys: pytest.CaptureFixture[str]) -> None:
+    key = await a_key(system, 1)
+    authenticator, pool = await in_process(system)
+    await authenticator.principal([], [key])
+    await pool.close()
+    for _ in range(2):
+        await authenticator.principal([], [key])  # still cached
+        await authenticator.write_uses()
+    assert capsys.readouterr().out.count("api_key_use_not_recorded") == 1
+
+
+async def test_a_key_is_refused_once_it_has_expired_although_cached(scenario: Scenario, system: System) -> None:
+    connection = await databases.connect(system.database_url, "test")
+    key = await api_keys.create(
+        connection, owner_id(1), is_admin=False, label="", actor="test", ttl=timedelta(seconds=2)
+    )
+    await connection.close()
+    assert await is_accepted(scenario, X_API_Key=key)
+    await eventually(lambda: is_rejected(scenario, X_API_Key=key), "the key has expired", REVOKED_WITHIN_S)
+    reply = await get_with(scenario, X_API_Key=key)
+    assert reply.json()["detail"] == Refusal.API_KEY_EXPIRED.value
 
 
 async def test_an_unknown_or_malformed_key_is_401(scenario: Scenario, system: System) -> None:

@@ -1,0 +1,163 @@
+"""Every route for every kind of caller: a route that is not in the matrix fails the test.
+
+A new route gets a row in MATRIX, and a path in PATHS.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final, cast
+
+import httpx
+import pytest
+from litestar import Litestar
+
+from ops.token import sign
+from projections import api_keys
+from projections.api_keys import Scope
+from projections.settings import IDENTITY, load
+from projections.store import database as databases
+from service.app import create_app
+from tests.support.builders import customer_id, owner_id, published
+from tests.support.processes import JWT_SECRET, System
+
+Access = Mapping[str, int]
+"""Kind of caller → status."""
+OWNER, OTHER, ADMIN = 1, 2, 3
+CUSTOMER = 1
+HOUR_S = 3600
+
+OWNED: Final[Access] = {
+    "no credentials": 401,
+    "malformed token": 401,
+    "token of another secret": 401,
+    "expired token": 401,
+    "owner": 200,
+    "another user": 404,
+    "admin": 200,
+    "key to read": 200,
+    "key to read and operate": 200,
+    "key to operate": 403,
+    "another user's key": 404,
+    "admin's key": 200,
+    "revoked key": 401,
+    "expired key": 401,
+    "mistyped key": 401,
+    "token and key of the owner": 200,
+    "token and key to operate": 403,
+    "token and key of two users": 401,
+    "token and revoked key": 401,
+}
+"""What belongs to one owner."""
+PUBLIC: Final[Access] = dict.fromkeys(OWNED, 200)
+PREFLIGHT: Final[Access] = dict.fromkeys(OWNED, 204)
+"""OPTIONS, which only lists methods."""
+
+LISTING: Final = "/customers/{customer_id:str}/campaigns"
+MATRIX: Final[dict[str, Access]] = {
+    LISTING: OWNED,
+    "/health/live": PUBLIC,
+    "/health/ready": PUBLIC,
+    "/metrics": PUBLIC,
+    "/openapi.json": PUBLIC,
+    "/docs": PUBLIC,
+    "/docs/assets/{name:path}": PUBLIC,
+}
+PATHS: Final = {
+    LISTING: f"/customers/{customer_id(CUSTOMER)}/campaigns",
+    "/docs/assets/{name:path}": "/docs/assets/docs.js",
+}
+"""A path of each route that has parameters."""
+
+
+def routes() -> dict[str, set[str]]:
+    """Return the methods of each path, from the application's own routing table."""
+    environment = {"MEMBERSHIP_DATABASE_URL": "postgresql://nowhere/x", "MEMBERSHIP_JWT_SECRET": JWT_SECRET}
+    app = cast("Litestar", create_app(load({"database_url", IDENTITY}, environment))._app)
+    return {route.path_format: set(getattr(route, "methods", ())) for route in app.routes}
+
+
+def test_every_route_is_in_the_matrix_and_only_answers_reads() -> None:
+    found = routes()
+    assert found.keys() == {_format(path) for path in MATRIX}
+    assert {method for methods in found.values() for method in methods} == {"GET", "OPTIONS"}
+
+
+def _format(path: str) -> str:
+    return path.replace(":str", "").replace(":path", "")
+
+
+@pytest.fixture(scope="module")
+async def callers(system: System) -> dict[str, dict[str, str]]:
+    """The headers of every kind of caller, for a customer of OWNER that exists."""
+    await system.wait_until_applied(
+        await system.publish([published("customer.upserted.v1", 1, customer=CUSTOMER, owner_id=owner_id(OWNER))])
+    )
+    keys = await _keys(system)
+    owner, admin = _token(OWNER), _token(ADMIN, admin=True)
+    headers = {
+        "no credentials": {},
+        "malformed token": _bearer("a.b.c"),
+        "token of another secret": _bearer(sign("another-secret-that-is-long-enough", owner_id(OWNER), False, HOUR_S)),
+        "expired token": _bearer(_token(OWNER, ttl_s=-1)),
+        "owner": _bearer(owner),
+        "another user": _bearer(_token(OTHER)),
+        "admin": _bearer(admin),
+        **{kind: {"X-API-Key": key} for kind, key in keys.items()},
+        "token and key of the owner": _bearer(owner) | {"X-API-Key": keys["key to read"]},
+        "token and key to operate": _bearer(owner) | {"X-API-Key": keys["key to operate"]},
+        "token and key of two users": _bearer(owner) | {"X-API-Key": keys["another user's key"]},
+        "token and revoked key": _bearer(owner) | {"X-API-Key": keys["revoked key"]},
+    }
+    assert headers.keys() == OWNED.keys()
+    return headers
+
+
+async def _keys(system: System) -> dict[str, str]:
+    connection = await databases.connect(system.database_url, "test")
+
+    async def create(owner: int, *scopes: Scope, admin: bool = False, ttl: timedelta | None = None) -> str:
+        return await api_keys.create(
+            connection, owner_id(owner), is_admin=admin, label="", actor="test", scopes=scopes, ttl=ttl
+        )
+
+    keys = {
+        "key to read": await create(OWNER, "read"),
+        "key to read and operate": await create(OWNER, "read", "operate"),
+        "key to operate": await create(OWNER, "operate"),
+        "another user's key": await create(OTHER, "read"),
+        "admin's key": await create(ADMIN, "read", admin=True),
+        "revoked key": await create(OWNER, "read"),
+        "expired key": await create(OWNER, "read", ttl=timedelta(microseconds=1)),
+    }
+    keys["mistyped key"] = keys["key to read"][:-1] + ("0" if keys["key to read"][-1] != "0" else "1")
+    assert await api_keys.revoke(connection, keys["revoked key"].split("_")[1], actor="test")
+    await connection.close()
+    return keys
+
+
+def _token(owner: int, *, admin: bool = False, ttl_s: int = HOUR_S) -> str:
+    return sign(JWT_SECRET, owner_id(owner), admin, ttl_s)
+
+
+def _bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.mark.parametrize("route", MATRIX)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+async def test_each_kind_of_caller_gets_the_status_of_the_matrix(
+    client: httpx.AsyncClient, callers: dict[str, dict[str, str]], route: str, method: str
+) -> None:
+    expected = PREFLIGHT if method == "OPTIONS" else MATRIX[route]
+    for attempt in ("cold", "warm"):
+        actual = {
+            kind: (await client.request(method, PATHS.get(route, route), headers=headers)).status_code
+            for kind, headers in callers.items()
+        }
+        assert actual == expected, attempt
+
+
+async def test_a_403_names_the_missing_scope(client: httpx.AsyncClient, callers: dict[str, dict[str, str]]) -> None:
+    reply = await client.get(PATHS[LISTING], headers=callers["key to operate"])
+    assert reply.json()["code"] == "insufficient_scope"
+    assert reply.headers["www-authenticate"] == 'Bearer realm="membership", error="insufficient_scope", scope="read"'
