@@ -96,6 +96,9 @@ class Variable(NamedTuple):
     default: str | None
     meaning: str
     secret: bool = False
+    """Whether the value may be in a file, and is never shown."""
+    shown: bool = True
+    """Whether messages show an invalid value; it may contain a password that does not belong there."""
 
     @property
     def name(self) -> str:
@@ -214,7 +217,13 @@ TABLE: tuple[Variable, ...] = (
         "shared secret of HS256 tokens, 32 bytes or more",
         secret=True,
     ),
-    Variable("jwks_url", identity_settings.jwks_url, "", "where the issuer publishes its key set; empty: nowhere"),
+    Variable(
+        "jwks_url",
+        identity_settings.jwks_url,
+        "",
+        "where the issuer publishes its key set; empty: nowhere",
+        shown=False,
+    ),
     Variable("jwks_file", str, "", "a file with a key set; empty: none"),
     Variable(
         "jwks_ca_file", str, "", "authorities that the issuer's certificate is verified with; empty: the public ones"
@@ -379,7 +388,7 @@ def _read(variable: Variable, environment: Mapping[str, str], needed: bool) -> A
     try:
         return variable.parse(text)
     except ValueError as problem:
-        shown = "" if variable.secret else f" ({text!r})"
+        shown = f" ({text!r})" if variable.shown and not variable.secret else ""
         raise ValueError(f"{source}{shown} {problem}.") from None
 
 

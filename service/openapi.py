@@ -110,7 +110,10 @@ _HEADERS: Final = {
     ),
     "X-Request-ID": (_string(), "The id sent with the request, or a generated one. Quote it when you ask for support."),
     "Server-Timing": (_string(), "How many milliseconds the response took, as `total;dur=…`."),
-    "WWW-Authenticate": (_string(), "The authentication scheme that the service accepts."),
+    "WWW-Authenticate": (
+        _string(),
+        "The scheme that the service accepts; for refused credentials also `error` and `error_description` (RFC 6750).",
+    ),
     "Retry-After": (_integer(minimum=0), "Seconds to wait before trying again."),
 }
 
@@ -124,11 +127,17 @@ _LIST_RESPONSES: Final = {
     },
     "400": _problems("bad_request"),
     "401": _problems("unauthenticated", headers=("WWW-Authenticate",)),
+    "403": _problems("insufficient_scope", headers=("WWW-Authenticate",)),
     "404": _problems("customer_not_found", headers=("Membership-Position", "Membership-Parked")),
     "414": _problems("query_too_long"),
     "422": {"headers": _headers()},
     "503": _problems(
-        *_UNAVAILABLE, "page_too_large", "page_memory_busy", "position_not_reached", headers=("Retry-After",)
+        *_UNAVAILABLE,
+        "identity_provider_unavailable",
+        "page_too_large",
+        "page_memory_busy",
+        "position_not_reached",
+        headers=("Retry-After",),
     ),
 }
 

@@ -15,6 +15,7 @@ from projections.model.events import EVENT_TYPES, Reason
 from projections.settings import RESERVED_PREFIXES, TABLE, VARIABLES
 from service import metrics as api_metrics
 from service import routes
+from service.identity.refusals import Refusal
 from service.parameters import SortField
 from service.problems import PROBLEMS
 
@@ -130,6 +131,12 @@ def test_exactly_the_existing_log_events_are_documented() -> None:
     existing = {event for path in modules for event in logged_events(ast.parse(path.read_text(encoding="utf-8")))}
     assert len(documented) == len(set(documented))
     assert set(documented) == existing
+
+
+def test_every_reason_of_a_401_is_documented() -> None:
+    section = page("docs/api.md").partition("### Why a 401")[2].partition("\n## ")[0]
+    first_cells = re.findall(r"^\| (`.+?) \|", section, re.MULTILINE)
+    assert set(re.findall(r"`([a-z_]+)`", " ".join(first_cells))) == {refusal.code for refusal in Refusal}
 
 
 def test_every_route_and_sort_field_is_documented() -> None:

@@ -17,10 +17,10 @@ GRACE_S = click.IntRange(0, 30 * 86_400)
 @ADMIN
 @click.option("--ttl", "ttl_s", default=3600, show_default=True, type=click.IntRange(1), help="Seconds it is valid.")
 def token(user_id: object, is_admin: bool, ttl_s: int) -> None:
-    """Print a development token, a JWT signed with the configured secret."""
-    from ops.token import sign  # noqa: PLC0415
+    """Print a development token, a JWT signed with the configured secret, with the configured claims."""
+    from ops.token import sign_for  # noqa: PLC0415
 
-    print(sign(operator_settings("jwt_secret").jwt_secret, str(user_id), is_admin, ttl_s))
+    print(sign_for(operator_settings("jwt_secret"), str(user_id), is_admin, ttl_s))
 
 
 @cli.command("owner-id")

@@ -287,6 +287,22 @@ async def test_claims_as_auth0_sends_them(scenario: Scenario, tmp_path: Path) ->
     assert await statuses(scenario, tmp_path, AUTH0, owner, cases) == [200, 404, 200, 401]
 
 
+async def test_a_development_token_has_the_configured_claims(scenario: Scenario, tmp_path: Path) -> None:
+    settings = KEYCLOAK | {"MEMBERSHIP_JWT_USER_CLAIM": "realm_access.id"}
+    customer = scenario.customer(owner_id=owner_id(7))
+    await scenario.publish_and_wait()
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in settings.items():
+            environment.setenv(name, value)
+        async with another_api(scenario.system, tmp_path) as client:
+            for arguments, status in (((7,), 200), ((8,), 404), ((8, "--admin"), 200)):
+                user, *options = arguments
+                command = ("token", "--user", owner_id(int(user)), *map(str, options))
+                token = (await membership(scenario.system.environment, *command)).out.strip()
+                reply = await client.get(path_of(customer), headers=as_bearer(token))
+                assert reply.status_code == status, arguments
+
+
 async def test_several_issuers_are_accepted_during_a_change(scenario: Scenario, tmp_path: Path) -> None:
     settings = {
         "MEMBERSHIP_JWT_ISSUER": "https://old.example, https://new.example",
