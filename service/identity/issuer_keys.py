@@ -22,8 +22,9 @@ from service.identity import key_set
 from service.identity.key_set import KeySet, KeySetInvalid, VerificationKey
 from service.identity.key_sources import FileSource, KeySetUnavailable, KeySource, UrlSource, authorities
 
-REFRESH_EVERY_S: Final = 27.0
-"""Between two reads. A key that the issuer removes is refused, and a new one known, within 30 s."""
+REFRESH_EVERY_S: Final = 25.0
+"""From the end of one read to the next, which takes FETCH_DEADLINE_S at most: a key that the issuer adds is known, and
+one that it removes is refused, within 30 s."""
 RETRY_EVERY_S: Final = 3.0
 """Between two reads while no key is known yet."""
 UNKNOWN_KEY_PAUSE_S: Final = 30.0

@@ -81,7 +81,11 @@ class FileSource:
 
     async def read(self) -> bytes:
         """Return the document, read in a thread: the file may be on a network."""
-        return await asyncio.to_thread(self.read_now)
+        try:
+            async with asyncio.timeout(FETCH_DEADLINE_S):
+                return await asyncio.to_thread(self.read_now)
+        except TimeoutError as problem:
+            raise KeySetUnavailable(f"the file cannot be read: {error_text(problem)}") from problem
 
     def read_now(self) -> bytes:
         """Return the document."""

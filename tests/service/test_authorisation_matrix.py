@@ -72,7 +72,7 @@ PATHS: Final = {
 def routes() -> dict[str, set[str]]:
     """Return the methods of each path, from the application's own routing table."""
     environment = {"MEMBERSHIP_DATABASE_URL": "postgresql://nowhere/x", "MEMBERSHIP_JWT_SECRET": JWT_SECRET}
-    app = cast("Litestar", create_app(load({"database_url", IDENTITY}, environment))._app)
+    app = cast("Litestar", create_app(load({"database_url", IDENTITY}, environment)).asgi._app)
     return {route.path_format: set(getattr(route, "methods", ())) for route in app.routes}
 
 
