@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-import asyncpg
 import structlog
 from litestar import Litestar, Request, Response
 from litestar.config.cors import CORSConfig
@@ -239,7 +238,6 @@ _EXCEPTIONS: Final[dict[Any, Any]] = {
     PageTooLarge: _problem("page_too_large"),
     PageMemoryBusy: _problem("page_memory_busy"),
     **dict.fromkeys(reads.GENERATION_GONE, _problem("not_ready")),
-    asyncpg.UndefinedColumnError: _problem("not_ready"),  # a database of an older release
     **dict.fromkeys(UNAVAILABLE, _unavailable),
     NotFoundException: _problem("route_not_found"),
     MethodNotAllowedException: _problem("method_not_allowed"),

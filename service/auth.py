@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from projections import api_keys
 from projections.api_keys import Holder, Invalidity, Scope
+from projections.errors import DatabaseNotMigrated
 from projections.log_once import LogOnce
 from projections.settings import Settings
 from projections.store.database import UNAVAILABLE, ReadPool
@@ -147,7 +148,10 @@ class Authenticator:
     async def _look_up(self, key: str) -> tuple[Principal, float]:
         """Return the principal of a key, and until when (monotonic) it may be cached."""
         looked_up_at = time.monotonic()
-        found = await api_keys.find(self._pool, key)
+        try:
+            found = await api_keys.find(self._pool, key)
+        except asyncpg.UndefinedColumnError as problem:
+            raise DatabaseNotMigrated(["the scopes of API keys"]) from problem
         if not isinstance(found, Holder):
             raise Unauthenticated(_KEY_REFUSALS[found])
         cached_s = API_KEY_CACHED_S if found.valid_s is None else min(API_KEY_CACHED_S, found.valid_s)

@@ -26,7 +26,7 @@ REFRESH_EVERY_S: Final = 25.0
 """From the end of one read to the next, which takes FETCH_DEADLINE_S at most: a key that the issuer adds is known, and
 one that it removes is refused, within 30 s."""
 RETRY_EVERY_S: Final = 3.0
-"""Between two reads while no key is known yet."""
+"""Between two reads while the keys of a source are not known."""
 UNKNOWN_KEY_PAUSE_S: Final = 30.0
 """After a read that a token's unknown key id caused, before the next such read."""
 UNKNOWN_KEY_WAIT_S: Final = 2.0
@@ -75,10 +75,17 @@ class IssuerKeys:
         """Whether there is a source at all."""
         return bool(self._known)
 
+    @property
+    def complete(self) -> bool:
+        """Whether the keys of every source are known; before its first read, or long after the last, they are not."""
+        return all(self._is_valid(known) for known in self._known)
+
     def current(self) -> list[VerificationKey]:
-        """Return the keys that are valid now; none before the first read, or when all were read too long ago."""
-        now = time.monotonic()
-        return [key for known in self._known if now - known.read_at < self._stale_max_s for key in known.key_set.keys]
+        """Return the keys that are valid now, of the sources whose keys are known."""
+        return [key for known in self._known if self._is_valid(known) for key in known.key_set.keys]
+
+    def _is_valid(self, known: _KnownKeys) -> bool:
+        return time.monotonic() - known.read_at < self._stale_max_s
 
     async def wait_for_first_read(self) -> None:
         """Wait until every source was read once, or failed, but not for long."""
@@ -105,7 +112,7 @@ class IssuerKeys:
             self._announce()
             read, self._read = self._read, asyncio.Event()
             read.set()
-            await self._wait(self._requested, self._refresh_every_s if self.current() else RETRY_EVERY_S)
+            await self._wait(self._requested, self._refresh_every_s if self.complete else RETRY_EVERY_S)
 
     async def close(self) -> None:
         """Close all sources."""

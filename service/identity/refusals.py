@@ -67,4 +67,4 @@ class ScopeMissing(Exception):
 
 
 class IdentityProviderUnavailable(Exception):
-    """A token cannot be judged: the issuer's keys were never read, or not for too long."""
+    """A token cannot be judged: its key may be among those that were never read, or not for too long."""

@@ -2,7 +2,7 @@
 
 The token's header only selects among keys that are known, and the algorithm must be one of the selected key's own.
 Header parameters that bring or name a key (`jwk`, `jku`, `x5c`, `x5u`), and `crit`, are refused.
-Fails: `Unauthenticated` with the reason; `IdentityProviderUnavailable` if the issuer's keys were never read.
+Fails: `Unauthenticated` with the reason; `IdentityProviderUnavailable` if the key may be one that could not be read.
 """
 
 import json
@@ -73,11 +73,13 @@ class TokenVerifier:
         if not found and not self._is_known(kid):
             await self._issuer_keys.refresh_for_unknown_key()
             found = select(self._issuer_keys.current(), algorithm, kid)
-        if not self._issuer_keys.current():
-            raise IdentityProviderUnavailable
-        if not found:
-            raise Unauthenticated(Refusal.ALGORITHM_REFUSED if self._is_known(kid) else Refusal.KEY_UNKNOWN)
-        return [key.key for key in found]
+        if found:
+            return [key.key for key in found]
+        if self._is_known(kid):
+            raise Unauthenticated(Refusal.ALGORITHM_REFUSED)
+        if not self._issuer_keys.complete:
+            raise IdentityProviderUnavailable  # the key may be among those that are not known
+        raise Unauthenticated(Refusal.KEY_UNKNOWN)
 
     def _is_known(self, kid: str | None) -> bool:
         return kid is not None and any(key.kid == kid for key in self._issuer_keys.current())

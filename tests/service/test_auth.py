@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from projections import api_keys
+from projections.errors import DatabaseNotMigrated
 from projections.settings import load
 from projections.store import database as databases
 from service.auth import CREDENTIAL_BYTES_MAX, Authenticator
@@ -477,6 +478,18 @@ async def test_a_use_that_cannot_be_recorded_is_logged_once(system: System, caps
         await authenticator.principal([], [key])  # still cached
         await authenticator.write_uses()
     assert capsys.readouterr().out.count("api_key_use_not_recorded") == 1
+
+
+async def test_a_key_is_not_judged_by_a_database_of_an_older_release(system: System) -> None:
+    key = await a_key(system, 1)
+    authenticator, pool = await in_process(system)
+    await system.fetch("ALTER TABLE control.api_key RENAME COLUMN scopes TO later")
+    try:
+        with pytest.raises(DatabaseNotMigrated):
+            await authenticator.principal([], [key])
+    finally:
+        await system.fetch("ALTER TABLE control.api_key RENAME COLUMN later TO scopes")
+        await pool.close()
 
 
 async def test_a_key_is_refused_once_it_has_expired_although_cached(scenario: Scenario, system: System) -> None:

@@ -144,6 +144,17 @@ async def test_without_any_key_a_token_is_not_judged() -> None:
         assert caught.value.refusal is Refusal.TOKEN_MALFORMED
 
 
+async def test_a_key_of_an_unread_source_may_exist_so_it_is_not_refused(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"keys": [public(KEYS["RS256"], "file")]}), encoding="utf-8")
+    unreachable = UrlSource(f"http://127.0.0.1:{free_port()}/jwks", PUBLIC)
+    async with following(FileSource(str(file)), unreachable) as keys:
+        verify = verifier(keys).verify
+        assert (await verify(f"Bearer {signed(KEYS['RS256'], {'alg': 'RS256', 'kid': 'file'})}")).is_admin
+        with pytest.raises(IdentityProviderUnavailable):
+            await verify(f"Bearer {signed(TEST_KEY, {'alg': 'ES256', 'kid': 'first'})}")
+
+
 async def test_a_file_and_a_url_are_used_together_and_a_file_again(issuer: Issuer, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"keys": [public(KEYS["RS256"], "file")]}), encoding="utf-8")
