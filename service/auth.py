@@ -33,7 +33,7 @@ CREDENTIAL_BYTES_MAX: Final = 8_192
 """A longer header value is rejected unread: real tokens are shorter, and hashing and decoding take time per byte."""
 USES_WRITTEN_EVERY_S: Final = 30.0
 """How late the last use of an API key may be recorded; it is kept by the hour."""
-USES_WRITE_LIMIT_S: Final = 1.0
+USES_WRITE_LIMIT_S: Final = 0.5
 """How long one write may take; the last one delays the end of the process."""
 USES_MAX: Final = 10_000
 """API keys whose use is not recorded yet; the use of further ones is recorded after the next write."""

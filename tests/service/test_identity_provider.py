@@ -327,7 +327,8 @@ async def test_several_issuers_are_accepted_during_a_change(scenario: Scenario, 
     ],
 )
 async def test_a_wrong_identity_setting_ends_serve_with_code_2(system: System, name: str, value: str) -> None:
-    ended = await membership(system.environment | {name: value}, "serve")
+    environment = system.environment | {name: value, "MEMBERSHIP_HTTP_PORT": str(free_port())}
+    ended = await membership(environment, "serve")
     assert ended.code == 2
     assert name in ended.err
     assert len(ended.err.strip().splitlines()) == 2, ended.err
