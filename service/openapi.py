@@ -229,6 +229,7 @@ _HISTORY: Final = {
         },
         "400": _problems("bad_request"),
         "401": _problems("unauthenticated", headers=("WWW-Authenticate",)),
+        "403": _problems("insufficient_scope", headers=("WWW-Authenticate",)),
         "404": _problems("membership_not_found", headers=("Membership-Position", "Membership-Parked")),
         "414": _problems("query_too_long"),
         "422": {
@@ -238,6 +239,7 @@ _HISTORY: Final = {
         },
         "503": _problems(
             *_UNAVAILABLE,
+            "identity_provider_unavailable",
             "position_not_reached",
             "broker_unavailable",
             "broker_not_configured",

@@ -17,13 +17,13 @@ from projections.api_keys import Scope
 from projections.settings import IDENTITY, load
 from projections.store import database as databases
 from service.app import create_app
-from tests.support.builders import customer_id, owner_id, published
+from tests.support.builders import campaign_id, customer_id, owner_id, published
 from tests.support.processes import JWT_SECRET, System
 
 Access = Mapping[str, int]
 """Kind of caller → status."""
 OWNER, OTHER, ADMIN = 1, 2, 3
-CUSTOMER = 1
+CUSTOMER, CAMPAIGN = 1, 1
 HOUR_S = 3600
 
 OWNED: Final[Access] = {
@@ -53,8 +53,10 @@ PREFLIGHT: Final[Access] = dict.fromkeys(OWNED, 204)
 """OPTIONS, which only lists methods."""
 
 LISTING: Final = "/customers/{customer_id:str}/campaigns"
+HISTORY: Final = "/customers/{customer_id:str}/campaigns/{campaign_id:str}/history"
 MATRIX: Final[dict[str, Access]] = {
     LISTING: OWNED,
+    HISTORY: OWNED,
     "/health/live": PUBLIC,
     "/health/ready": PUBLIC,
     "/metrics": PUBLIC,
@@ -64,6 +66,7 @@ MATRIX: Final[dict[str, Access]] = {
 }
 PATHS: Final = {
     LISTING: f"/customers/{customer_id(CUSTOMER)}/campaigns",
+    HISTORY: f"/customers/{customer_id(CUSTOMER)}/campaigns/{campaign_id(CAMPAIGN)}/history",
     "/docs/assets/{name:path}": "/docs/assets/docs.js",
 }
 """A path of each route that has parameters."""
@@ -88,10 +91,13 @@ def _format(path: str) -> str:
 
 @pytest.fixture(scope="module")
 async def callers(system: System) -> dict[str, dict[str, str]]:
-    """The headers of every kind of caller, for a customer of OWNER that exists."""
-    await system.wait_until_applied(
-        await system.publish([published("customer.upserted.v1", 1, customer=CUSTOMER, owner_id=owner_id(OWNER))])
-    )
+    """The headers of every kind of caller, for a customer and a campaign of OWNER."""
+    events = [
+        published("customer.upserted.v1", 1, customer=CUSTOMER, owner_id=owner_id(OWNER)),
+        published("campaign.upserted.v1", 1, campaign=CAMPAIGN, owner_id=owner_id(OWNER)),
+        published("target.enrolled.v1", 1, customer=CUSTOMER, campaign=CAMPAIGN),
+    ]
+    await system.wait_until_applied(await system.publish(events))
     keys = await _keys(system)
     owner, admin = _token(OWNER), _token(ADMIN, admin=True)
     headers = {
