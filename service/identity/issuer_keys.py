@@ -136,8 +136,11 @@ class IssuerKeys:
             return
         self._announced = keys
         self.on_change()
-        ignored = [reason for known in self._known for reason in known.key_set.ignored]
-        (log.info if keys else log.warning)("issuer_keys_changed", keys=len(keys), ignored=ignored)
+        if keys:
+            ignored = [reason for known in self._known for reason in known.key_set.ignored]
+            log.info("issuer_keys_changed", keys=len(keys), ignored=ignored)
+        else:
+            log.warning("issuer_keys_expired")
 
     @staticmethod
     async def _wait(event: asyncio.Event, limit_s: float) -> None:
