@@ -175,13 +175,13 @@ async def test_the_cache_never_serves_another_callers_response(own_system: Syste
         assert (await own_system.get(path, token=mine)).status_code == 200
         assert (await own_system.get(path, token=other)).status_code == 404
         assert (await own_system.get(path, token="nonsense")).status_code == 401
-    short = sign(own_system.jwt_secret, owner_id(1), admin=False, ttl_s=1)
+    short = sign(own_system.jwt_secret, owner_id(1), admin=False, ttl_s=4)
     assert (await own_system.get(path, token=short)).status_code == 200
 
     async def expired() -> bool:
         return (await own_system.get(path, token=short)).status_code == 401
 
-    await eventually(expired, "the token has expired for the cached response too", deadline_s=5)
+    await eventually(expired, "the token has expired for the cached response too", deadline_s=10)
 
 
 async def test_a_repair_and_a_lost_listener_invalidate_the_cache(own_system: System) -> None:
