@@ -64,10 +64,8 @@ class CachedPage(Struct, gc=False, eq=False):
     position: int
     """The position of the snapshot that the page was read from."""
     size: int
-    identity: Representation | None = None
-    """The last representation without compression."""
-    gzipped: Representation | None = None
-    """The last representation with gzip."""
+    responses: tuple[Representation, ...] = ()
+    """The last responses made of the page, one for each content coding, all of the same revision."""
     responses_bytes: int = 0
     cached: bool = True
     too_large: bool = False
@@ -230,15 +228,15 @@ class Cache:
         self._evict()
         self._on_progress()
 
-    def keep_response(self, page: CachedPage, response: Representation, *, gzip: bool) -> None:
+    def keep_response(self, page: CachedPage, response: Representation) -> None:
         """Keep a response made of a cached page, until one of its cards changes."""
         if not page.cached:
             return
-        if gzip:
-            page.gzipped = response
-        else:
-            page.identity = response
-        size = sum(len(kept.body) + RESPONSE_OVERHEAD_BYTES for kept in (page.identity, page.gzipped) if kept)
+        others = [
+            kept for kept in page.responses if kept.revision == response.revision and kept.coding != response.coding
+        ]
+        page.responses = (*others, response)
+        size = sum(len(kept.body) + RESPONSE_OVERHEAD_BYTES for kept in page.responses)
         self._responses_bytes += size - page.responses_bytes
         page.responses_bytes = size
         self._with_responses[page] = None
@@ -289,7 +287,7 @@ class Cache:
     def _drop_responses(self, page: CachedPage) -> None:
         self._with_responses.pop(page, None)
         self._responses_bytes -= page.responses_bytes
-        page.identity = page.gzipped = None
+        page.responses = ()
         page.responses_bytes = 0
 
     def _remove(self, key: str) -> None:

@@ -4,6 +4,7 @@ from typing import Final, NamedTuple
 
 from service import pydantic_compat
 from service.cache import Cache, CachedPage
+from service.content_codings import ContentCoding
 from service.read_model.reads import UNRESERVED_BYTES_MAX
 from service.representation import Representation, page_form, represent
 
@@ -12,11 +13,11 @@ PATH_SUFFIX: Final = "/campaigns"
 
 
 class Target(NamedTuple):
-    """What a request asks for: path and query as sent, and whether the caller accepts gzip."""
+    """What a request asks for: path and query as sent, and the coding negotiated with the caller."""
 
     path: str
     query: bytes
-    gzip_accepted: bool
+    coding: ContentCoding | None
 
 
 def cached_response(cache: Cache, page: CachedPage, target: Target, *, keep: bool) -> Representation | None:
@@ -29,10 +30,10 @@ def cached_response(cache: Cache, page: CachedPage, target: Target, *, keep: boo
     revision = 0
     for card in page.cards:
         revision += card.revision
-    kept = page.gzipped if target.gzip_accepted else page.identity
-    if kept is not None and kept.revision == revision:
-        cache.touch_response(page)
-        return kept
+    for kept in page.responses:
+        if kept.revision == revision and kept.suits(target.coding):
+            cache.touch_response(page)
+            return kept
     items = [card.json for card in page.cards]
     if sum(map(len, items)) > UNRESERVED_BYTES_MAX:
         cache.mark_too_large(page)
@@ -43,9 +44,9 @@ def cached_response(cache: Cache, page: CachedPage, target: Target, *, keep: boo
         page.content,
         items,
         [card.digest for card in page.cards],
-        gzip_accepted=target.gzip_accepted,
+        coding=target.coding,
         revision=revision,
     )
     if keep:
-        cache.keep_response(page, made, gzip=target.gzip_accepted)
+        cache.keep_response(page, made)
     return made

@@ -19,9 +19,10 @@ from service.access_log import Facts
 from service.auth import Authenticator, Principal
 from service.cache import Cache, key_of
 from service.cached_responses import PATH_PREFIX, PATH_SUFFIX, Target, cached_response
+from service.content_codings import negotiated_coding
 from service.read_model.admission import Admission
 from service.read_model.liveness import Liveness
-from service.representation import RawResponse, accepts_gzip, respond
+from service.representation import RawResponse, respond
 
 _BYPASS_HEADERS: Final = frozenset((b"x-api-key", b"prefer", b"origin", b"membership-min-position"))
 """A request with one of these headers needs more than a cache lookup."""
@@ -55,9 +56,8 @@ class FastPath:
         page = self._cache.get(key_of(principal.scope, path, query))
         if page is None:
             return None
-        accepted = headers.get(b"accept-encoding")
-        target = Target(path, query, accepted is not None and accepts_gzip(accepted.decode("latin-1")))
-        representation = cached_response(self._cache, page, target, keep=True)
+        coding = negotiated_coding(headers.get(b"accept-encoding", b"").decode("latin-1"))
+        representation = cached_response(self._cache, page, Target(path, query, coding), keep=True)
         if representation is None:
             return None
         _HITS.inc()

@@ -17,6 +17,7 @@ from service.auth import Authenticator, Principal
 from service.cache import ANY_CAMPAIGN, ANY_DEFINITION, Cache, CachedPage, PageRead, key_of
 from service.cached_responses import Target, cached_response
 from service.cards import NOT_CACHED, digest
+from service.content_codings import negotiated_coding, negotiated_coding_in_parts
 from service.page_reader import (
     TAMPERED_CURSOR,
     CustomerNotFound,
@@ -33,7 +34,6 @@ from service.read_model.admission import caller
 from service.representation import (
     RawResponse,
     Representation,
-    accepts_gzip,
     page_content,
     page_form,
     position_headers,
@@ -193,12 +193,10 @@ class ListCampaigns:
                 page.position,
                 if_none_match=read.call.if_none_match,
                 parked=page.parked,
-                gzip_accepted=target.gzip_accepted,
+                coding=negotiated_coding_in_parts(read.call.accept_encoding),
                 release=found.reservation.release,
             )
-        represented = represent(
-            customer_id, form, content, page.cards, map(digest, page.cards), gzip_accepted=target.gzip_accepted
-        )
+        represented = represent(customer_id, form, content, page.cards, map(digest, page.cards), coding=target.coding)
         return respond(represented, page.position, read.call.if_none_match, page.parked)
 
 
@@ -218,7 +216,7 @@ class Read(NamedTuple):
     @property
     def target(self) -> Target:
         """What is asked for, in which coding."""
-        return Target(self.call.path, self.call.query, accepts_gzip(self.call.accept_encoding))
+        return Target(self.call.path, self.call.query, negotiated_coding(self.call.accept_encoding))
 
 
 def campaign_id_of(card: bytes) -> str:

@@ -31,6 +31,7 @@ from projections.store.membership_history import (
 )
 from service import history_parameters, paging
 from service.auth import Authenticator, Principal
+from service.content_codings import negotiated_coding
 from service.freshness import Freshness, NotReady
 from service.history_parameters import HistoryRequest
 from service.page_reader import FOREIGN_CURSOR, SWITCHES_MAX, TAMPERED_CURSOR, wait_s
@@ -40,7 +41,7 @@ from service.problems import problem_reply, unprocessable
 from service.rate_limited_log import RateLimitedLog
 from service.read_model import reads
 from service.read_model.admission import Admission, Overloaded
-from service.representation import RawResponse, accepts_gzip, position_headers, represent_body, respond
+from service.representation import RawResponse, position_headers, represent_body, respond
 
 HISTORIES_MAX: Final = 8
 """Histories that a process reads at the same time: each takes milliseconds, but may buffer 4 MB of large events."""
@@ -199,9 +200,8 @@ class MembershipHistory:
             cursor = Cursor(FORM, fingerprint(request, principal), str(page[-1].position), request.campaign_id)
             next_cursor = paging.write_cursor(cursor, await self._signing_key())
         position = live.checkpoint.position
-        represented = represent_body(
-            answer(state, history, page, request.limit, next_cursor), gzip_accepted=accepts_gzip(call.accept_encoding)
-        )
+        body = answer(state, history, page, request.limit, next_cursor)
+        represented = represent_body(body, negotiated_coding(call.accept_encoding))
         return respond(represented, position, call.if_none_match, live.parked)
 
 

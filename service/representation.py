@@ -1,12 +1,10 @@
-"""Representations of a page: body, entity tag, compression, headers, and the response to one caller made of them.
+"""Representations of a page: body, entity tag, headers, and the response to one caller made of them.
 
-Source: RFC 9110 for representations, validators and content negotiation.
+Source: RFC 9110 for representations and validators.
 """
 
 import asyncio
-import gzip
 import hashlib
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -19,16 +17,10 @@ from msgspec import Struct
 
 from service import paging
 from service.cards import digest
+from service.content_codings import COMPRESS_BYTES_MIN, CodingInParts, ContentCoding, GzipParts, compress
 from service.parameters import ListRequest, parse, query_pairs
 from service.read_model.reads import Page
 
-COMPRESS_BYTES_MIN: Final = 1_000
-"""Smaller bodies fit one network packet; compression gains nothing."""
-GZIP_LEVEL: Final = 4
-GZIP_FORMAT: Final = 31
-"""zlib's `wbits` for the largest window and a gzip header without a time."""
-ACCEPT_ENCODING_CHARS_MAX: Final = 500
-"""Browsers send about 30. A longer value is not parsed, because results are cached; its response is not compressed."""
 SEND_MAX_S: Final = 60.0
 """Limit on sending a large page, whose memory other requests wait for; 50 MB take that long at 7 Mbit/s."""
 STALL_MAX_S: Final = 3.0
@@ -53,6 +45,11 @@ class Representation(Struct, frozen=True, gc=False):
     """Headers that describe the body, sent with 200 only."""
     revision: int = 0
     """The sum of the revisions of the cards in the body: revisions only grow, so an equal sum means equal cards."""
+    coding: ContentCoding | None = None
+
+    def suits(self, coding: ContentCoding | None) -> bool:
+        """Return whether it is what a caller gets who negotiated `coding`: small bodies are never compressed."""
+        return self.coding == coding or (self.coding is None and len(self.body) < COMPRESS_BYTES_MIN)
 
 
 class PageContent(Struct, frozen=True, gc=False):
@@ -104,7 +101,7 @@ class LargeResponse(RawResponse, frozen=True, gc=False):
     """A response sent in parts, which are never joined; its memory is released when it has been sent."""
 
     parts: list[bytes]
-    compressed: bool
+    coding: CodingInParts | None
     release: Callable[[], None]
 
     async def send(self, send: Send, *added: Header) -> None:
@@ -120,7 +117,7 @@ class LargeResponse(RawResponse, frozen=True, gc=False):
 
     async def _send_parts(self, send: Send, added: tuple[Header, ...]) -> None:
         await send(_start(self, added))
-        compressor = GzipParts() if self.compressed else None
+        compressor = None if self.coding is None else GzipParts()
         self.parts.reverse()  # each part is freed as soon as it has been sent
         while self.parts:
             part = self.parts.pop()
@@ -138,21 +135,6 @@ def _stalling(send: Send) -> Send:
             await send(message)
 
     return send_in_time
-
-
-class GzipParts:
-    """Compresses a body that comes in parts; may be called from another thread, one call at a time."""
-
-    def __init__(self) -> None:
-        self._compressor = zlib.compressobj(GZIP_LEVEL, wbits=GZIP_FORMAT)
-
-    def add(self, part: bytes) -> bytes:
-        """Return the compressed bytes that are ready, possibly none."""
-        return self._compressor.compress(part)
-
-    def end(self) -> bytes:
-        """Return the remaining bytes."""
-        return self._compressor.flush()
 
 
 def page_form(query: bytes) -> PageForm:
@@ -178,26 +160,24 @@ def represent(
     items: Sequence[bytes],
     digests: Iterable[bytes],
     *,
-    gzip_accepted: bool,
+    coding: ContentCoding | None,
     revision: int = 0,
 ) -> Representation:
-    """Return a page's representation for a caller who accepts gzip or not. `digests` are those of the items."""
+    """Return a page's representation for a caller who negotiated `coding`. `digests` are those of the items."""
     tail = _tail(form, content)
     body = b"".join((_HEAD, b",".join(items), tail))
-    compressed = gzip_accepted and len(body) >= COMPRESS_BYTES_MIN
-    tag = _entity_tag(digests, tail, compressed=compressed)
-    sent = gzip.compress(body, GZIP_LEVEL, mtime=0) if compressed else body
+    sent, applied = _encoded(body, coding)
+    tag = _entity_tag(digests, tail, applied)
     link = paging.links(form.kept_parameters, form.request, customer_id, content.total, content.next_cursor)
-    validators, headers = _validator_headers(tag, link), _content_headers(len(sent), compressed=compressed)
-    return Representation(sent, tag, validators, headers, revision)
+    validators, headers = _validator_headers(tag, link), _content_headers(len(sent), applied)
+    return Representation(sent, tag, validators, headers, revision, applied)
 
 
-def represent_body(body: bytes, *, gzip_accepted: bool) -> Representation:
-    """Return the representation of a complete body for a caller who accepts gzip or not."""
-    compressed = gzip_accepted and len(body) >= COMPRESS_BYTES_MIN
-    tag = _entity_tag((), body, compressed=compressed)
-    sent = gzip.compress(body, GZIP_LEVEL, mtime=0) if compressed else body
-    return Representation(sent, tag, _validator_headers(tag, ""), _content_headers(len(sent), compressed=compressed))
+def represent_body(body: bytes, coding: ContentCoding | None) -> Representation:
+    """Return the representation of a complete body for a caller who negotiated `coding`."""
+    sent, applied = _encoded(body, coding)
+    tag = _entity_tag((), body, applied)
+    return Representation(sent, tag, _validator_headers(tag, ""), _content_headers(len(sent), applied), coding=applied)
 
 
 async def respond_large(
@@ -209,7 +189,7 @@ async def respond_large(
     *,
     if_none_match: str,
     parked: str | None,
-    gzip_accepted: bool,
+    coding: CodingInParts | None,
     release: Callable[[], None],
 ) -> RawResponse:
     """Return the response for a large page. Calls `release` when it has been sent, or at once for a 304."""
@@ -219,16 +199,16 @@ async def respond_large(
     except BaseException:
         release()
         raise
-    tag = _entity_tag(digests, tail, compressed=gzip_accepted)
+    tag = _entity_tag(digests, tail, coding)
     parts = [_HEAD, *[part for item in items for part in (b",", item)][1:], tail]
-    length = None if gzip_accepted else sum(map(len, parts))
+    length = sum(map(len, parts)) if coding is None else None
     link = paging.links(form.kept_parameters, form.request, customer_id, content.total, content.next_cursor)
-    headers = _validator_headers(tag, link), _content_headers(length, compressed=gzip_accepted)
+    headers = _validator_headers(tag, link), _content_headers(length, coding)
     response = respond(Representation(b"", tag, *headers), position, if_none_match, parked)
     if response.status == HTTP_304_NOT_MODIFIED:
         release()
         return response
-    return LargeResponse(response.status, response.headers, b"", parts, gzip_accepted, release)
+    return LargeResponse(response.status, response.headers, b"", parts, coding, release)
 
 
 def respond(
@@ -254,30 +234,6 @@ def is_current(tag: str, if_none_match: str) -> bool:
     return any(candidate.strip().removeprefix("W/") == tag for candidate in if_none_match.split(","))
 
 
-def accepts_gzip(accept_encoding: str) -> bool:
-    """Return whether gzip may be sent (RFC 9110, 12.5.3): named, or by `*`, and not with a weight of zero."""
-    return len(accept_encoding) <= ACCEPT_ENCODING_CHARS_MAX and _accepts_gzip(accept_encoding)
-
-
-@lru_cache(maxsize=1_000)
-def _accepts_gzip(accept_encoding: str) -> bool:
-    weights: dict[str, float] = {}
-    for part in accept_encoding.lower().split(","):
-        coding, _, parameters = part.partition(";")
-        weights[coding.strip()] = _weight(parameters)
-    return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
-
-
-def _weight(parameters: str) -> float:
-    name, _, value = parameters.partition("=")
-    if name.strip() != "q":
-        return 1.0
-    try:
-        return float(value)
-    except ValueError:
-        return 0.0
-
-
 def _page_form(query: bytes) -> PageForm:
     pairs = query_pairs(query)
     request = parse(_ANY_CUSTOMER, pairs, None)
@@ -299,10 +255,17 @@ def _tail(form: PageForm, content: PageContent) -> bytes:
     return b'%b,"query":%b%b}' % (meta, form.query_json, aggregations)
 
 
-def _entity_tag(digests: Iterable[bytes], tail: bytes, *, compressed: bool) -> str:
+def _encoded(body: bytes, coding: ContentCoding | None) -> tuple[bytes, ContentCoding | None]:
+    """Return the body as it is sent, and the coding that was applied."""
+    if coding is None or len(body) < COMPRESS_BYTES_MIN:
+        return body, None
+    return compress(body, coding), coding
+
+
+def _entity_tag(digests: Iterable[bytes], tail: bytes, coding: ContentCoding | None) -> str:
     """Return the strong tag of a body made of items with these digests; each content coding has a tag of its own."""
     tag = hashlib.blake2b(b"".join((*digests, tail)), digest_size=16).hexdigest()
-    return f'"{tag}-gzip"' if compressed else f'"{tag}"'
+    return f'"{tag}"' if coding is None else f'"{tag}-{coding}"'
 
 
 def _query(request: ListRequest, sort: Mapping[str, str]) -> dict[str, Any]:
@@ -319,10 +282,11 @@ def _validator_headers(tag: str, link: str) -> tuple[Header, ...]:
     return (b"etag", tag.encode()), *([(b"link", link.encode())] if link else [])
 
 
-def _content_headers(length: int | None, *, compressed: bool) -> tuple[Header, ...]:
+def _content_headers(length: int | None, coding: ContentCoding | None) -> tuple[Header, ...]:
     """Return the body's headers; its length is unknown while it is compressed as it is sent."""
     known = [] if length is None else [(b"content-length", b"%d" % length)]
-    return (b"content-type", b"application/json"), *known, *([(b"content-encoding", b"gzip")] if compressed else [])
+    applied = [] if coding is None else [(b"content-encoding", coding.encode())]
+    return (b"content-type", b"application/json"), *known, *applied
 
 
 def _start(response: RawResponse, added: tuple[Header, ...]) -> Any:  # noqa: ANN401 - Litestar's message types are narrower

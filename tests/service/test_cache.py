@@ -8,16 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from projections.store.notices import campaign_tag
-from service.cache import ANY_CAMPAIGN, ANY_DEFINITION, Cache, CachedPage, PageRead, key_of
+from service.cache import ANY_CAMPAIGN, ANY_DEFINITION, RESPONSE_OVERHEAD_BYTES, Cache, CachedPage, PageRead, key_of
+from service.cached_responses import Target, cached_response
 from service.cards import CARD_BYTES_MAX, CARD_OVERHEAD_BYTES, NOT_CACHED
+from service.content_codings import COMPRESS_BYTES_MIN, ContentCoding
 from service.representation import PageContent, Representation
 
 CAMPAIGNS = tuple(f"00000000-0000-4000-8000-{number:012x}" for number in range(3))
 TAGS = ("c1", "c2", *map(campaign_tag, CAMPAIGNS), *(f"d{campaign[-12:]}" for campaign in CAMPAIGNS))
 
 
+def path(number: int) -> str:
+    return f"/customers/00000000-0000-4000-8000-{number:012x}/campaigns"
+
+
 def key(number: int) -> str:
-    return key_of(None, f"/customers/{number}/campaigns", b"")
+    return key_of(None, path(number), b"")
 
 
 def page_at(position: int, *tags: str, campaigns: Sequence[str] = ()) -> PageRead:
@@ -50,9 +56,9 @@ class Process:
         return max((at for at, tags in commits if tag in tags or (tag[1] == "*" and _has(tags, tag[0]))), default=0)
 
     def json(self, campaign: str, at: int) -> bytes | None:
-        """The campaign's card at a position; sometimes too large."""
+        """The campaign's card at a position; two of them are worth compressing, and some are too large."""
         changed = self.last_change(campaign_tag(campaign), at)
-        return None if changed % 7 == 6 else b"%d" % changed
+        return None if changed % 7 == 6 else b"%0500d" % changed
 
     def commit(self, tags: frozenset[str]) -> None:
         definitions = {tag for tag in tags if tag[0] == "d"}
@@ -105,6 +111,17 @@ class Process:
         self.notified = len(self.commits)
         self.cache.enable(self.notified)
 
+    def respond(self, number: int, coding: ContentCoding | None) -> None:
+        """Serve a cached page, as the fast path does: what is kept is what would be made of the cards now."""
+        page = self.cache.get(key(number))
+        if page is not None:
+            target = Target(path(number), b"", coding)
+            served = cached_response(self.cache, page, target, keep=True)
+            assert served == cached_response(self.cache, page, target, keep=False)
+            page.responses, kept = (), page.responses
+            assert served == cached_response(self.cache, page, target, keep=False)
+            page.responses = kept
+
     def check(self, number: int) -> None:
         page = self.cache.get(key(number))
         if page is None:
@@ -126,6 +143,7 @@ PAGES = st.builds(
     campaigns=st.lists(st.sampled_from(CAMPAIGNS), unique=True),
 )
 NUMBERS = st.integers(0, 3)
+CODINGS: tuple[ContentCoding | None, ...] = (None, "gzip", "zstd")
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("commit"), st.frozensets(st.sampled_from(TAGS))),
@@ -138,6 +156,7 @@ STEPS = st.lists(
         st.tuples(st.just("begin_cards")),
         st.tuples(st.just("end_cards")),
         st.tuples(st.just("check"), NUMBERS),
+        st.tuples(st.just("respond"), NUMBERS, st.sampled_from(CODINGS)),
         st.tuples(st.just("flush")),
         st.tuples(st.just("reconnect")),
     ),
@@ -175,13 +194,17 @@ def assert_accounts_agree(cache: Cache) -> None:
     """Every byte counter equals the sum over what is held, and no card is kept that no page shows."""
     pages = [*cache._probation.values(), *cache._protected.values()]
     assert cache._pages_bytes == sum(page.size for page in pages)
-    assert cache._responses_bytes == sum(page.responses_bytes for page in pages)
+    responses = [response for page in pages for response in page.responses]
+    assert cache._responses_bytes == sum(len(response.body) + RESPONSE_OVERHEAD_BYTES for response in responses)
+    for page in pages:
+        codings = [response.coding for response in page.responses]
+        assert len(codings) == len(set(codings))
     shown = [card for page in pages for card in page.cards]
     kept = [card for cards in cache.cards._by_tag.values() for card in cards]
     assert cache.cards.bytes_used == sum(len(card.json) + CARD_OVERHEAD_BYTES for card in kept)
     assert cache.cards._anything_wanted.is_set() == bool(cache.cards._wanted)
     assert cache.cards._wanted.keys() <= {card.campaign_id for card in kept}
-    assert set(cache._with_responses) == {page for page in pages if page.responses_bytes}
+    assert set(cache._with_responses) == {page for page in pages if page.responses}
     assert {id(card) for card in shown} == {id(card) for card in kept}
     assert all(card.pages == sum(other is card for other in shown) for card in kept)
     assert {key for keys in cache._by_tag.values() for key in ({keys} if isinstance(keys, str) else keys)} == {
@@ -219,11 +242,54 @@ def test_a_response_is_kept_until_one_of_its_cards_changes() -> None:
     assert page is not None
     cache.put_cards([(CAMPAIGNS[0], b"1")], 0, cache.begin_read())
     response = Representation(b"body", '"tag"', revision=page.cards[0].revision)
-    cache.keep_response(page, response, gzip=True)
-    assert page.gzipped is response
+    cache.keep_response(page, response)
+    assert page.responses == (response,)
     assert cache.bytes_used > page.size
     cache.invalidate(["c1"], 1)
     assert cache.bytes_used == 0
+
+
+def test_a_page_keeps_one_response_for_each_coding() -> None:
+    cache, page = cache_with_a_page(card_bytes=COMPRESS_BYTES_MIN)
+    served = {coding: response_of(cache, page, coding) for coding in CODINGS}
+    assert [response.coding for response in served.values()] == list(CODINGS)
+    assert all(response_of(cache, page, coding) is served[coding] for coding in CODINGS)
+    cache.keep_response(page, served["gzip"])
+    assert len(page.responses) == len(CODINGS)
+    assert_accounts_agree(cache)
+
+
+def test_a_small_response_is_kept_once_for_all_codings() -> None:
+    cache, page = cache_with_a_page(card_bytes=10)
+    first = response_of(cache, page, "zstd")
+    assert first.coding is None
+    assert all(response_of(cache, page, coding) is first for coding in CODINGS)
+    assert page.responses == (first,)
+
+
+def test_a_new_content_drops_the_kept_responses_of_all_codings() -> None:
+    cache, page = cache_with_a_page(card_bytes=COMPRESS_BYTES_MIN)
+    outdated = [response_of(cache, page, coding) for coding in CODINGS]
+    cache.put_cards([(CAMPAIGNS[0], b"small")], 0, cache.begin_read())
+    small = response_of(cache, page, "gzip")
+    assert b"small" in small.body
+    assert small not in outdated
+    assert page.responses == (small,)
+    assert_accounts_agree(cache)
+
+
+def cache_with_a_page(card_bytes: int) -> tuple[Cache, CachedPage]:
+    cache = enabled_cache()
+    page = put(cache, 1, page_at(0, "c1", campaigns=CAMPAIGNS[:1]))
+    assert page is not None
+    cache.put_cards([(CAMPAIGNS[0], b"1" * card_bytes)], 0, cache.begin_read())
+    return cache, page
+
+
+def response_of(cache: Cache, page: CachedPage, coding: ContentCoding | None) -> Representation:
+    response = cached_response(cache, page, Target(path(1), b"", coding), keep=True)
+    assert response is not None
+    return response
 
 
 def test_an_unknown_or_very_large_card_is_remembered_as_unkept() -> None:
@@ -276,7 +342,7 @@ def test_responses_are_evicted_before_pages() -> None:
     pages = [put(cache, number, page_at(0, "c1")) for number in range(100)]
     for page in pages:
         assert page is not None
-        cache.keep_response(page, Representation(b"x" * 5_000, '"tag"'), gzip=False)
+        cache.keep_response(page, Representation(b"x" * 5_000, '"tag"'))
     assert cache.bytes_used <= 400_000
     assert all(page is not None and page.cached for page in pages)
 

@@ -9,6 +9,7 @@ QUERIES = ("", "limit=2", "offset=1&include_aggregations=1", "sort_field=name", 
 HEADERS: dict[str, dict[str, str]] = {
     "plain": {},
     "gzip": {"Accept-Encoding": "gzip"},
+    "zstd": {"Accept-Encoding": "gzip, zstd"},
     "any tag": {"If-None-Match": "*"},
     "a position": {"Membership-Min-Position": "1", "Prefer": "wait=1"},
     "a position not reached": {"Membership-Min-Position": "9000000000", "Prefer": "wait=0"},

@@ -143,7 +143,8 @@ async def test_head_has_the_status_and_headers_of_get_on_every_route(scenario: S
     cases: dict[str, tuple[str, dict[str, str]]] = {
         "a page": (listing + "?limit=3", admin),
         "a 304": (listing, admin | {"If-None-Match": "*"}),
-        "a compressed page": (listing, admin | {"Accept-Encoding": "gzip"}),
+        "a page in gzip": (listing + "?limit=200", admin | {"Accept-Encoding": "gzip"}),
+        "a page in zstd": (listing + "?limit=200", admin | {"Accept-Encoding": "gzip, zstd"}),
         "a 401": (listing, {}),
         "a 404": (path_of(new_number()), admin),
         "a 414": (listing + "?q=" + "x" * QUERY_BYTES_MAX, admin),
@@ -576,6 +577,8 @@ async def test_garbage_is_a_client_error_and_the_service_stays_up(
         b"Accept-Encoding: \xff",
         b"Accept-Encoding: gzip;q=nan",
         b"Accept-Encoding: gzip;q=1e999",
+        b"Accept-Encoding: zstd;q=-nan, gzip;q=1e-999;q=0",
+        b"Accept-Encoding: zstd\xff;q=1, ;;,=",
         b"Accept-Encoding: " + b"gzip;q=0.1," * 500,
         b"Prefer: \xff\xfe=\xfd",
         b"Prefer: wait=" + b"9" * 5000,
