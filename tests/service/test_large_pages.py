@@ -250,4 +250,4 @@ def test_only_what_never_fits_is_refused_without_retry_after() -> None:
     without = {problem.code for problem in PROBLEMS.values() if problem.status == 503} - {
         code for code, problem in PROBLEMS.items() if "Retry-After" in problem_headers(problem)
     }
-    assert without == {"page_too_large", "history_too_long"}
+    assert without == {"page_too_large", "history_too_long", "broker_not_configured"}
