@@ -8,25 +8,27 @@ It also passes a subscription's messages directly from the parser to a function,
 reading time on headers that are shown only for parked messages, on a queue and a task between its parser and its
 caller, and on removing every message from the front of its buffer in four steps.
 
-Source: nats.aio.client.Client._process_msg, ._build_message and ._process_headers, nats.protocol.parser.Parser;
+It also refuses a server without TLS where TLS is required, to which nats-py would send the password all the same.
+
+Source: nats.aio.client.Client._process_msg, ._build_message, ._process_headers, ._process_info and
+._process_connect_init, nats.protocol.parser.Parser;
 tests/consumers/test_intake.py publishes such messages by hand through a real server.
 """
 
 import asyncio
 import re
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Final
-from urllib.parse import urlsplit
+from typing import Any, Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.errors import AuthorizationError
 from nats.errors import Error as NatsError
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
-from projections.error_text import error_text
+from consumers.broker_access import BrokerAccess, TlsRefused
 from projections.errors import MembershipError
 
 CONNECT_TIMEOUT_S = 2
@@ -65,6 +67,9 @@ class LazyHeaders(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._parsed)
 
+
+WITHOUT_FILES: Final = BrokerAccess("")
+"""No certificate and no credential file, for a client that gets its URL when it connects."""
 
 Sink = Callable[[bytes, bytes, bytes, bytes | None], bool]
 """Accepts the raw (subject, reply, body, headers) of a message; returns False to leave the message to nats-py."""
@@ -119,8 +124,9 @@ def _is_incomplete_delivery(data: bytes) -> bool:
 class TolerantClient(Client):
     """A client that escapes undecodable bytes and can pass a subscription's messages directly to a sink."""
 
-    def __init__(self) -> None:
+    def __init__(self, access: BrokerAccess = WITHOUT_FILES) -> None:
         super().__init__()
+        self._access = access
         self._sinks: dict[int, Sink] = {}
         self._ps = SinkParser(self, self._sinks)
 
@@ -131,6 +137,16 @@ class TolerantClient(Client):
     def detach_sink(self, subscription: Subscription) -> None:
         """Return the subscription's messages to nats-py's own path."""
         self._sinks.pop(subscription._id, None)  # noqa: SLF001 - the same
+
+    async def connect_as(self, name: str, **options: Any) -> None:  # noqa: ANN401 - nats-py's options
+        """Connect under a name, with the URLs and credentials of the settings."""
+        self._public_nkey = self._access.public_nkey
+        await self.connect(self._access.servers, name=name, **self._access.options(), **options)
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """The context of the next handshake, from the files as they are now: they may have been renewed."""
+        return self._access.tls_context()
 
     async def close(self) -> None:
         """Close permanently; if disconnected, discard pending data, which nats-py would write to a closed socket."""
@@ -143,6 +159,23 @@ class TolerantClient(Client):
         sink = self._sinks.get(sid)
         if sink is None or not sink(subject, reply, data, headers):
             await super()._process_msg(sid, subject, reply, data, headers)
+
+    async def _process_connect_init(self) -> None:
+        """Close the socket of a failed attempt: nats-py's reconnecting loop opens another and drops it."""
+        try:
+            await super()._process_connect_init()
+        except BaseException:
+            if self._transport is not None:
+                self._transport.close()  # type: ignore[no-untyped-call]  # nats-py declares no result
+            raise
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        """Require TLS before anything is sent: `initial_connection` is true for the first line of a connection."""
+        if initial_connection and self._access.requires_tls and not info.get("tls_required"):
+            if not info.get("tls_available"):
+                raise TlsRefused
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
@@ -165,13 +198,15 @@ def readable(raw: bytes) -> str:
         return raw.decode(errors="backslashreplace")
 
 
-async def connect_once(nats_url: str, name: str) -> TolerantClient:
-    """Connect for one command; raises nats-py's errors within seconds if the broker is unavailable."""
-    client = TolerantClient()
+async def connect_once(broker: BrokerAccess | str, name: str) -> TolerantClient:
+    """Connect for one command; raises nats-py's errors within seconds if the broker is unavailable.
+
+    A plain URL is an access without certificates and credential files.
+    """
+    client = TolerantClient(access_of(broker))
     try:
-        await client.connect(
-            [url.strip() for url in nats_url.split(",")],
-            name=name,
+        await client.connect_as(
+            name,
             allow_reconnect=False,
             connect_timeout=CONNECT_TIMEOUT_S,
             max_reconnect_attempts=1,  # also limits the first connect; 0 would mean no limit
@@ -189,41 +224,34 @@ class BrokerUnavailable(MembershipError):
 
     code = "broker_unavailable"
 
-    def __init__(self, problem: object, nats_url: str = "", consequence: str = "Nothing was started.") -> None:
+    def __init__(
+        self, problem: object, broker: BrokerAccess | str = "", consequence: str = "Nothing was started."
+    ) -> None:
         self.problem = problem
-        super().__init__(f"{broker_problem(problem, nats_url)}. {consequence}")
+        super().__init__(f"{access_of(broker).problem(problem)}. {consequence}")
 
 
-def broker_hosts(nats_url: str) -> str:
-    """Return the hosts and ports of NATS URLs, without user and password, for use in messages."""
-    return ", ".join(urlsplit(url.strip()).netloc.rpartition("@")[2] for url in nats_url.split(","))
-
-
-def broker_problem(problem: object, nats_url: str = "") -> str:
-    """Return why a broker cannot be used, as a sentence without a full stop; names the hosts, never a password."""
-    broker = f"The broker at {broker_hosts(nats_url)}" if nats_url else "The broker"
-    if isinstance(problem, AuthorizationError) or "authorization violation" in str(problem).lower():
-        return f"{broker} rejects the user and password, or the token, in MEMBERSHIP_NATS_URL"
-    return f"{broker} does not answer: {error_text(problem)}"
-
-
-async def connect_reconnecting(nats_url: str, name: str) -> TolerantClient:
+async def connect_reconnecting(broker: BrokerAccess | str, name: str) -> TolerantClient:
     """Connect for a job; raises `BrokerUnavailable` if that fails. Later nats-py reconnects without limit."""
-    client = TolerantClient()
+    client = TolerantClient(access_of(broker))
     try:
-        probe = await connect_once(nats_url, name)
+        probe = await connect_once(broker, name)
         await probe.close()
         async with asyncio.timeout(CONNECT_RECONNECTING_S):
-            await client.connect(
-                [url.strip() for url in nats_url.split(",")],
-                name=name,
+            await client.connect_as(
+                name,
                 max_reconnect_attempts=-1,
-                reconnect_time_wait=RECONNECT_S,  # type: ignore[arg-type]  # a fraction of a second works
+                reconnect_time_wait=RECONNECT_S,  # a fraction of a second works
                 error_cb=_ignore_error,
             )
     except (NatsError, OSError) as problem:
-        raise BrokerUnavailable(problem, nats_url) from None
+        raise BrokerUnavailable(problem, broker) from None
     return client
+
+
+def access_of(broker: BrokerAccess | str) -> BrokerAccess:
+    """Return an access as it is, and a plain URL as one without files."""
+    return BrokerAccess(broker) if isinstance(broker, str) else broker
 
 
 async def _ignore_error(_problem: Exception) -> None:

@@ -20,6 +20,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers import loss_check, metrics, stream
 from consumers.batch_limits import BatchLimits
+from consumers.broker_access import CONNECTION_REFUSED, BrokerAccess
 from consumers.client import TolerantClient
 from consumers.intake import Interrupted, OrderedSubscription
 from consumers.leadership import leadership
@@ -129,7 +130,7 @@ class BrokerLink:
     """The connection to the broker, which nats-py keeps restoring; every reconnect interrupts the open subscription."""
 
     def __init__(self, settings: Settings) -> None:
-        self._servers = [url.strip() for url in settings.nats_url.split(",")]
+        self._access = BrokerAccess.of(settings)
         self._log_once = LogOnce()
         self.subscription: OrderedSubscription | None = None
         self.closing = False
@@ -139,12 +140,11 @@ class BrokerLink:
         """Return a connected client; retries without limit."""
         while True:
             with suppress(*BROKER_ERRORS, OSError):
-                client = TolerantClient()
-                await client.connect(
-                    self._servers,
-                    name="membership-projector",
+                client = TolerantClient(self._access)
+                await client.connect_as(
+                    "membership-projector",
                     max_reconnect_attempts=-1,
-                    reconnect_time_wait=RETRY_S,  # type: ignore[arg-type]  # a fraction of a second works
+                    reconnect_time_wait=RETRY_S,  # a fraction of a second works
                     ping_interval=5,
                     error_cb=self._on_error,
                     disconnected_cb=self._on_disconnected,
@@ -154,7 +154,8 @@ class BrokerLink:
             await asyncio.sleep(RETRY_S)
 
     async def _on_error(self, problem: Exception) -> None:
-        self._log_once.warning("broker_error", problem)
+        explained = isinstance(problem, CONNECTION_REFUSED)
+        self._log_once.warning("broker_error", self._access.problem(problem) if explained else problem)
 
     async def _on_disconnected(self) -> None:
         if not self.closing:

@@ -16,7 +16,8 @@ import msgspec
 from nats.errors import Error as NatsError
 
 from consumers import stream
-from consumers.client import TolerantClient, broker_problem, connect_once
+from consumers.broker_access import BrokerAccess
+from consumers.client import TolerantClient, access_of, connect_once
 from consumers.intake import Interrupted, OrderedSubscription
 from projections.errors import StreamRefused
 from projections.model.events import Message, Position
@@ -34,8 +35,8 @@ Result = TypeVar("Result")
 class SubjectReader:
     """Reads subjects through one connection, which several tasks may share. Implements `MessageReader`."""
 
-    def __init__(self, nats_url: str, name: str, silence_max_s: float = SILENCE_MAX_S) -> None:
-        self._nats_url = nats_url
+    def __init__(self, broker: BrokerAccess | str, name: str, silence_max_s: float = SILENCE_MAX_S) -> None:
+        self._access = access_of(broker)
         self._name = name
         self._silence_max_s = silence_max_s
         self._client: TolerantClient | None = None
@@ -94,7 +95,7 @@ class SubjectReader:
     async def _connect(self) -> TolerantClient:
         async with self._connecting:  # several reads share one attempt
             if self._client is None or not self._client.is_connected:
-                self._client = await connect_once(self._nats_url, self._name)
+                self._client = await connect_once(self._access, self._name)
             return self._client
 
     async def _in_time(self, step: Awaitable[Result]) -> Result:
@@ -110,7 +111,7 @@ class SubjectReader:
         except (NatsError, OSError, TimeoutError, Interrupted, msgspec.DecodeError) as problem:
             if isinstance(problem, TimeoutError):
                 await self.close()
-            raise HistoryUnavailable(f"{broker_problem(problem, self._nats_url)}.") from problem
+            raise HistoryUnavailable(f"{self._access.problem(problem)}.") from problem
 
 
 async def _next(subscription: OrderedSubscription, slice_events: int) -> list[Message]:

@@ -11,6 +11,7 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers import loss_check, stream
+from consumers.broker_access import BrokerAccess
 from consumers.client import BrokerUnavailable, TolerantClient, connect_reconnecting
 from consumers.loss_check import Account
 from consumers.stream import StreamState
@@ -31,7 +32,7 @@ WITHOUT_APPROVAL = 2
 async def acknowledge_missing(connection: asyncpg.Connection, settings: Settings, reason: str, *, yes: bool) -> int:
     """Show what is missing, ask for approval, and record it; return the exit code."""
     try:
-        client = await connect_reconnecting(settings.nats_url, "membership-acknowledge")
+        client = await connect_reconnecting(BrokerAccess.of(settings), "membership-acknowledge")
         try:
             return await _acknowledge(connection, client, reason, yes=yes)
         finally:

@@ -30,6 +30,7 @@ def main(supervisor: int, listener: int, channel: int) -> None:
     """Run a worker until its supervisor stops it."""
     _end_with(supervisor)
     settings = process_settings("database_url", IDENTITY)
+    from consumers.broker_access import BrokerAccess  # noqa: PLC0415 - as the next line
     from consumers.subject_reader import SubjectReader  # noqa: PLC0415 - settings are checked before it is imported
     from service.access_log import add_trace_id  # noqa: PLC0415 - the same
     from service.problems import add_request_id  # noqa: PLC0415 - the same
@@ -38,7 +39,7 @@ def main(supervisor: int, listener: int, channel: int) -> None:
     configure(settings, add_request_id, add_trace_id)
 
     # Only histories are read from the stream, so the API also runs without a broker.
-    reader = SubjectReader(settings.nats_url, "membership-api") if settings.nats_url else None
+    reader = SubjectReader(BrokerAccess.of(settings), "membership-api") if settings.nats_url else None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings, listener, channel, reader))
 

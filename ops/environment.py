@@ -17,6 +17,7 @@ _FROM_DEV: Final = {
     "MEMBERSHIP_NATS_URL": "nats_url",
     "MEMBERSHIP_JWT_SECRET": "jwt_secret",
 }
+_BROKER_PREFIX: Final = "MEMBERSHIP_NATS_"
 
 
 def process_settings(*needed: str) -> Settings:
@@ -40,6 +41,8 @@ def operator_settings(*needed: str, optional: AbstractSet[str] = frozenset()) ->
     configured = [name for name in _FROM_DEV if environment.get(name) or environment.get(f"{name}_FILE")]
     stack = _running_dev_stack() if missing else None
     if stack is not None and not configured:
+        # The stack's broker has neither TLS nor credentials.
+        environment = {name: value for name, value in environment.items() if not name.startswith(_BROKER_PREFIX)}
         environment |= {name: str(stack[_FROM_DEV[name]]) for name in missing}
         print(f"Using the dev stack described in {DEV_FILE}.", file=sys.stderr)
     try:

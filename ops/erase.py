@@ -16,6 +16,7 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers import stream
+from consumers.broker_access import BrokerAccess
 from consumers.client import BrokerUnavailable, connect_reconnecting
 from consumers.stream import StreamState
 from ops.actor import actor
@@ -49,7 +50,7 @@ async def erase(connection: asyncpg.Connection, settings: Settings, customer_id:
     """Erase a customer; return the exit code."""
     begun = await _was_begun(connection, customer_id)
     try:
-        client = await connect_reconnecting(settings.nats_url, "membership-erase")
+        client = await connect_reconnecting(BrokerAccess.of(settings), "membership-erase")
         try:
             return await _erase(connection, client, settings, customer_id)
         finally:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from consumers.broker_access import BrokerAccess
 from consumers.subject_reader import SubjectReader
 from ops.terminal import counted, fail, format_time, print_table, progress
 from projections.model.events import SUBJECT_ROOT
@@ -44,7 +45,7 @@ async def explain(
     connection: asyncpg.Connection, settings: Settings, customer_id: str, campaign_id: str | None, *, as_json: bool
 ) -> int:
     """Print why the customer is shown in a campaign or not, or in every campaign; return the exit code."""
-    reader = SubjectReader(settings.nats_url, "membership-explain", SILENCE_MAX_S)
+    reader = SubjectReader(BrokerAccess.of(settings), "membership-explain", SILENCE_MAX_S)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             live = await checkpoints.read(connection, await checkpoints.live_generation(connection))

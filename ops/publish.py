@@ -13,6 +13,7 @@ import asyncpg
 import msgspec
 from rich.console import Console
 
+from consumers.broker_access import BrokerAccess
 from consumers.stream import STREAM
 from ops.not_ndjson import HEAD_BYTES_MAX, reason_of_json, reason_of_text
 from ops.publisher import Publication, StreamNotCreated, publish_events
@@ -172,7 +173,7 @@ async def _send(settings: Settings, lines: list[Line], *, as_json: bool) -> int:
     positions: list[int] = []
     console = Console(soft_wrap=True, highlight=False)
     index = 0
-    async for receipt in publish_events(settings.nats_url, publications):
+    async for receipt in publish_events(BrokerAccess.of(settings), publications):
         line = lines[index]
         index += 1
         duplicates += receipt.duplicate

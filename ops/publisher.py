@@ -21,7 +21,8 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
-from consumers.client import BrokerUnavailable, broker_hosts, connect_reconnecting
+from consumers.broker_access import BrokerAccess
+from consumers.client import BrokerUnavailable, connect_reconnecting
 from consumers.stream import STREAM, exists, explain_unstored
 from projections.error_text import error_text
 from projections.errors import MembershipError
@@ -65,9 +66,10 @@ class JetStreamOff(MembershipError):
 
     code = "jetstream_off"
 
-    def __init__(self, nats_url: str) -> None:
+    def __init__(self, broker: BrokerAccess | str) -> None:
+        hosts = (BrokerAccess(broker) if isinstance(broker, str) else broker).hosts
         super().__init__(
-            f"The broker at {broker_hosts(nats_url)} runs without JetStream: it is not enabled, or nats-server "
+            f"The broker at {hosts} runs without JetStream: it is not enabled, or nats-server "
             "disabled it after an error, such as a full disk; nats-server's log names the error. Remove the cause, "
             "restart nats-server, then publish again: events already stored are not stored twice."
         )
@@ -97,27 +99,27 @@ class Receipt(NamedTuple):
     """Whether a duplicate is another event than the stored one; None if the stored one could not be read."""
 
 
-async def publish_events(nats_url: str, publications: Iterable[Publication]) -> AsyncIterator[Receipt]:
+async def publish_events(broker: BrokerAccess | str, publications: Iterable[Publication]) -> AsyncIterator[Receipt]:
     """Publish in order and yield a receipt for each, in order; consumes `publications` lazily."""
-    client = await _connect(nats_url)
+    client = await _connect(broker)
     comparison = _Comparison(client)
     try:
         remaining = iter(publications)
         while batch := list(itertools.islice(remaining, BATCH_EVENTS_MAX)):
-            for receipt in await comparison.compare(batch, await publish_batch(client, nats_url, batch)):
+            for receipt in await comparison.compare(batch, await publish_batch(client, broker, batch)):
                 yield receipt
     finally:
         await client.close()
 
 
-async def _connect(nats_url: str) -> Client:
+async def _connect(broker: BrokerAccess | str) -> Client:
     try:
-        return await connect_reconnecting(nats_url, "membership-publish")
+        return await connect_reconnecting(broker, "membership-publish")
     except BrokerUnavailable as problem:
-        raise BrokerUnavailable(problem.problem, nats_url, PUBLISH_AGAIN) from None
+        raise BrokerUnavailable(problem.problem, broker, PUBLISH_AGAIN) from None
 
 
-async def publish_batch(client: Client, nats_url: str, batch: Sequence[Publication]) -> list[Receipt]:
+async def publish_batch(client: Client, broker: BrokerAccess | str, batch: Sequence[Publication]) -> list[Receipt]:
     """Publish a batch, retrying until the broker has acknowledged all of it; the ids prevent duplicates."""
     deadline = time.monotonic() + RETRY_DEADLINE_S
     while True:
@@ -128,7 +130,7 @@ async def publish_batch(client: Client, nats_url: str, batch: Sequence[Publicati
             if unanswered and await _is_absent(client):
                 raise StreamNotCreated from None
             if time.monotonic() > deadline:
-                raise await _unstored_error(client, nats_url, problem) from None
+                raise await _unstored_error(client, broker, problem) from None
             await asyncio.sleep(RETRY_S)
 
 
@@ -140,11 +142,11 @@ async def _is_absent(client: Client) -> bool:
         return False
 
 
-async def _unstored_error(client: Client, nats_url: str, problem: BaseException) -> MembershipError:
+async def _unstored_error(client: Client, broker: BrokerAccess | str, problem: BaseException) -> MembershipError:
     """Return why a batch was not stored in time, as far as the broker reports it."""
     if isinstance(problem, (NoRespondersError, NoStreamResponseError)):
-        return JetStreamOff(nats_url)
-    return BrokerUnavailable(await explain_unstored(client, problem), nats_url, PUBLISH_AGAIN)
+        return JetStreamOff(broker)
+    return BrokerUnavailable(await explain_unstored(client, problem), broker, PUBLISH_AGAIN)
 
 
 async def _publish_atomic(client: Client, batch: Sequence[Publication]) -> list[Receipt] | None:

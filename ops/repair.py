@@ -9,6 +9,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from rich.console import Console
 
 from consumers import loss_check
+from consumers.broker_access import BrokerAccess
 from consumers.client import BrokerUnavailable, TolerantClient, connect_reconnecting
 from consumers.replay import replay
 from ops.actor import actor
@@ -31,7 +32,7 @@ async def repair(
 ) -> int:
     """Show the differing rows and, unless `dry_run`, write them; return the exit code."""
     try:
-        client = await connect_reconnecting(settings.nats_url, "membership-repair")
+        client = await connect_reconnecting(BrokerAccess.of(settings), "membership-repair")
         try:
             repaired = await _repair(connection, client, entity, dry_run=dry_run)
         finally:

@@ -15,6 +15,7 @@ from nats.errors import Error as NatsError
 from rich.table import Table
 
 from consumers import lag, stream
+from consumers.broker_access import CONNECTION_REFUSED, BrokerAccess
 from consumers.client import connect_once
 from consumers.leadership import LOCK_KEY
 from ops.jobs import job_summary
@@ -155,7 +156,7 @@ async def _with_stream(
 ) -> tuple[Status, str]:
     """Return the status with the stream's values added, and a sentence if they need an operator."""
     try:
-        client = await connect_once(settings.nats_url, "membership-status")
+        client = await connect_once(BrokerAccess.of(settings), "membership-status")
         try:
             measured = await lag.measure(client, connection, checkpoint)
         finally:
@@ -164,6 +165,8 @@ async def _with_stream(
         return status, str(refused)
     except MembershipError as problem:
         return status, f"The broker cannot be queried: {error_text(problem)}."
+    except CONNECTION_REFUSED as problem:
+        return status, f"{BrokerAccess.of(settings).problem(problem)}."
     except (NatsError, OSError) as problem:  # nats-py's timeout is an OSError too
         return status, f"The broker cannot be queried: {stream.explain(problem)}."
     status = msgspec.structs.replace(

@@ -5,6 +5,7 @@ so `error or "timeout"` prints nothing.
 """
 
 import os
+import ssl
 
 
 def error_text(error: object) -> str:
@@ -16,8 +17,10 @@ def error_text(error: object) -> str:
 
 def _system_text(error: object) -> str:
     """Return the operating system's text for an error number: asyncio replaces it with the address alone."""
-    if not isinstance(error, OSError) or error.errno is None:
-        return ""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if not isinstance(error, OSError) or error.errno is None or isinstance(error, ssl.SSLError):
+        return ""  # an SSLError's number is OpenSSL's
     file = f": {error.filename}" if error.filename else ""
     text = os.strerror(error.errno)
     if text.startswith("Unknown error"):  # a resolver's errors (negative) have their own numbers

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from projections import identity_settings
+from projections import credential_files, database_tls, identity_settings
 from projections.cores import cores
 from projections.error_text import error_text
 from projections.errors import SettingsInvalid
@@ -32,6 +32,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """PostgreSQL, as a `postgresql://` URL."""
     nats_url: str
     """NATS, as `nats://host:port`; several separated by commas."""
+    nats_ca_file: str
+    """Certificates of the CAs that may sign the broker's certificate; empty: those of the system."""
+    nats_cert_file: str
+    """The client certificate shown to the broker; empty: none."""
+    nats_key_file: str
+    """The private key of the client certificate; empty: in the certificate's file."""
+    nats_creds_file: str
+    """A NATS creds file, JWT and nkey seed; empty: none."""
+    nats_nkey_file: str
+    """A file with an nkey seed; empty: none."""
     jwt_secret: str
     """The shared secret of HS256 tokens, at least 32 bytes; empty: HS256 tokens are refused."""
     jwks_url: str
@@ -130,6 +140,7 @@ def _database_url(text: str) -> str:
     for name, words in DATABASE_OPTIONS.items():
         if not set(options.get(name, [])) <= set(words):
             raise ValueError(f"must have one of {', '.join(words)} for {name}")
+    database_tls.check_options({name: values[-1] for name, values in options.items()})
     return url
 
 
@@ -188,6 +199,10 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def _optional(check: Callable[[str], str]) -> Callable[[str], str]:
+    return lambda path: check(path) if path else ""
+
+
 def _origins(text: str) -> tuple[str, ...]:
     origins = tuple(part.strip() for part in text.split(",") if part.strip())
     if wrong := [origin for origin in origins if not origin.startswith(("http://", "https://"))]:
@@ -210,6 +225,21 @@ TABLE: tuple[Variable, ...] = (
         "NATS with JetStream, `nats://host:port[,…]`",
         secret=True,
     ),
+    Variable(
+        "nats_ca_file",
+        _optional(credential_files.ca_file),
+        "",
+        "file of the CA certificates that may sign the broker's; empty: the system's",
+    ),
+    Variable(
+        "nats_cert_file",
+        _optional(credential_files.certificate_file),
+        "",
+        "file of the client certificate for the broker",
+    ),
+    Variable("nats_key_file", _optional(credential_files.key_file), "", "file of the client certificate's private key"),
+    Variable("nats_creds_file", _optional(credential_files.creds_file), "", "NATS creds file (JWT and nkey seed)"),
+    Variable("nats_nkey_file", _optional(credential_files.nkey_file), "", "file of an nkey seed"),
     Variable(
         "jwt_secret",
         identity_settings.jwt_secret,
@@ -328,6 +358,8 @@ def load(needed: set[str], environment: Mapping[str, str]) -> Settings:
             problems.append(str(problem))
     if IDENTITY in needed and not any(values.get(field, "invalid") for field in IDENTITY_FIELDS):
         problems.append(_NO_IDENTITY)
+    if not problems:
+        problems += _conflicts(values) + database_tls.environment_problems(values["database_url"], environment)
     if problems:
         raise SettingsInvalid(problems)
     return Settings(**values)
@@ -337,6 +369,22 @@ _NO_IDENTITY = (
     "MEMBERSHIP_JWT_SECRET, MEMBERSHIP_JWKS_URL and MEMBERSHIP_JWKS_FILE are all missing: set the shared secret of "
     "HS256 tokens, or the URL or file of the key set of an identity provider."
 )
+
+
+def _conflicts(values: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each setting that is valid alone but not together with the others."""
+    problems = []
+    if values["nats_creds_file"] and values["nats_nkey_file"]:
+        problems.append("MEMBERSHIP_NATS_CREDS_FILE and MEMBERSHIP_NATS_NKEY_FILE are both set; set one of them.")
+    certificate, key = values["nats_cert_file"], values["nats_key_file"]
+    if key and not certificate:
+        problems.append("MEMBERSHIP_NATS_KEY_FILE is set without MEMBERSHIP_NATS_CERT_FILE; set both or neither.")
+    if certificate:
+        try:
+            credential_files.require_pair(certificate, key or certificate)
+        except ValueError as problem:
+            problems.append(f"MEMBERSHIP_NATS_CERT_FILE ({certificate!r}) {problem}.")
+    return problems
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

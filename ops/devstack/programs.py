@@ -14,12 +14,12 @@ from projections.settings import VARIABLES, load
 ANSWER_S: Final = 2.0
 OWN_VARIABLES: Final = (
     "MEMBERSHIP_DATABASE_URL",
-    "MEMBERSHIP_NATS_URL",
+    "MEMBERSHIP_NATS_",
     "MEMBERSHIP_JW",
     "MEMBERSHIP_HTTP_",
     "MEMBERSHIP_PROJECTOR_HTTP_",
 )
-"""Prefixes of the variables that the dev stack sets; they cover `_FILE` forms, issuer, audience and key sets."""
+"""Prefixes of the variables that the dev stack sets; they cover `_FILE` forms, certificates, issuer and key sets."""
 
 
 class Program(ChildProcess):

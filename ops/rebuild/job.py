@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
+from consumers.broker_access import BrokerAccess
 from consumers.client import BrokerUnavailable, TolerantClient, connect_reconnecting
 from ops.rebuild.compare import NOT_COMPARED, Findings, compare
 from ops.rebuild.context import POLL_S, JobContext
@@ -71,7 +72,7 @@ class GenerationJob:
 
     async def run(self, actor: str, approve: Approve) -> Result:
         """Run to completion; wait for a lost database or broker, raise a refusal."""
-        client = await connect_reconnecting(self._settings.nats_url, "membership-job")
+        client = await connect_reconnecting(BrokerAccess.of(self._settings), "membership-job")
         job: Job | None = None
         try:
             while True:

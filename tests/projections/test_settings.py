@@ -7,6 +7,7 @@ from asyncpg.connect_utils import SessionAttribute, SSLMode
 
 from projections.errors import SettingsInvalid
 from projections.settings import DATABASE_OPTIONS, IDENTITY, TABLE, VARIABLES, database_location, load
+from tests.support.certificates import Authority
 
 SECRET = "s" * 32
 GOOD = {
@@ -188,12 +189,14 @@ def test_an_invalid_option_of_the_database_url_is_refused(hosts: str, option: st
     assert problem.endswith(f" for {name}.")
 
 
-def test_the_options_of_the_database_url_are_those_of_asyncpg() -> None:
+def test_the_options_of_the_database_url_are_those_of_asyncpg(tmp_path: Path) -> None:
+    root = Authority(tmp_path, "ca").path
     assert set(DATABASE_OPTIONS["target_session_attrs"]) == {attribute.value for attribute in SessionAttribute}
     assert set(DATABASE_OPTIONS["sslmode"]) == {mode.name.replace("_", "-") for mode in SSLMode}
     for name, words in DATABASE_OPTIONS.items():
         for word in words:
-            load(ALL, {**GOOD, "MEMBERSHIP_DATABASE_URL": f"postgresql://me@db/members?{name}={word}"})
+            url = f"postgresql://me@db/members?{name}={word}&sslrootcert={root}"
+            load(ALL, {**GOOD, "MEMBERSHIP_DATABASE_URL": url})
 
 
 def test_the_list_of_variables_has_no_duplicates() -> None:
