@@ -20,7 +20,14 @@ from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError
 
-from projections.errors import StreamMissing, StreamRecreated, StreamRefused, StreamUnsafe, StreamWentBack
+from projections.errors import (
+    StreamMissing,
+    StreamRecreated,
+    StreamRefused,
+    StreamRestoring,
+    StreamUnsafe,
+    StreamWentBack,
+)
 from projections.maintenance.erasure import Tally
 from projections.model.events import SUBJECT_ROOT, Position
 from projections.store.checkpoint import Checkpoint
@@ -35,10 +42,14 @@ ERASED_KEY: Final = "membership-erased"
 ERASING_KEY: Final = "membership-erasing"
 ERASING_CUSTOMER_KEY: Final = "membership-erasing-customer"
 ACKNOWLEDGED_KEY: Final = "membership-acknowledged"
+CREATED_KEY: Final = "membership-created"
+"""When the stream was created from which a restored one was backed up: nats-server 2.15 gives it a new time."""
+RESTORING_KEY: Final = "membership-restoring"
+"""Set while the stream is restored, and left by a restore that was interrupted."""
 _TALLY_KEYS: Final = {ERASED_KEY, ERASING_KEY, ERASING_CUSTOMER_KEY, ACKNOWLEDGED_KEY}
 UPDATES_MAX: Final = 5
 """Attempts to change the tally; each further one means that another process wrote in the same few milliseconds."""
-_SERVER_KEYS: Final = "_nats."
+SERVER_KEYS: Final = "_nats."
 """The prefix of the metadata keys that the server itself sets."""
 _STREAM_NOT_FOUND: Final = 10059
 _SERVER_ERROR: Final = 500
@@ -49,7 +60,8 @@ class StreamState(Struct, frozen=True):
     """The state of the stream as the broker reports it."""
 
     created: str
-    """As the broker formats it; only compared for equality."""
+    """The stream's identity, only compared for equality: its creation time as the broker formats it, or after a restore
+    that of the stream in the backup."""
     first_position: Position
     last_position: Position
     messages: int
@@ -83,14 +95,34 @@ async def fetch_state(client: Client) -> StreamState | None:
     reply = await _information(client)
     if reply is None:
         return None
+    if RESTORING_KEY in (reply["config"].get("metadata") or {}):
+        raise StreamRestoring(STREAM)
     _require_safe(reply["config"])
     return _state_of(reply)
+
+
+async def fetch_restoring(client: Client) -> StreamState | None:
+    """Return the state of a stream that is being restored, or whose restore was interrupted; None if there is none."""
+    reply = await _information(client)
+    if reply is None or RESTORING_KEY not in (reply["config"].get("metadata") or {}):
+        return None
+    return _state_of(reply)
+
+
+async def finish_restoring(client: Client) -> None:
+    """Remove the mark of a stream that is restored completely."""
+    reply = await _information(client)
+    if reply is None:
+        raise StreamRefused(f"Stream {STREAM} no longer exists.")
+    metadata = {name: value for name, value in reply["config"]["metadata"].items() if name != RESTORING_KEY}
+    await _update(client, reply["config"], metadata)
 
 
 def _state_of(reply: dict[str, Any]) -> StreamState:
     state = reply["state"]
     first, last = Position(state["first_seq"]), Position(state["last_seq"])
-    return StreamState(reply["created"], first, last, state["messages"], _tally_of(reply["config"]))
+    created = (reply["config"].get("metadata") or {}).get(CREATED_KEY, reply["created"])
+    return StreamState(created, first, last, state["messages"], _tally_of(reply["config"]))
 
 
 async def update_tally(client: Client, change: Callable[[StreamState], Tally]) -> Tally:
@@ -113,12 +145,14 @@ async def update_tally(client: Client, change: Callable[[StreamState], Tally]) -
 
 async def _write_tally(client: Client, config: dict[str, Any], tally: Tally) -> None:
     """Write the tally; the rest of the configuration is sent back unchanged."""
-    other_metadata = {
-        name: value
-        for name, value in (config.get("metadata") or {}).items()
-        if not name.startswith(_SERVER_KEYS) and name not in _TALLY_KEYS
+    other_metadata = {name: value for name, value in (config.get("metadata") or {}).items() if name not in _TALLY_KEYS}
+    await _update(client, config, other_metadata | _metadata_of(tally))
+
+
+async def _update(client: Client, config: dict[str, Any], metadata: dict[str, str]) -> None:
+    changed = config | {
+        "metadata": {name: value for name, value in metadata.items() if not name.startswith(SERVER_KEYS)}
     }
-    changed = config | {"metadata": other_metadata | _metadata_of(tally)}
     reply = await _request(client, f"STREAM.UPDATE.{STREAM}", msgspec.json.encode(changed))
     if "error" in reply:
         raise StreamRefused(

@@ -17,6 +17,7 @@ MembershipError
     ├── StreamRecreated        stream_recreated
     ├── StreamWentBack         stream_went_back
     ├── StreamRestored         stream_restored
+    ├── StreamRestoring        stream_restoring
     ├── StreamIncomplete       stream_incomplete
     ├── StreamLostMessages     stream_lost_messages
     └── StreamUnsafe           stream_unsafe
@@ -229,6 +230,19 @@ class StreamRestored(StreamRefused):
             "recorded as erased or lost are in it again. Repeat the erasures made since that backup with `membership "
             "erase` (`membership audit` shows their times). If this message remains when all are repeated, run "
             "`membership acknowledge-missing`."
+        )
+
+
+class StreamRestoring(StreamRefused):
+    """The stream is being restored from a backup, or a restore was interrupted: it is incomplete."""
+
+    code = "stream_restoring"
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+        super().__init__(
+            f"Stream {stream} is being restored from a backup, or the restore was interrupted, so it is incomplete. "
+            "Wait for `membership restore` to end, or run it again: it then starts from the beginning."
         )
 
 

@@ -39,6 +39,8 @@ click.rich_click.COMMAND_GROUPS = {
                 "jobs",
                 "audit",
                 "acknowledge-missing",
+                "backup",
+                "restore",
             ],
         },
         {"name": "Access and privacy", "commands": ["api-key", "owner-id", "erase"]},

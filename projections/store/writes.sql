@@ -309,9 +309,12 @@ DELETE FROM {generation}.customer_summary WHERE customer_id = any($1::uuid[]) AN
 
 
 -- name: park_events
--- A position is parked only once, even when it is delivered again.
+-- A position is parked only once, even when it is delivered again, and never after an operator has discarded it: a new
+-- database over a restored stream reads it again.
 INSERT INTO {generation}.parked_event (position, subject, headers, body, reason, detail)
-SELECT * FROM unnest($1::bigint[], $2::text[], $3::json[], $4::bytea[], $5::text[], $6::text[]) AS parked
+SELECT * FROM unnest($1::bigint[], $2::text[], $3::json[], $4::bytea[], $5::text[], $6::text[])
+    AS parked (position, subject, headers, body, reason, detail)
+WHERE NOT EXISTS (SELECT FROM control.discarded_event WHERE discarded_event.position = parked.position)
 ON CONFLICT (position) DO NOTHING;
 
 

@@ -121,6 +121,7 @@ async def test_every_process_and_command_works_over_tls(
             ("erase", "--customer", customer_id(2), "--yes"),
             ("acknowledge-missing", "--reason", "none", "--yes"),
             ("audit",),
+            ("backup", str(tmp_path / "backup")),
         ):
             outcome = await membership(environment, *command)
             assert outcome.code == 0, (command, outcome.err)
