@@ -14,6 +14,7 @@ from typing import Final
 
 from ops.devstack.servers.nats import NatsServer
 from tests.support.certificates import Authority, Certificate
+from tests.support.processes import System
 
 SSL_REQUEST: Final = bytes.fromhex("0000000804d2162f")
 """PostgreSQL's message by which a client asks for TLS."""
@@ -36,6 +37,19 @@ class SecureNatsServer(NatsServer):
         yield from super()._prepare()
         with self._configuration.open("a", encoding="utf-8") as file:
             file.write(self.configuration)
+
+
+class SecureSystem(System):
+    """A system whose processes get more settings."""
+
+    def __init__(self, database_url: str, broker: NatsServer, folder: Path, settings: dict[str, str]) -> None:
+        super().__init__(database_url, broker, folder)
+        self._settings = settings
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The processes' environment variables."""
+        return super().environment | self._settings
 
 
 def tls_block(certificate: Certificate, client_ca: Path | None = None) -> str:

@@ -16,20 +16,7 @@ from tests.support.builders import campaign_id, customer_id, published
 from tests.support.certificates import Authority
 from tests.support.command import membership
 from tests.support.processes import System, eventually
-from tests.support.tls_servers import SecureNatsServer, postgres_with_tls, tls_block
-
-
-class SecureSystem(System):
-    """A system whose processes get more settings."""
-
-    def __init__(self, database_url: str, broker: NatsServer, folder: Path, settings: dict[str, str]) -> None:
-        super().__init__(database_url, broker, folder)
-        self._settings = settings
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The processes' environment variables."""
-        return super().environment | self._settings
+from tests.support.tls_servers import SecureNatsServer, SecureSystem, postgres_with_tls, tls_block
 
 
 @pytest.fixture
