@@ -1,7 +1,11 @@
 # Builds the single image for all three roles: `membership serve`, `membership project` and `membership migrate`.
-# Health checks differ by role, so they are not in the image: see compose.yaml.
+# Health checks differ by role, so they are not in the image: see compose.yaml and deploy/kubernetes.
+#
+# Tags move. For a release, pin the base image by the digest that your registry shows for it (`docker buildx imagetools
+# inspect python:3.13-slim`): make image ARGS='--build-arg PYTHON_IMAGE=python:3.13-slim@sha256:…'
+ARG PYTHON_IMAGE=python:3.13-slim
 
-FROM python:3.13-slim AS build
+FROM ${PYTHON_IMAGE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all:
 WORKDIR /build
 # With OpenTelemetry: docker build --build-arg LOCK=requirements-otel.lock
@@ -19,7 +23,9 @@ COPY ops ops
 RUN hatchling build --target wheel --directory dist \
     && pip --python /opt/membership install --no-index --no-deps dist/*.whl
 
-FROM python:3.13-slim
+FROM ${PYTHON_IMAGE}
+LABEL org.opencontainers.image.title="campaign-membership" \
+      org.opencontainers.image.licenses="Apache-2.0"
 # A numeric user, so that an orchestrator can verify that it is not root.
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin membership
 COPY --from=build /opt/membership /opt/membership

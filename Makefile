@@ -1,7 +1,7 @@
 # All development tasks, from a clean clone, with only Python 3.11 or newer, pip and make.
 .POSIX:
 .SUFFIXES:
-.PHONY: help setup run test coverage check fix bench lock release
+.PHONY: help setup run test coverage check fix bench lock release sbom audit image
 
 ARGS =
 BIN = .venv/bin
@@ -53,6 +53,7 @@ lock: $(UV) ## Update the locks to pyproject.toml, keeping versions that still f
 	$(COMPILE) $(ARGS) --output-file requirements-dev.lock --extra dev --extra otel --group test pyproject.toml
 	$(COMPILE) $(ARGS) --output-file requirements-build.lock --group build
 	$(COMPILE) $(ARGS) --output-file requirements-release.lock --group release
+	$(COMPILE) $(ARGS) --output-file requirements-audit.lock --group audit
 	$(COMPILE) $(ARGS) --output-file requirements-bench.lock --group bench --constraint requirements-dev.lock
 
 # The version must have a dated section in the changelog, and [Unreleased] must be empty.
@@ -62,14 +63,37 @@ release: setup ## Build wheel, sdist and SBOM into dist/ if version and CHANGELO
 		echo "CHANGELOG.md has no section '## [$$version] - YYYY-MM-DD' for the version in pyproject.toml." >&2; exit 1; }; \
 	if sed -n '/^## \[Unreleased\]/,/^## \[[0-9]/p' CHANGELOG.md | grep -q '^- '; then \
 		echo 'CHANGELOG.md has unreleased entries: raise the version in pyproject.toml and date them.' >&2; exit 1; fi
-	@rm -rf dist .build/release
-	@$(BIN)/python -m venv --without-pip .build/release
-	@$(BIN)/python -m pip --python .build/release --disable-pip-version-check install --quiet \
-		--require-hashes -r requirements-release.lock
+	@rm -rf dist
+	@$(MAKE) --no-print-directory sbom
 	@.build/release/bin/hatchling build --directory dist
+	@ls -l dist
+
+sbom: setup .build/release/.set-up ## Write the bill of materials (CycloneDX) of requirements.lock to dist/sbom.cdx.json
+	@mkdir -p dist
 	@.build/release/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
 		--output-file dist/sbom.cdx.json requirements.lock
-	@ls -l dist
+	@echo "dist/sbom.cdx.json lists $$(grep -c '"bom-ref": "requirements-' dist/sbom.cdx.json) packages."
+
+# Exits with an error for a known vulnerability, and if the lookup could not run: the message says which.
+audit: setup .build/audit/.set-up ## Look up known vulnerabilities of requirements.lock
+	@PATH=.build/audit/bin:$$PATH bash .ci/audit
+
+image: ## Build the image with docker or podman (ENGINE=podman, IMAGE=name:tag, ARGS='--build-arg …')
+	@set -eu; for engine in $${ENGINE:-docker podman}; do \
+		if command -v "$$engine" >/dev/null && "$$engine" info >/dev/null 2>&1; then \
+			exec "$$engine" build $(ARGS) --tag "$${IMAGE:-campaign-membership}" .; \
+		fi; \
+	done; \
+	echo "No image was built: no container engine answers here ($${ENGINE:-docker, podman})." \
+		'Start one, or name it: make image ENGINE=…' >&2; \
+	exit 1
+
+# Tools apart from .venv, each with its own lock.
+.build/release/.set-up .build/audit/.set-up: .build/%/.set-up: $(BIN)/python requirements-%.lock
+	@$(BIN)/python -m venv --clear --without-pip .build/$*
+	@$(BIN)/python -m pip --python .build/$* --disable-pip-version-check install --quiet \
+		--require-hashes -r requirements-$*.lock
+	@touch $@
 
 $(SET_UP): $(BIN)/python requirements-dev.lock pyproject.toml
 	@echo 'Installing requirements-dev.lock into .venv; the first time takes a minute or two.'

@@ -34,6 +34,7 @@ LOCKS = (
     "requirements-dev.lock",
     "requirements-build.lock",
     "requirements-release.lock",
+    "requirements-audit.lock",
     "requirements-bench.lock",
 )
 ROLES = {
@@ -292,9 +293,10 @@ def test_the_image_installs_nothing_without_a_hash() -> None:
 
 def test_the_image_is_built_and_run_by_one_supported_python() -> None:
     images = {words[1] for words in dockerfile() if words[0] == "FROM"}
-    version = re.fullmatch(r"python:(\d+\.\d+)-slim", images.pop())
+    (base,) = (words[1] for words in dockerfile() if words[0] == "ARG" and words[1].startswith("PYTHON_IMAGE="))
+    version = re.fullmatch(r"PYTHON_IMAGE=python:(\d+\.\d+)-slim", base)
 
-    assert not images
+    assert images == {"${PYTHON_IMAGE}"}, "one digest pins both stages"
     assert version
     assert version[1] in SpecifierSet(project()["project"]["requires-python"])
 
@@ -351,7 +353,8 @@ def requirements(name: str) -> list[Requirement]:
     ]
     release = [*build, *(entry for entry in groups["release"] if isinstance(entry, str))]
     with_tracing = [*production, *tracing]
-    by_lock = dict(zip(LOCKS, (production, with_tracing, development, build, release, groups["bench"]), strict=True))
+    in_order = (production, with_tracing, development, build, release, groups["audit"], groups["bench"])
+    by_lock = dict(zip(LOCKS, in_order, strict=True))
     return [Requirement(entry) for entry in by_lock[name]]
 
 
@@ -402,6 +405,8 @@ def test_workflows_and_hooks_run_the_same_commands_as_developers() -> None:
 
     assert ci["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
     assert "bash .ci/run" in [step.get("run") for step in ci["steps"]]
+    image = yaml.safe_load(text_of(".github/workflows/ci.yaml"))["jobs"]["image"]
+    assert "bash .ci/supply-chain" in [step.get("run") for step in image["steps"]]
     assert "make lock ARGS=--upgrade" in [step.get("run") for step in updates["steps"]]
     assert [hook["entry"] for hook in hooks] == ["make check"]
 
@@ -415,6 +420,38 @@ def test_make_help_describes_every_target() -> None:
     described = dict(re.findall(r"^make (\w+) +(\S.+)$", outcome.stdout, re.MULTILINE))
     assert list(described) == targets
     assert {"setup", "run", "test", "check", "fix", "lock", "help"} <= set(targets)
+
+
+def without_engine(tmp_path: Path) -> dict[str, str]:
+    """Return an environment in which `docker` and `podman` exist and no engine answers."""
+    for engine in ("docker", "podman"):
+        (tmp_path / engine).write_text("#!/bin/sh\nexit 1\n", encoding="ascii")
+        (tmp_path / engine).chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if key not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}}
+    return environment | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+
+def test_make_image_says_that_no_engine_answers(tmp_path: Path) -> None:
+    outcome = run("make", "image", env=without_engine(tmp_path))
+
+    assert outcome.returncode != 0
+    assert "No image was built: no container engine answers here (docker, podman)" in outcome.stderr
+
+
+def test_an_audit_that_cannot_run_is_told_apart_from_a_finding(tmp_path: Path) -> None:
+    """The outcomes of pip-audit 2.10: a report for a finding, none when the service is unreachable."""
+    outcomes = {
+        "echo '{\"dependencies\": []}'; exit 0": (0, "No known vulnerability in the"),
+        "echo '{\"dependencies\": [1]}'; echo 'Found 1 known vulnerability' >&2; exit 1": (1, "Found 1 known"),
+        'echo \'{"dependencies": [{"skip_reason": 1}]}\'; exit 0': (3, "no data about 1 of"),
+        "echo 'ERROR: Could not connect' >&2; exit 1": (3, "The audit could not run: ERROR: Could not connect"),
+    }
+    for script, (code, sentence) in outcomes.items():
+        (tmp_path / "pip-audit").write_text(f"#!/bin/sh\n{script}\n", encoding="ascii")
+        (tmp_path / "pip-audit").chmod(0o755)
+        outcome = run("bash", ".ci/audit", env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+        assert outcome.returncode == code
+        assert sentence in outcome.stdout + outcome.stderr
 
 
 def test_ci_runs_the_checks_and_then_the_tests() -> None:
