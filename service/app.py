@@ -66,6 +66,13 @@ REFUSED_LOGS: Final = {refusal: RateLimitedLog("credentials_refused") for refusa
 NO_KEYS_LOG: Final = RateLimitedLog("token_not_checked")
 """Tokens that could not be checked, because the issuer's keys were never read."""
 
+KEY_SET_UNAVAILABLE: Final = "key_set_unavailable"
+# Each label exists from the start, so that a rate over it is defined before the first failure.
+_FAILURES: Final = {
+    reason: metrics.CREDENTIAL_FAILURES.labels(reason)
+    for reason in (*(refusal.code for refusal in Refusal), KEY_SET_UNAVAILABLE)
+}
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
@@ -199,7 +206,7 @@ def _problem(code: str) -> Any:  # noqa: ANN401 - Litestar's handler type is wid
 def _unauthenticated(_request: Request[Any, Any, Any], problem: Unauthenticated) -> Response[bytes]:
     """Give the reason, to the caller and in the log; without credentials there is none."""
     refusal = problem.refusal
-    metrics.CREDENTIALS_REFUSED.labels(refusal.code).inc()
+    _FAILURES[refusal.code].inc()
     if refusal is not Refusal.NO_CREDENTIALS:
         REFUSED_LOGS[refusal].warning(reason=refusal.code, request_id=request_id.get())
     return problem_response("unauthenticated", {"WWW-Authenticate": problem.challenge}, detail=refusal.value)
@@ -210,6 +217,7 @@ def _scope_missing(_request: Request[Any, Any, Any], problem: ScopeMissing) -> R
 
 
 def _no_keys(_request: Request[Any, Any, Any], _problem: Exception) -> Response[bytes]:
+    _FAILURES[KEY_SET_UNAVAILABLE].inc()
     NO_KEYS_LOG.warning(request_id=request_id.get())
     return problem_response("identity_provider_unavailable")
 

@@ -27,11 +27,8 @@ def cached_response(cache: Cache, page: CachedPage, target: Target, *, keep: boo
     """
     if page.too_large:
         return None
-    revision = 0
-    for card in page.cards:
-        revision += card.revision
     for kept in page.responses:
-        if kept.revision == revision and kept.suits(target.coding):
+        if kept.revision == page.revision and kept.suits(target.coding):
             cache.touch_response(page)
             return kept
     items = [card.json for card in page.cards]
@@ -45,7 +42,7 @@ def cached_response(cache: Cache, page: CachedPage, target: Target, *, keep: boo
         items,
         [card.digest for card in page.cards],
         coding=target.coding,
-        revision=revision,
+        revision=page.revision,
     )
     if keep:
         cache.keep_response(page, made)

@@ -215,10 +215,11 @@ def respond(
     representation: Representation, position: int, if_none_match: str, parked: str | None = None
 ) -> RawResponse:
     """Return the response that states that the representation is exact at `position`; 304 if the caller has it."""
-    validators = (*representation.validator_headers, *position_headers(position, parked))
+    stated = position_headers(position, parked)
     if if_none_match and is_current(representation.tag, if_none_match):
-        return RawResponse(HTTP_304_NOT_MODIFIED, validators, b"")
-    return RawResponse(HTTP_200_OK, (*validators, *representation.content_headers), representation.body)
+        return RawResponse(HTTP_304_NOT_MODIFIED, (*representation.validator_headers, *stated), b"")
+    headers = (*representation.validator_headers, *representation.content_headers, *stated)
+    return RawResponse(HTTP_200_OK, headers, representation.body)
 
 
 def position_headers(position: int, parked: str | None) -> tuple[Header, ...]:

@@ -18,6 +18,7 @@ from service import routes
 from service.identity.refusals import Refusal
 from service.parameters import SortField
 from service.problems import PROBLEMS
+from tests.support.metrics import labelled_families
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -80,12 +81,10 @@ def test_every_problem_code_is_documented_with_its_status() -> None:
 def metric_rows(registry: CollectorRegistry) -> set[str]:
     """Return our metrics as the documentation writes them: `name{label,…}`."""
     rows = set()
-    for collector in set(registry._collector_to_names):
-        names = getattr(collector, "_labelnames", None)
-        if names is not None:
-            (family,) = collector.collect()
+    for family, labels in labelled_families(registry):
+        if family.name.startswith("membership_"):
             suffix = "_total" if family.type == "counter" else ""
-            rows.add(f"{family.name}{suffix}" + ("{" + ",".join(names) + "}" if names else ""))
+            rows.add(f"{family.name}{suffix}" + ("{" + ",".join(labels) + "}" if labels else ""))
     return rows
 
 

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from consumers import metrics as projector_metrics
 from service import metrics as api_metrics
 from service.workers import supervisor
+from tests.support.metrics import labelled_families
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "rules.yaml"
@@ -29,12 +30,10 @@ WORDS = FUNCTIONS | {"and", "by", "max", "min", "on", "or", "sum", "unless"}
 def exported(registry: CollectorRegistry) -> dict[str, set[str]]:
     """Return the sample names of a registry, each with the labels of its metric."""
     result = {}
-    for collector in set(registry._names_to_collectors.values()):
-        for family in collector.describe() if hasattr(collector, "describe") else collector.collect():
-            labels = set(getattr(collector, "_labelnames", ()))
-            suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
-            for suffix in suffixes:
-                result[family.name + suffix] = labels | ({"le"} if suffix == "_bucket" else set())
+    for family, labels in labelled_families(registry):
+        suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
+        for suffix in suffixes:
+            result[family.name + suffix] = {*labels, *(("le",) if suffix == "_bucket" else ())}
     return result
 
 

@@ -287,6 +287,7 @@ def cache_with_a_page(card_bytes: int) -> tuple[Cache, CachedPage]:
 
 
 def response_of(cache: Cache, page: CachedPage, coding: ContentCoding | None) -> Representation:
+    assert cache.is_exact(page)
     response = cached_response(cache, page, Target(path(1), b"", coding), keep=True)
     assert response is not None
     return response

@@ -8,8 +8,10 @@ import pytest
 from prometheus_client import Counter
 
 from service import metrics
+from service.app import KEY_SET_UNAVAILABLE
 from service.cache import Cache
-from service.metrics import Refusal, Shed
+from service.identity.refusals import Refusal
+from service.metrics import Shed
 from service.page_budget import PageBudget, PageMemoryBusy
 from service.read_model import admission as admissions
 from service.read_model.admission import WAITING_PER_SLOT_MAX, Admission, Overloaded
@@ -81,7 +83,29 @@ async def test_a_page_without_memory_is_counted(shed: dict[str, float]) -> None:
 
 def test_every_reason_has_a_sample_and_is_counted_alone() -> None:
     assert counts(metrics.SHED).keys() == set(get_args(Shed))
-    before = counts(metrics.CREDENTIAL_FAILURES)
-    assert before.keys() == set(get_args(Refusal))
-    metrics.credential_refused("expired")
-    assert counts(metrics.CREDENTIAL_FAILURES) == before | {"expired": before["expired"] + 1}
+    failures = counts(metrics.CREDENTIAL_FAILURES)
+    assert failures.keys() == {*(refusal.code for refusal in Refusal), KEY_SET_UNAVAILABLE}
+
+
+def test_requests_are_counted_in_every_bucket_that_holds_them() -> None:
+    before = samples()
+    metrics.count("/health/live", 200, 0.002)
+    metrics.count("/health/live", 200, 7)
+    metrics.count("/health/live", 503, 60)
+    added = {name: value - before.get(name, 0) for name, value in samples().items()}
+    assert added["membership_http_requests_total", "200"] == 2
+    assert added["membership_http_requests_total", "503"] == 1
+    buckets = {"0.001": 0, "0.0025": 1, "5.0": 1, "10.0": 2, "+Inf": 3}
+    assert {le: added["membership_http_request_duration_seconds_bucket", le] for le in buckets} == buckets
+    assert added["membership_http_request_duration_seconds_count", ""] == 3
+    assert added["membership_http_request_duration_seconds_sum", ""] == pytest.approx(67.002)
+
+
+def samples() -> dict[tuple[str, str], float]:
+    """The samples of one route by name, and by status or bound."""
+    return {
+        (sample.name, sample.labels.get("status", sample.labels.get("le", ""))): sample.value
+        for family in metrics.REGISTRY.collect()
+        for sample in family.samples
+        if sample.labels.get("route") == "/health/live"
+    }

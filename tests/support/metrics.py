@@ -1,0 +1,14 @@
+"""The metrics of a registry with the names of their labels, whichever way the code defines them."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
+
+
+def labelled_families(registry: CollectorRegistry) -> Iterator[tuple[Metric, tuple[str, ...]]]:
+    """Yield each metric family and its label names."""
+    for collector in registry._collector_to_names:
+        for family in collector.collect():
+            labels = getattr(family, "_labelnames", getattr(collector, "_labelnames", ()))
+            yield family, tuple(labels)
