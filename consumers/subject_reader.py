@@ -1,16 +1,17 @@
 """Reads the messages on single subjects of the stream, for processes that mostly do without a broker.
 
-It connects at the first read, and again at the first read after a connection was lost, so that an API process starts,
+It connects at the first read, and again at the first read after a connection was lost, so that an API worker starts,
 and lists, while the broker is down.
 
 Reads: JetStream, through short-lived consumers, one per subject (see docs/decisions/0031-history-by-subject.md).
-Fails: `HistoryUnavailable`, at most `SILENCE_MAX_S` after the broker has last answered.
+Fails: `HistoryUnavailable`, at most `silence_max_s` after the broker has last answered, without waiting until the
+connection is closed.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from nats.errors import Error as NatsError
@@ -28,7 +29,7 @@ SILENCE_MAX_S: Final = 0.9
 """How long the broker may take for each step; the API promises its 503 within a second."""
 NEXT_WAIT_S: Final = 0.2
 PULL_BYTES_MAX: Final = 2 * 1024 * 1024
-"""Bytes requested by one pull: a process reads several subjects at the same time, mostly of a few small messages."""
+"""Bytes requested by one pull: a worker reads several subjects at the same time, mostly of a few small messages."""
 Result = TypeVar("Result")
 
 
@@ -41,6 +42,8 @@ class SubjectReader:
         self._silence_max_s = silence_max_s
         self._client: TolerantClient | None = None
         self._connecting = asyncio.Lock()
+        self._ending: set[asyncio.Task[None]] = set()
+        """Subscriptions and connections that are being closed. Each ends within `silence_max_s`."""
 
     async def count(self, subjects: Sequence[str], applied: Checkpoint) -> list[int]:
         """Return how many messages each subject has; raises `HistoryUnavailable`, also for a stream that is another.
@@ -49,7 +52,7 @@ class SubjectReader:
         """
         client = await self._connected()
         counts = asyncio.gather(*(stream.count(client, subject) for subject in subjects))
-        state, found = await self._in_time(asyncio.gather(stream.identify(client, applied), counts))
+        state, found = await self._in_time(asyncio.gather(stream.identify(client, applied), counts), client)
         if state is None:
             raise HistoryUnavailable(f"Stream {stream.STREAM} does not exist.")
         return found
@@ -64,11 +67,11 @@ class SubjectReader:
         """
         client = await self._connected()
         subscription = OrderedSubscription(client, Position(0), subject, pull_bytes_max=PULL_BYTES_MAX)
-        await self._in_time(subscription.__aenter__())
+        await self._in_time(subscription.__aenter__(), client)
         try:
             seen = 0
             while not subscription.caught_up and subscription.position < through:
-                messages = await self._in_time(_next(subscription, slice_events))
+                messages = await self._in_time(_next(subscription, slice_events), client)
                 seen += len(messages)
                 applied = [message for message in messages if message.position <= through]
                 if applied:
@@ -76,17 +79,31 @@ class SubjectReader:
             if subscription.position < through and seen < count:
                 raise HistoryUnavailable(f"{count - seen} of the {count} messages on {subject} were not delivered.")
         finally:
-            with suppress(NatsError, OSError, TimeoutError):
-                async with asyncio.timeout(SILENCE_MAX_S):
-                    await subscription.__aexit__(None, None, None)
+            self._end(subscription.__aexit__(None, None, None))
 
     async def close(self) -> None:
         """Disconnect; a later read connects again."""
-        client, self._client = self._client, None
-        if client is not None:
-            with suppress(NatsError, OSError, TimeoutError):
-                async with asyncio.timeout(SILENCE_MAX_S):  # a silent broker takes no more bytes
-                    await client.close()
+        if self._client is not None:
+            self._abandon(self._client)
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    def _abandon(self, client: TolerantClient) -> None:
+        """Close a connection in the background; the next read opens another, unless one has done so already."""
+        if self._client is client:
+            self._client = None
+        self._end(client.close())
+
+    def _end(self, closing: Coroutine[Any, Any, None]) -> None:
+        """Close something without waiting for it: a silent broker takes no more bytes."""
+        task = asyncio.create_task(self._end_in_time(closing), name="end a subscription or connection")
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _end_in_time(self, closing: Coroutine[Any, Any, None]) -> None:
+        with suppress(NatsError, OSError, TimeoutError):
+            async with asyncio.timeout(self._silence_max_s):
+                await closing
 
     async def _connected(self) -> TolerantClient:
         """Return the connection, a new one if there is none."""
@@ -98,8 +115,8 @@ class SubjectReader:
                 self._client = await connect_once(self._access, self._name)
             return self._client
 
-    async def _in_time(self, step: Awaitable[Result]) -> Result:
-        """Wait for one step of the broker, and translate its errors.
+    async def _in_time(self, step: Awaitable[Result], client: TolerantClient | None = None) -> Result:
+        """Wait for one step of the broker, and translate its errors; `client` is the connection that the step uses.
 
         A broker that does not answer in time is asked on a new connection next: TCP notices a lost one much later.
         """
@@ -109,8 +126,8 @@ class SubjectReader:
         except StreamRefused as problem:
             raise HistoryUnavailable(str(problem)) from problem
         except (NatsError, OSError, TimeoutError, Interrupted, msgspec.DecodeError) as problem:
-            if isinstance(problem, TimeoutError):
-                await self.close()
+            if isinstance(problem, TimeoutError) and client is not None:
+                self._abandon(client)
             raise HistoryUnavailable(f"{self._access.problem(problem)}.") from problem
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -18,6 +20,8 @@ from projections.store.queries import Generation
 from tests.support.processes import eventually
 
 EVENTS = 30
+UNREAD_BYTES = 32 * 1024 * 1024
+"""More than the kernel buffers for a broker that reads nothing."""
 EVEN, ODD = "membership.test.even", "membership.test.odd"
 
 
@@ -127,3 +131,40 @@ async def test_messages_larger_than_a_pull_are_read_one_by_one(
     for size in (10, 5_000, 900, 900, 900, 70_000, 10):
         await client.jetstream().publish(EVEN, b"x" * size)
     assert await read(reader, EVEN, through=EVENTS + 7) == [*range(2, EVENTS + 1, 2), *range(EVENTS + 1, EVENTS + 8)]
+
+
+async def test_a_step_that_times_out_closes_no_newer_connection(client: TolerantClient) -> None:
+    assert client.connected_url is not None
+    reader = SubjectReader(client.connected_url.geturl(), "test")
+    older = await reader._connected()
+    reader._abandon(older)
+    newer = await reader._connected()
+    reader._silence_max_s = 0.01
+    with pytest.raises(HistoryUnavailable):
+        await reader._in_time(asyncio.Event().wait(), older)
+    await asyncio.wait(reader._ending)
+    assert older.is_closed
+    assert (newer.is_connected, await reader._connect()) == (True, newer)
+    await reader.close()
+    assert newer.is_closed
+
+
+async def test_a_failed_read_does_not_wait_until_its_connection_is_closed(
+    reader: SubjectReader, nats: NatsServer
+) -> None:
+    assert await read(reader, EVEN, through=4) == [2, 4]
+    cut_off = await reader._connected()
+    assert nats.pid is not None
+    os.kill(nats.pid, signal.SIGSTOP)
+    try:
+        assert cut_off._transport is not None
+        cut_off._transport.write(bytes(UNREAD_BYTES))
+        with pytest.raises(HistoryUnavailable, match="does not answer"):
+            await read(reader, EVEN)
+        assert reader._client is None
+        assert reader._ending, "the connection is still being closed"
+        await reader.close()
+        assert not reader._ending
+    finally:
+        os.kill(nats.pid, signal.SIGCONT)
+    assert await read(reader, EVEN, through=4) == [2, 4]
