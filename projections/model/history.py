@@ -1,7 +1,7 @@
-"""The history of memberships: what became of each event, by the rules of the fold itself. No I/O.
+"""Determines the outcome of each event of a membership, with the fold's own rules. No I/O.
 
-Every message is folded on its own into the registers of `membership.py`; the registers that then hold the event are
-those that it won. So the outcomes cannot follow other rules than the rows.
+Every message is folded on its own into the registers of `membership.py`. An event has won the registers that hold it
+after it was folded. So the outcomes cannot follow other rules than the rows.
 
 Invariants: the messages of one subject are added in stream order; subjects may follow one another, because no register
 is written from two subjects.
@@ -66,7 +66,7 @@ class SetAside(Struct, frozen=True):
 
 
 class Presence(Struct):
-    """The events that took a target out of its campaign and back, as far as they won on arrival, and those parked."""
+    """The last removal that applied, the restoration after it, and how many events are parked."""
 
     removal: HistoryEvent | None = None
     restoration: HistoryEvent | None = None

@@ -2,7 +2,8 @@
 
 Reads: customer, campaign, membership, parked_event, control tables; the stream, through `MessageReader`.
 Invariants: registers and position are one snapshot, and only events up to that position count, so a verdict and the
-events that explain it are of the same moment. The stream is read only after the caller may see the membership.
+events that explain it are of the same moment. Parked events are looked up afterwards: one that is retried at that
+moment may already count as applied. The stream is read only after the caller may see the membership.
 Memory: one slice of messages; of each event only what is shown of it is kept.
 Fails: `HistoryUnavailable` and `HistoryTooLong`; what the connection raises.
 """
