@@ -8,7 +8,9 @@ commit, in order, or is disabled because it may have missed one.
 
 import asyncio
 from collections import Counter
-from typing import Final
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, TypeVar
 
 import asyncpg
 import structlog
@@ -25,6 +27,8 @@ from service.read_model import reads
 from service.read_model.reads import LivePosition, live_position
 from service.supervision import supervise
 
+SWITCHES_MAX: Final = 3
+"""Retry limit for generation switches during one read."""
 POLL_S: Final = 0.25
 """How often PostgreSQL is polled while readers wait, in case a notification is lost."""
 LISTENER_CHECK_S: Final = 2.0
@@ -40,6 +44,8 @@ WAITERS_PER_CALLER_MAX: Final = WAITERS_MAX // 10
 
 Queue = asyncio.Queue[str | None]
 """Payloads of notices; None means that some may be missing and the listener must reconnect."""
+
+Found = TypeVar("Found")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -96,6 +102,30 @@ class Freshness:
             raise NotReady
         self._set_position(live.generation, live.position)
         return live
+
+    async def read_live(self, read: Callable[[Generation], Awaitable[Found | None]]) -> Found:
+        """Return what `read` finds in the live generation; raises `NotReady`.
+
+        Repeats the read after a switch: when `read` returns None, or a table of the generation is gone.
+        """
+        name = await self.generation()
+        for _ in range(SWITCHES_MAX):
+            with suppress(*reads.GENERATION_GONE):
+                found = await read(name)
+                if found is not None:
+                    return found
+            name = (await self.refresh()).generation
+        raise NotReady
+
+    async def wait_within(self, position: int, wait_s: float, caller: str, deadline: asyncio.Timeout) -> bool:
+        """Wait for a position like `wait_for_position`, and extend the request's deadline by the time that it took."""
+        began = asyncio.get_running_loop().time()
+        ends = deadline.when() or began
+        deadline.reschedule(ends + wait_s)
+        try:
+            return await self.wait_for_position(position, wait_s, caller)
+        finally:
+            deadline.reschedule(ends + asyncio.get_running_loop().time() - began)
 
     async def wait_for_position(self, position: int, wait_s: float, caller: str) -> bool:
         """Wait at most `wait_s` until the live generation has applied `position`; return whether it has.

@@ -1,7 +1,7 @@
 """The use case of `GET /customers/{customer_id}/campaigns/{campaign_id}/history`: why a membership is shown, or not.
 
-The order of the checks is the list's: credentials, parameters, then whether the caller may see customer and campaign.
-Only then is the stream read; everything before needs no broker.
+The checks have the same order as those of the listing: credentials, parameters, then whether the caller may see
+customer and campaign. Only then is the stream read; everything before needs no broker.
 
 Reads: the live generation and the stream, through projections.store.membership_history.
 Fails: `Unauthenticated`, `NotReady`, and what the read pool raises.
@@ -10,7 +10,7 @@ Fails: `Unauthenticated`, `NotReady`, and what the read pool raises.
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -29,22 +29,25 @@ from projections.store.membership_history import (
     read_history,
     read_registers,
 )
+from projections.store.queries import Generation
 from service import history_parameters, paging
 from service.auth import Authenticator, Principal
 from service.content_codings import negotiated_coding
-from service.freshness import Freshness, NotReady
+from service.freshness import Freshness
 from service.history_parameters import HistoryRequest
-from service.page_reader import FOREIGN_CURSOR, SWITCHES_MAX, TAMPERED_CURSOR, wait_s
+from service.limited_reader import LimitedReader
+from service.page_reader import FOREIGN_CURSOR, TAMPERED_CURSOR, wait_s
 from service.paging import FORM, Cursor
 from service.parameters import Violation, query_pairs
 from service.problems import problem_reply, unprocessable
 from service.rate_limited_log import RateLimitedLog
-from service.read_model import reads
 from service.read_model.admission import Admission, Overloaded
 from service.representation import RawResponse, position_headers, represent_body, respond
 
 HISTORIES_MAX: Final = 8
-"""Histories that a process reads at the same time: each takes milliseconds, but may buffer 4 MB of large events."""
+"""Histories that a worker reads at the same time: each takes milliseconds, but may buffer 4 MB of large events."""
+RESPOND_S: Final = 0.2
+"""Time that remains for the response when the broker is given up, before the deadline of the whole request."""
 UNAVAILABLE_LOG: Final = RateLimitedLog("history_unavailable")
 
 
@@ -93,19 +96,36 @@ class MembershipHistory:
             request, after = await self._parse(call, principal)
             if not isinstance(request, HistoryRequest):
                 return unprocessable(request)
-            if not await self._reached(request, call.prefer, principal, deadline):
+            if request.min_position is not None and not await self._freshness.wait_within(
+                request.min_position, wait_s(call.prefer), principal.user_id, deadline
+            ):
                 return problem_reply("position_not_reached")
-            live = await self._read_live(request, principal.scope)
-            if request.min_position is not None and live.checkpoint.position < request.min_position:
-                self._freshness.reset_position()
-                return problem_reply("position_not_reached")
-            headers = position_headers(live.checkpoint.position, live.parked)
-            if live.state is None:
-                return problem_reply("membership_not_found", *headers)
-            history = await self._read_history(request, principal, live.state, live.checkpoint)
-            if isinstance(history, str):
-                return problem_reply(history, *headers)
-            return await self._found(call, request, principal, live, live.state, history=history, after=after)
+            read = Read(call, request, principal, after, (deadline.when() or 0.0) - RESPOND_S)
+            return await self._freshness.read_live(partial(self._respond, read))
+
+    async def _respond(self, read: "Read", name: Generation) -> RawResponse | None:
+        """Return the response from a generation; None if it is no longer the live one."""
+        request = read.request
+        live = await read_registers(
+            self._pool,
+            name,
+            request.customer_id,
+            request.campaign_id,
+            scope=read.principal.scope,
+            min_position=request.min_position,
+        )
+        if live.live_generation != name:
+            return None
+        if request.min_position is not None and live.checkpoint.position < request.min_position:
+            self._freshness.reset_position()
+            return problem_reply("position_not_reached")
+        headers = position_headers(live.checkpoint.position, live.parked)
+        if live.state is None:
+            return problem_reply("membership_not_found", *headers)
+        history = await self._read_history(read, live.state, live.checkpoint)
+        if isinstance(history, str):
+            return problem_reply(history, *headers)
+        return await self._found(read, live, live.state, history)
 
     async def _parse(
         self, call: HistoryCall, principal: Principal
@@ -126,53 +146,19 @@ class MembershipHistory:
             return [FOREIGN_CURSOR], Position(0)
         return request, Position(int(cursor.key))
 
-    async def _reached(
-        self, request: HistoryRequest, prefer: Sequence[str], principal: Principal, deadline: asyncio.Timeout
-    ) -> bool:
-        """Wait for the requested position, if there is one; the wait extends the request's deadline."""
-        if request.min_position is None:
-            return True
-        began = asyncio.get_running_loop().time()
-        ends = deadline.when() or began
-        wait = wait_s(prefer)
-        deadline.reschedule(ends + wait)
-        try:
-            return await self._freshness.wait_for_position(request.min_position, wait, principal.user_id)
-        finally:
-            deadline.reschedule(ends + asyncio.get_running_loop().time() - began)
-
-    async def _read_live(self, request: HistoryRequest, scope: str | None) -> LiveRegisters:
-        """Read the registers, again if the pointer to the live generation moved."""
-        name = await self._freshness.generation()
-        for _ in range(SWITCHES_MAX):
-            with suppress(*reads.GENERATION_GONE):
-                live = await read_registers(
-                    self._pool,
-                    name,
-                    request.customer_id,
-                    request.campaign_id,
-                    scope=scope,
-                    min_position=request.min_position,
-                )
-                if live.live_generation == name:
-                    return live
-            name = (await self._freshness.refresh()).generation
-        raise NotReady
-
-    async def _read_history(
-        self, request: HistoryRequest, principal: Principal, state: MembershipState, applied: Checkpoint
-    ) -> HistoryFold | str:
+    async def _read_history(self, read: "Read", state: MembershipState, applied: Checkpoint) -> HistoryFold | str:
         """Return the history, or the code of the problem that prevents reading it."""
         if self._reader is None:
             return "broker_not_configured"
         began = asyncio.get_running_loop().time()
         try:
-            async with self._admission.slot(principal.user_id):
-                if self._failed_at >= began:  # found while this request waited, and asking again would take as long
+            async with self._admission.slot(read.principal.user_id):
+                if self._failed_at >= began:
+                    # The broker failed while this request waited for its slot; do not wait for it again.
                     return "broker_unavailable"
-                return await read_history(
-                    self._pool, self._reader, state, applied, counters=request.include is not None
-                )
+                reader = LimitedReader(self._reader, read.broker_ends)
+                counters = read.request.include is not None
+                return await read_history(self._pool, reader, state, applied, counters=counters)
         except Overloaded:
             return "history_busy"
         except HistoryTooLong:
@@ -183,26 +169,31 @@ class MembershipHistory:
             return "broker_unavailable"
 
     async def _found(
-        self,
-        call: HistoryCall,
-        request: HistoryRequest,
-        principal: Principal,
-        live: LiveRegisters,
-        state: MembershipState,
-        *,
-        history: HistoryFold,
-        after: Position,
+        self, read: "Read", live: LiveRegisters, state: MembershipState, history: HistoryFold
     ) -> RawResponse:
-        remaining = [event for event in history.events if event.position > after]
+        call, request = read.call, read.request
+        remaining = [event for event in history.events if event.position > read.after]
         page = remaining[: request.limit]
         next_cursor = None
         if len(remaining) > request.limit:
-            cursor = Cursor(FORM, fingerprint(request, principal), str(page[-1].position), request.campaign_id)
+            cursor = Cursor(FORM, fingerprint(request, read.principal), str(page[-1].position), request.campaign_id)
             next_cursor = paging.write_cursor(cursor, await self._signing_key())
         position = live.checkpoint.position
         body = answer(state, history, page, request.limit, next_cursor)
         represented = represent_body(body, negotiated_coding(call.accept_encoding))
         return respond(represented, position, call.if_none_match, live.parked)
+
+
+class Read(Struct, frozen=True):
+    """A request whose parameters are valid."""
+
+    call: HistoryCall
+    request: HistoryRequest
+    principal: Principal
+    after: Position
+    """The position after which the page begins."""
+    broker_ends: float
+    """Until when the stream is read, by the event loop's clock."""
 
 
 def fingerprint(request: HistoryRequest, principal: Principal) -> bytes:

@@ -8,7 +8,6 @@ Invariants: a page is read in one snapshot of one generation; a switch between g
 import asyncio
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Final
 
 from msgspec import Struct
@@ -16,7 +15,7 @@ from msgspec import Struct
 from projections.store.queries import Generation
 from service import paging
 from service.auth import Principal
-from service.freshness import Freshness, NotReady
+from service.freshness import Freshness
 from service.page_budget import PageBudget, PageMemoryBusy, Reservation
 from service.paging import FORM, Cursor
 from service.parameters import ListRequest, Violation
@@ -24,8 +23,6 @@ from service.read_model import reads
 from service.read_model.query_batcher import QueryBatcher
 from service.read_model.reads import UNRESERVED_BYTES_MAX, After, Page
 
-SWITCHES_MAX: Final = 3
-"""Retry limit for generation switches during one read."""
 KEY_BYTES_MAX: Final = 1_000
 """A longer sort key (a very long name) is truncated in the cursor; the rest is read from the campaign that the cursor
 names. The limit keeps cursors short enough for the request lines that proxies accept."""
@@ -108,7 +105,9 @@ class PageReader:
         if cursor is not None and cursor.request != fingerprint:
             return FOREIGN_CURSOR
         position = request.min_position
-        if position is not None and not await self._wait_for_position(position, wait_s(prefer), principal, deadline):
+        if position is not None and not await self._freshness.wait_within(
+            position, wait_s(prefer), principal.user_id, deadline
+        ):
             return PositionNotReached()
         page = await self._read_live(request, principal.scope, cursor, keys_only=keys_only)
         if page.items_bytes <= UNRESERVED_BYTES_MAX:
@@ -140,17 +139,6 @@ class PageReader:
             return CustomerNotFound(page.position, page.parked)
         return PageFound(page, await self._next_cursor(page, fingerprint), reservation)
 
-    async def _wait_for_position(
-        self, position: int, wait: float, principal: Principal, deadline: asyncio.Timeout
-    ) -> bool:
-        began = asyncio.get_running_loop().time()
-        ends = deadline.when() or began
-        deadline.reschedule(ends + wait)
-        try:
-            return await self._freshness.wait_for_position(position, wait, principal.user_id)
-        finally:
-            deadline.reschedule(ends + asyncio.get_running_loop().time() - began)
-
     async def _read_live(
         self,
         request: ListRequest,
@@ -164,19 +152,17 @@ class PageReader:
 
         A page for which memory was reserved may have grown beyond the reservation in the meantime.
         """
-        name = await self._freshness.generation()
-        for _ in range(SWITCHES_MAX):
-            with suppress(*reads.GENERATION_GONE):
-                after = None if cursor is None else await self._after(name, request, cursor)
-                page = await reads.read_page(
-                    self._batcher, name, request, scope, after, items_bytes_max=items_bytes_max, keys_only=keys_only
-                )
-                if UNRESERVED_BYTES_MAX < items_bytes_max < page.items_bytes:
-                    raise PageMemoryBusy
-                if page.live_generation == name:
-                    return page
-            name = (await self._freshness.refresh()).generation
-        raise NotReady
+
+        async def read(name: Generation) -> Page | None:
+            after = None if cursor is None else await self._after(name, request, cursor)
+            page = await reads.read_page(
+                self._batcher, name, request, scope, after, items_bytes_max=items_bytes_max, keys_only=keys_only
+            )
+            if UNRESERVED_BYTES_MAX < items_bytes_max < page.items_bytes:
+                raise PageMemoryBusy
+            return page if page.live_generation == name else None
+
+        return await self._freshness.read_live(read)
 
     async def _after(self, name: Generation, request: ListRequest, cursor: Cursor) -> After:
         key = cursor.key

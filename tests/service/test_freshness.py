@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from projections.store import database
+from projections.store import database, generations
 from projections.store.notices import (
     CHANNEL,
     Notice,
@@ -173,3 +173,21 @@ async def test_a_wait_that_ended_or_was_cancelled_leaves_no_state(fresh: Freshne
     assert not await fresh.wait_for_position(9, 0.01, "someone")
     remaining: list[Any] = [fresh._waiters, fresh._waiting_by_caller]
     assert not any(remaining)
+
+
+async def test_a_read_whose_generation_is_dropped_meanwhile_is_repeated(
+    connection: asyncpg.Connection, fresh: Freshness
+) -> None:
+    await generations.create(connection, Generation("g2"))
+    names: list[str] = []
+
+    async def read(name: Generation) -> int | None:
+        names.append(name)
+        if name == G1:
+            await connection.execute("UPDATE control.live SET generation = 'g2'")
+            await connection.execute("DROP SCHEMA g1 CASCADE")
+        count: int | None = await connection.fetchval(f"SELECT count(*) FROM {name}.membership")  # noqa: S608 - our name
+        return count
+
+    assert await fresh.read_live(read) == 0
+    assert names == ["g1", "g2"]

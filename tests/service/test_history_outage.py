@@ -5,10 +5,11 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import pytest
 
 from ops.devstack.servers.nats import NatsServer
 from projections.model.events import BODY_BYTES_MAX
@@ -19,6 +20,8 @@ from tests.support.scenario import Scenario, bearer, client_of, code_of, names, 
 
 WITHIN_S = 1.0
 UNAVAILABLE = (503, "broker_unavailable")
+ANSWER_DELAY_S = 0.3
+"""Below the limit of one step; a history takes more than five steps."""
 
 
 async def timed(client: httpx.AsyncClient, path: str, headers: dict[str, str]) -> tuple[httpx.Response, float]:
@@ -160,3 +163,44 @@ async def test_a_history_of_too_many_bytes_is_refused_whole(scenario: Scenario, 
     reply = await client.get(path, headers=scenario.as_admin(), params={"include": "counters"})
     assert code_of(reply) == (503, "history_too_long")
     assert "retry-after" not in reply.headers
+
+
+@asynccontextmanager
+async def slow(broker_url: str) -> AsyncIterator[str]:
+    """The URL of a broker whose every answer arrives late."""
+    host, port = broker_url.removeprefix("nats://").split(":")
+    tasks: set[asyncio.Task[None]] = set()
+    writers: set[asyncio.StreamWriter] = set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:
+        while data := await reader.read(65_536):
+            await asyncio.sleep(delay_s)
+            writer.write(data)
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_broker, to_broker = await asyncio.open_connection(host, int(port))
+        writers.update((writer, to_broker))
+        tasks.add(asyncio.create_task(copy(reader, to_broker, 0)))
+        tasks.add(asyncio.create_task(copy(from_broker, writer, ANSWER_DELAY_S)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        for writer in writers:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
+async def test_a_broker_that_answers_each_step_late_is_the_brokers_failure(
+    system: System, scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMBERSHIP_READ_TIMEOUT_S", "0.5")
+    path = await membership_path(scenario)
+    async with slow(system.nats_url) as nats_url, api_with_broker(system, nats_url, tmp_path) as client:
+        assert code_of(await client.get(path, headers=scenario.as_admin())) == UNAVAILABLE
+        await assert_listed(client, path, scenario.as_admin())
