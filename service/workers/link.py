@@ -33,7 +33,7 @@ class SupervisorSilent(Exception):
 
 
 class SupervisorLink:
-    """Tells the supervisor how this worker is, and follows its requests."""
+    """Reports this worker's state to the supervisor, and carries out its requests."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, own: Callable[[], Snapshot]) -> None:
         self._reader = reader

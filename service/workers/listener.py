@@ -104,7 +104,7 @@ def _selecting(indexes: Sequence[int]) -> Iterator[bytes]:
 
 
 def stop_accepting(descriptor: int) -> None:
-    """Put a socket that nobody can connect to in the listening socket's place, in this process only.
+    """Replace this process's descriptor of the listening socket by one without an address.
 
     So this process accepts no more connections, without closing those it has accepted; the other processes, which share
     the listening socket, accept them. Linux only; elsewhere it accepts until it stops.

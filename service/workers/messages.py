@@ -1,4 +1,4 @@
-"""What a worker and its supervisor tell each other over their socket: one JSON object per line."""
+"""The messages between a worker and its supervisor: one JSON object per line."""
 
 from typing import Final, Literal
 

@@ -1,4 +1,4 @@
-"""One worker as its supervisor sees it: a process, its socket, and what it has reported.
+"""The supervisor's handle of one worker: process, socket, last report.
 
 Invariants: the process is started from the event loop's thread, because Linux ends a child when the thread that started
 it ends. It runs in its own session, so that a terminal's Ctrl-C reaches only the supervisor.
@@ -60,18 +60,25 @@ class WorkerProcess:
     async def launch(
         cls, command: Sequence[str], listener: socket.socket, on_scrape: Callable[["WorkerProcess"], None]
     ) -> "WorkerProcess":
-        """Start `command`; it gets the supervisor's process id and the two inherited descriptors as arguments."""
+        """Start `command`; it gets the supervisor's process id and the two inherited descriptors as arguments.
+
+        Raises OSError if the operating system cannot.
+        """
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
             inherited = (listener.fileno(), theirs.fileno())
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                *map(str, (os.getpid(), *inherited)),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=inherited,
-                start_new_session=True,
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    *map(str, (os.getpid(), *inherited)),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=inherited,
+                    start_new_session=True,
+                )
+            except OSError:
+                ours.close()
+                raise
         return cls(process, await asyncio.open_unix_connection(sock=ours, limit=LINE_BYTES_MAX), on_scrape)
 
     @property

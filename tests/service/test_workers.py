@@ -13,13 +13,8 @@ import httpx
 import pytest
 
 from ops.token import sign
-from service.workers.supervisor import (
-    PAUSE_MAX_S,
-    RESTARTS_MAX,
-    RESTARTS_WINDOW_S,
-    UNANSWERED_MAX,
-    Supervisor,
-)
+from service.workers.metrics import UNANSWERED_MAX
+from service.workers.restarts import PAUSE_MAX_S, RESTARTS_MAX, RESTARTS_WINDOW_S, RestartLimit
 from tests.support.api_process import connect, request_of, response_on, running
 from tests.support.command import membership
 from tests.support.processes import ADMIN, System, eventually
@@ -90,9 +85,6 @@ async def _all_accept(api: System, count: int) -> bool:
     return await metric(api, "membership_workers") == count
 
 
-# --- One port --------------------------------------------------------------------------------------------------------
-
-
 async def test_the_option_wins_and_all_workers_share_one_port(
     system: System, customer: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,9 +115,6 @@ async def test_several_workers_refuse_a_port_in_use(system: System, two: System)
     for taken in (system, two):
         ended = await membership(taken.environment, "serve", "--workers", "2")
         assert (ended.code, "MEMBERSHIP_HTTP_PORT" in ended.err) == (1, True)
-
-
-# --- Deaths ----------------------------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -191,8 +180,8 @@ async def test_killing_the_supervisor_leaves_no_worker(two: System, customer: in
 
 
 async def test_restarts_are_limited_in_time() -> None:
-    supervisor = Supervisor(["unused"], [], 0)
-    pauses = [supervisor._pause_s() for _ in range(RESTARTS_MAX + 1)]
+    limit = RestartLimit()
+    pauses = [limit.next_pause_s() for _ in range(RESTARTS_MAX + 1)]
     assert pauses[:4] == [0, 0.25, 0.5, 1]
     assert pauses[RESTARTS_MAX - 1] == PAUSE_MAX_S
     assert RESTARTS_WINDOW_S - 1 < pauses[RESTARTS_MAX] <= RESTARTS_WINDOW_S
@@ -212,9 +201,6 @@ async def test_workers_that_cannot_start_end_the_supervisor() -> None:
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", UNABLE)
     async with asyncio.timeout(STOPPED_WITHIN_S):
         assert await process.wait() == 3
-
-
-# --- Rolling restart -------------------------------------------------------------------------------------------------
 
 
 async def answered_until_closed(api: System, path: str) -> None:
@@ -302,9 +288,6 @@ async def test_a_rolling_restart_reads_secrets_again_or_changes_nothing(
             assert (await client.get(path_of(customer), headers=bearer(1, admin=True))).status_code == 401
     finally:
         await api.stop()
-
-
-# --- Stopping and metrics --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
