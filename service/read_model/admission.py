@@ -1,11 +1,13 @@
 """Admits a bounded number of expensive reads at a time, and shares the slots among callers.
 
 An expensive read is one that needs a custom plan: a search, dates, or a non-default order. Too many at once delay all
-of them, so a read waits for a slot for a bounded time, and is rejected if none becomes free. No caller can occupy more
-than half of the slots or of the waiting places; free slots go to the waiting callers in turn.
+of them, so a read waits for a slot for a bounded time, and is rejected if none becomes free. A read that would wait too
+long, as the reads of the last seconds show, is rejected at once. No caller can occupy more than half of the slots or of
+the waiting places; free slots go to the waiting callers in turn.
 """
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +21,10 @@ WAIT_MAX_S: Final = 0.8
 """How long a read waits for a slot; the API promises its 503 within a second."""
 WAITING_PER_SLOT_MAX: Final = 32
 """Waiting places per slot: at 25 ms a read, as many as a slot can serve within `WAIT_MAX_S`."""
+EXPECTED_WAIT_MAX_S: Final = 0.6
+"""How long a read may be expected to wait when it arrives: the rest of `WAIT_MAX_S` is for an expectation too low."""
+HELD_WEIGHT: Final = 0.05
+"""Weight of a read in the moving average of how long reads hold a slot."""
 RESERVED_CONNECTIONS: Final = 2
 """Connections of the pool not used by expensive reads: for API keys, the live generation's position, and cursors."""
 
@@ -33,15 +39,16 @@ class Overloaded(TimeoutError):
 class Slot:
     """An occupied slot; releasing it twice is harmless."""
 
-    def __init__(self, release: Callable[[], None]) -> None:
+    def __init__(self, release: Callable[[float], None]) -> None:
         self._release = release
+        self._began_s = time.monotonic()
         self.released = False
 
     def release(self) -> None:
         """Return the slot."""
         if not self.released:
             self.released = True
-            self._release()
+            self._release(time.monotonic() - self._began_s)
 
 
 _request_slot: ContextVar[Slot | None] = ContextVar("request_slot", default=None)
@@ -52,12 +59,31 @@ class Admission:
     """The slots of one process."""
 
     def __init__(self, slots: int) -> None:
+        self._slots = slots
         self._free = slots
         self._slots_per_caller = max(1, slots // 2)
         self._waiting_max = slots * WAITING_PER_SLOT_MAX
         self._waiting = 0
+        self._held_s = 0.0
+        """How long a read holds its slot: a moving average."""
         self._holding: Counter[str] = Counter()
         self._queues: dict[str, deque[asyncio.Future[None]]] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether reads wait."""
+        return self._waiting > 0
+
+    def is_full_for(self, owner: str) -> bool:
+        """Return whether a read of this caller would be rejected at once."""
+        if self._may_start(owner):
+            return False
+        own = len(self._queues.get(owner, ()))
+        if self._waiting >= self._waiting_max or own >= self._waiting_max // 2:
+            return True
+        callers = len(self._queues) + (owner not in self._queues)
+        slots = min(self._slots_per_caller, self._slots / callers)
+        return own * self._held_s > EXPECTED_WAIT_MAX_S * slots
 
     @asynccontextmanager
     async def slot(self, owner: str) -> AsyncIterator[None]:
@@ -90,10 +116,10 @@ class Admission:
         if self._may_start(owner):
             self._take(owner)
             return
-        queue = self._queues.setdefault(owner, deque())
-        if self._waiting >= self._waiting_max or len(queue) >= self._waiting_max // 2:
+        if self.is_full_for(owner):
             metrics.shed("queue_full")
             raise Overloaded
+        queue = self._queues.setdefault(owner, deque())
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.append(turn)
         self._waiting += 1
@@ -101,7 +127,7 @@ class Admission:
             await asyncio.wait({turn}, timeout=WAIT_MAX_S)
         except asyncio.CancelledError:
             if turn.done():
-                self._release(owner)
+                self._release(owner, self._held_s)
             raise
         finally:
             self._waiting -= 1
@@ -124,7 +150,8 @@ class Admission:
         self._free -= 1
         self._holding[owner] += 1
 
-    def _release(self, owner: str) -> None:
+    def _release(self, owner: str, held_s: float) -> None:
+        self._held_s += HELD_WEIGHT * (held_s - self._held_s)
         self._free += 1
         self._holding[owner] -= 1
         if not self._holding[owner]:

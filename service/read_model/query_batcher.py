@@ -3,6 +3,8 @@
 One round trip for many pages costs PostgreSQL and this process little more than one for a single page. No request is
 delayed to form a batch: an idle worker takes the waiting requests at once, and batches form while all workers are busy.
 
+A bounded number of requests may wait, and batches take them from their callers in turn (`waiting.py`).
+
 Invariants: while a request waits, a worker is running, because a worker stops in the same event-loop step in which it
 finds the queue empty. Whether a statement succeeds or fails, every request of its batch gets a result or an error.
 """
@@ -10,13 +12,14 @@ finds the queue empty. Whether a statement succeeds or fails, every request of i
 import asyncio
 from collections.abc import Sequence
 from contextvars import Context
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 import structlog
 
 from projections.store.database import ReadPool
 from service.read_model.admission import Admission, caller
+from service.read_model.waiting import Values, Waiting, WaitingReads
 
 BATCH_CONNECTIONS: Final = 2
 """Batched statements in progress at once; more connections would only make the batches smaller."""
@@ -24,9 +27,8 @@ GENERIC_PLAN_CONNECTIONS: Final = 2 * BATCH_CONNECTIONS
 """Including connections for large offsets, which are slower and are fetched one at a time."""
 BATCH_REQUESTS_MAX: Final = 32
 """Requests in one statement, which then takes some milliseconds."""
-
-Values = tuple[Any, ...]
-Waiting = tuple[Values, asyncio.Future[asyncpg.Record]]
+WAITING_MAX: Final = 1_024
+"""Requests that wait for a batch, unless configured: a third of a second's work on two cores."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -34,11 +36,17 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 class QueryBatcher:
     """Runs queries on two pools: one plans a statement once, for all values; the other plans it for each execution."""
 
-    def __init__(self, custom_plans: ReadPool, generic_plans: ReadPool, admission: Admission | None = None) -> None:
+    def __init__(
+        self,
+        custom_plans: ReadPool,
+        generic_plans: ReadPool,
+        admission: Admission | None = None,
+        waiting_max: int = WAITING_MAX,
+    ) -> None:
         self._custom_plans = custom_plans
         self._generic_plans = generic_plans
         self._admission = admission or Admission(GENERIC_PLAN_CONNECTIONS)
-        self._waiting: dict[str, list[Waiting]] = {}
+        self._waiting = WaitingReads(waiting_max)
         self._workers: set[asyncio.Task[None]] = set()
         self._working = 0
 
@@ -56,13 +64,21 @@ class QueryBatcher:
     async def fetch_batched(self, statement: str, values: Values) -> asyncpg.Record:
         """Return the row for these values; the statement takes an array of each value and numbers its rows.
 
-        Raises what `ReadPool.fetch` does, and UndefinedTableError if there is no row, because then the generation is
-        gone.
+        Raises what `ReadPool.fetch` does, `Overloaded` if too many requests wait, and UndefinedTableError if there is
+        no row, because then the generation is gone.
         """
-        future: asyncio.Future[asyncpg.Record] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(statement, []).append((values, future))
+        future = self._waiting.add(statement, values, caller.get())
         self._start_worker()
         return await future
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no waiting place is free."""
+        return self._waiting.is_full
+
+    def is_full_for(self, owner: str) -> bool:
+        """Return whether `fetch_batched` would refuse this caller now."""
+        return self._waiting.is_full_for(owner)
 
     def _start_worker(self) -> None:
         if self._working >= BATCH_CONNECTIONS:
@@ -83,18 +99,9 @@ class QueryBatcher:
     async def _drain(self) -> None:
         try:
             while self._waiting:
-                await self._run_batch(*self._next_batch())
+                await self._run_batch(*self._waiting.take(BATCH_REQUESTS_MAX))
         finally:
             self._working -= 1
-
-    def _next_batch(self) -> tuple[str, list[Waiting]]:
-        """Take the requests of the statement that has waited longest; a remainder is re-queued at the end."""
-        statement = next(iter(self._waiting))
-        waiting = self._waiting.pop(statement)
-        batch, remaining = waiting[:BATCH_REQUESTS_MAX], waiting[BATCH_REQUESTS_MAX:]
-        if remaining:
-            self._waiting[statement] = remaining
-        return statement, [request for request in batch if not request[1].done()]  # skip cancelled requests
 
     async def _run_batch(self, statement: str, batch: Sequence[Waiting]) -> None:
         if not batch:
@@ -103,8 +110,7 @@ class QueryBatcher:
         try:
             rows = {row["number"]: row for row in await self._generic_plans.fetch(statement, *columns)}
         except TimeoutError as problem:  # the server does not answer: waiting requests would time out as well, later
-            _fail([*batch, *(request for waiting in self._waiting.values() for request in waiting)], problem)
-            self._waiting.clear()
+            _fail([*batch, *self._waiting.take_all()], problem)
         except Exception as problem:  # noqa: BLE001 - raised again where the result is awaited
             _fail(batch, problem)
         else:

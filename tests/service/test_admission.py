@@ -8,7 +8,7 @@ import pytest
 
 from service.fast_path import _EXPENSIVE
 from service.read_model import admission as admissions
-from service.read_model.admission import WAITING_PER_SLOT_MAX, Admission, Overloaded
+from service.read_model.admission import EXPECTED_WAIT_MAX_S, WAITING_PER_SLOT_MAX, Admission, Overloaded
 
 SLOTS = 4
 SOON_S = 5
@@ -96,3 +96,30 @@ async def test_the_first_read_of_an_admitted_request_uses_its_slot() -> None:
 )
 def test_expensive_queries_are_recognized_before_parsing(query: bytes, expensive: bool) -> None:
     assert bool(_EXPENSIVE.search(query)) == expensive
+
+
+async def test_a_read_that_would_wait_too_long_is_rejected_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    admission = Admission(SLOTS)
+    monkeypatch.setattr(admission, "_held_s", EXPECTED_WAIT_MAX_S)
+    greedy = [asyncio.create_task(admission.admit("greedy")) for _ in range(20)]
+    await asyncio.sleep(0)
+    rejected = [task for task in greedy if task.done() and task.exception() is not None]
+    assert len(rejected) == 20 - SLOTS // 2 - (SLOTS // 2 + 1), "one more than fits into the expected wait"
+    assert admission.is_full_for("greedy")
+    assert not admission.is_full_for("other")
+    for task in greedy:
+        task.cancel()
+    await asyncio.gather(*greedy, return_exceptions=True)
+
+
+async def test_the_expected_wait_follows_how_long_reads_hold_a_slot() -> None:
+    admission = Admission(SLOTS)
+    for _ in range(3):
+        async with admission.slot("caller"):
+            await asyncio.sleep(0.02)
+    grown = admission._held_s
+    assert grown > 0
+    for _ in range(100):
+        async with admission.slot("caller"):
+            pass
+    assert admission._held_s < grown
