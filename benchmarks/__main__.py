@@ -17,6 +17,7 @@ from benchmarks import (
     memory,
     one_campaign,
     operations,
+    overload,
     plans,
     report,
     scale,
@@ -96,6 +97,8 @@ class Run:
         findings.rows.append(await freshness.measure(stack, data, effort.freshness_samples))
         self._report("histories of memberships")
         findings.rows.append(await histories.measure(stack, data, effort.freshness_samples))
+        self._report("overload")
+        findings.rows += await overload.measure(stack, data, effort)
         self._report("memory of the API")
         findings.rows.append(await memory.of_api(stack, data, effort))
 

@@ -30,6 +30,10 @@ class Reply(NamedTuple):
     """The value of `Membership-Position`; 0 without that header."""
 
 
+class Refused(Exception):
+    """A response with status 503."""
+
+
 class Caller:
     """Sends one request after another; use as an async context manager."""
 
@@ -47,14 +51,20 @@ class Caller:
         await self._writer.wait_closed()
 
     async def get(self, path: str, headers: str = "") -> Reply:
-        """Return the response if it is a 200; raise otherwise, because anything else would falsify the figure."""
+        """Return the response if it is a 200; raise otherwise, because anything else would falsify the figure.
+
+        Raises `Refused` for a 503, after which the connection can be used again.
+        """
         token, accepted = self._endpoint.token, self._endpoint.accept_encoding
         headers += f"Accept-Encoding: {accepted}\r\n" if accepted else ""
         request = f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n{headers}\r\n"
         self._writer.write(request.encode())
         head = await self._reader.readuntil(b"\r\n\r\n")
         length, position = _LENGTH.search(head), _POSITION.search(head)
-        if not head.startswith(b"HTTP/1.1 200 ") or length is None:
+        is_refused = head.startswith(b"HTTP/1.1 503 ")
+        if not (is_refused or head.startswith(b"HTTP/1.1 200 ")) or length is None:
             raise RuntimeError(f"{path}: {head.decode()}")
         body = await self._reader.readexactly(int(length[1]))
+        if is_refused:
+            raise Refused(path)
         return Reply(body, int(position[1]) if position else 0)
