@@ -25,6 +25,13 @@ IDENTITY_FIELDS = ("jwt_secret", "jwks_url", "jwks_file")
 """Where the keys of bearer tokens come from; at least one is needed to verify a token."""
 
 
+class RateLimit(msgspec.Struct, frozen=True):
+    """A number of requests within a period."""
+
+    requests: int
+    period_s: int
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a process. Fields that a process does not need may be empty; `load` checks the rest."""
 
@@ -82,6 +89,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Connections of one API process."""
     read_timeout_s: float
     """Limit on one read in PostgreSQL; a longer one is answered with 503."""
+    database_acquire_timeout_s: float
+    """How long a read waits for a connection; then it is answered with 503."""
+    reads_waiting_max: int
+    """Reads in the default order that may wait for PostgreSQL in one worker; further ones are answered with 503."""
+    rate_limit: RateLimit | None
+    """Requests that each caller may send to one worker; None: any number."""
+    http_connections_max: int
+    """Connections open at the same time in one worker; further ones wait in the kernel's queue until one closes."""
+    http_idle_timeout_s: float
+    """How long a connection may take to send a request's head, or stay idle, before it is closed."""
+    http_head_bytes_max: int
+    """How much of a request's head is buffered; a longer one is answered with 431."""
+    http_query_bytes_max: int
+    """Length of a query string; a longer one is answered with 414."""
+    http_content_bytes_max: int
+    """Stated length of a request's content, which is never read; a longer one is answered with 413."""
+    credential_bytes_max: int
+    """Length of a credential header; a longer one is refused unread."""
+    search_length_max: int
+    """Characters of a search text; a longer one is answered with 422."""
+    cursor_age_max_s: int
+    """Age from which a cursor is refused; 0: never."""
     drain_s: float
     """How long the API keeps answering after SIGTERM, with its readiness check failing, before it stops."""
     stream_replicas: int
@@ -188,6 +217,23 @@ def _seconds(low: float, high: float) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+PERIODS_S = {"second": 1, "minute": 60, "hour": 3_600}
+RATE_REQUESTS_MAX = 1_000_000
+
+
+def _rate_limit(text: str) -> RateLimit | None:
+    if not text:
+        return None
+    number, _, period = text.partition("/")
+    try:
+        requests = _whole(1, RATE_REQUESTS_MAX)(number)
+        return RateLimit(requests, PERIODS_S[period])
+    except (ValueError, KeyError):
+        raise ValueError(
+            f"must be a number of requests from 1 to {RATE_REQUESTS_MAX}, a slash and one of {', '.join(PERIODS_S)}"
+        ) from None
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -299,6 +345,42 @@ TABLE: tuple[Variable, ...] = (
     Variable("database_connections_max", _whole(1, 200), "10", "connections of one API process to PostgreSQL"),
     Variable("read_timeout_s", _seconds(0.1, 60), "5", "limit on one read; a longer one is answered with 503"),
     Variable(
+        "database_acquire_timeout_s",
+        _seconds(0.05, 10),
+        "0.8",
+        "how long a read waits for a connection to PostgreSQL; then it is answered with 503",
+    ),
+    Variable(
+        "reads_waiting_max",
+        _whole(1, 65_536),
+        "1024",
+        "reads in the default order that may wait for PostgreSQL in one worker; further ones are answered with 503",
+    ),
+    Variable("rate_limit", _rate_limit, "", "requests of each caller to one worker, `100/second`; empty: any number"),
+    Variable("http_connections_max", _whole(16, 65_536), "2560", "connections open at the same time in one worker"),
+    Variable(
+        "http_idle_timeout_s",
+        _seconds(1, 600),
+        "10",
+        "how long a connection may take to send a request's head, or stay idle, before it is closed",
+    ),
+    Variable("http_head_bytes_max", _whole(8_192, 1_048_576), "24576", "size of a request's head; beyond it 431"),
+    Variable("http_query_bytes_max", _whole(256, 65_536), "8192", "length of a query string; beyond it 414"),
+    Variable(
+        "http_content_bytes_max",
+        _whole(0, 1_048_576),
+        "16384",
+        "stated length of a request's content, which is never read; beyond it 413",
+    ),
+    Variable("credential_bytes_max", _whole(256, 65_536), "8192", "length of a credential header; beyond it 401"),
+    Variable("search_length_max", _whole(1, 65_536), "8192", "characters of a search text; beyond it 422"),
+    Variable(
+        "cursor_age_max_s",
+        _whole(0, 31_536_000),
+        "0",
+        "seconds after which a cursor is refused; 0: never",
+    ),
+    Variable(
         "drain_s",
         _seconds(0, 60),
         "3",
@@ -321,6 +403,9 @@ TABLE: tuple[Variable, ...] = (
     Variable("log_format", _one_of("console", "json"), "console", "`console` for people, `json` for machines"),
     Variable("log_level", _one_of("debug", "info", "warning", "error"), "info", "lowest level that is logged"),
 )
+
+DEFAULTS: Mapping[str, str] = {variable.field: variable.default for variable in TABLE if variable.default}
+"""The settings' defaults, as text."""
 
 VARIABLES: tuple[str, ...] = tuple(
     name

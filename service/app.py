@@ -31,7 +31,9 @@ from service.membership_history import MembershipHistory
 from service.middleware import ResponseMiddleware
 from service.page_budget import PageBudget, PageMemoryBusy, PageTooLarge
 from service.page_reader import PageReader
+from service.paging import CursorAges
 from service.problems import problem_response, request_id
+from service.rate_limit import CallerLimits, RateLimited
 from service.rate_limited_log import RateLimitedLog
 from service.read_model import reads
 from service.read_model.admission import RESERVED_CONNECTIONS, Admission
@@ -45,6 +47,8 @@ EXPOSED_HEADERS: Final = (
     "Link",
     "Membership-Parked",
     "Membership-Position",
+    "RateLimit",
+    "RateLimit-Policy",
     "Retry-After",
     "Server-Timing",
     "WWW-Authenticate",
@@ -94,14 +98,20 @@ def create_app(
     `reader` reads the stream for histories; without one, they are 503.
     """
     cache = Cache()
-    fast_path = FastPath(cache)
     keys = issuer_keys.from_settings(settings)
+    cursor_ages = CursorAges(settings.cursor_age_max_s)
+    fast_path = FastPath(cache, cursor_ages)
+    fast_path.caller_limits = None if settings.rate_limit is None else CallerLimits(settings.rate_limit)
     metrics.CACHE_BYTES.set_function(lambda: cache.bytes_used)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         connect_pool = partial(
-            open_pool, settings.database_url, statement_timeout_s=settings.read_timeout_s, name="membership-api"
+            open_pool,
+            settings.database_url,
+            statement_timeout_s=settings.read_timeout_s,
+            acquire_timeout_s=settings.database_acquire_timeout_s,
+            name="membership-api",
         )
         custom_plan_pool = await connect_pool(
             connections_max=settings.database_connections_max,
@@ -118,7 +128,8 @@ def create_app(
         fast_path.admission = Admission(max(1, settings.database_connections_max - RESERVED_CONNECTIONS))
         fast_path.liveness = Liveness(settings.database_url, (custom_plan_pool, generic_plan_pool))
         probe = asyncio.create_task(supervise("probe", fast_path.liveness.probe, PROBE_EVERY_S), name="probe")
-        batcher = QueryBatcher(custom_plan_pool, generic_plan_pool, fast_path.admission)
+        batcher = QueryBatcher(custom_plan_pool, generic_plan_pool, fast_path.admission, settings.reads_waiting_max)
+        fast_path.batcher = batcher
         fetcher = CardFetcher(batcher, freshness, cache)
         authenticator = fast_path.authenticator = Authenticator(settings, custom_plan_pool, keys)
         background = [
@@ -129,12 +140,14 @@ def create_app(
         if keys.configured:
             background.append(asyncio.create_task(supervise("issuer keys", keys.keep_fresh), name="issuer keys"))
             await keys.wait_for_first_read()
-        pages = PageReader(batcher, freshness, PageBudget(cache))
+        pages = PageReader(batcher, freshness, PageBudget(cache), cursor_ages)
         answer_within_s = settings.read_timeout_s + ANSWER_GRACE_S
         list_campaigns = ListCampaigns(
             authenticator,
             pages,
             cache,
+            cursor_ages,
+            search_length_max=settings.search_length_max,
             answer_within_s=answer_within_s,
             may_serve_cached=fast_path.liveness.is_answering,
         )
@@ -171,7 +184,13 @@ def create_app(
         exception_handlers=_EXCEPTIONS,
     )
 
-    middleware = ResponseMiddleware(app, fast_path, AccessLog(settings.access_log, tracing))
+    middleware = ResponseMiddleware(
+        app,
+        fast_path,
+        AccessLog(settings.access_log, tracing),
+        query_bytes_max=settings.http_query_bytes_max,
+        content_bytes_max=settings.http_content_bytes_max,
+    )
     return Application(middleware, app.lifespan)
 
 
@@ -222,6 +241,10 @@ def _no_keys(_request: Request[Any, Any, Any], _problem: Exception) -> Response[
     return problem_response("identity_provider_unavailable")
 
 
+def _rate_limited(_request: Request[Any, Any, Any], problem: RateLimited) -> Response[bytes]:
+    return problem_response("rate_limited", {"Retry-After": str(problem.retry_after_s)})
+
+
 def _unavailable(_request: Request[Any, Any, Any], problem: Exception) -> Response[bytes]:
     UNAVAILABLE_LOG.warning(problem=type(problem).__name__, detail=str(problem), request_id=request_id.get())
     return problem_response("database_unavailable")
@@ -241,6 +264,7 @@ _EXCEPTIONS: Final[dict[Any, Any]] = {
     Unauthenticated: _unauthenticated,
     ScopeMissing: _scope_missing,
     IdentityProviderUnavailable: _no_keys,
+    RateLimited: _rate_limited,
     NotReady: _problem("not_ready"),
     DatabaseNotMigrated: _problem("not_ready"),
     PageTooLarge: _problem("page_too_large"),

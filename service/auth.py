@@ -22,6 +22,7 @@ from projections.store.database import UNAVAILABLE, ReadPool
 from service.identity.issuer_keys import IssuerKeys
 from service.identity.refusals import Refusal, ScopeMissing, Unauthenticated
 from service.identity.tokens import TokenVerifier
+from service.rate_limit import charge
 
 API_KEY_CACHED_S: Final = 2.0
 """How long a valid key is accepted without another lookup; a revocation must take effect everywhere within 5 s."""
@@ -29,8 +30,6 @@ API_KEYS_CACHED_MAX: Final = 10_000
 TOKEN_CACHED_S: Final = 60.0
 """How long a verified token is accepted without verifying it again, and never beyond its `exp`."""
 TOKENS_CACHED_MAX: Final = 10_000
-CREDENTIAL_BYTES_MAX: Final = 8_192
-"""A longer header value is rejected unread: real tokens are shorter, and hashing and decoding take time per byte."""
 USES_WRITTEN_EVERY_S: Final = 30.0
 """How late the last use of an API key may be recorded; it is kept by the hour."""
 USES_WRITE_LIMIT_S: Final = 0.5
@@ -67,6 +66,8 @@ class Authenticator:
     def __init__(self, settings: Settings, pool: ReadPool, issuer_keys: IssuerKeys) -> None:
         self._tokens = TokenVerifier(settings, issuer_keys)
         self._pool = pool
+        self._credential_bytes_max = settings.credential_bytes_max
+        """A longer header value is rejected unread: real tokens are shorter, and every byte takes time."""
         self._key_cache: dict[bytes, tuple[Principal, float]] = {}
         self._token_cache: dict[bytes, tuple[Principal, float]] = {}
         self._used_keys: set[str] = set()
@@ -79,18 +80,20 @@ class Authenticator:
             raise Unauthenticated
         if len(authorization) > 1 or len(api_key) > 1:
             raise Unauthenticated(Refusal.SEVERAL_CREDENTIALS)
-        if any(len(value) > CREDENTIAL_BYTES_MAX for value in (*authorization, *api_key)):
+        if any(len(value) > self._credential_bytes_max for value in (*authorization, *api_key)):
             raise Unauthenticated(Refusal.TOO_LONG)
         principals = [await self._from_token(value) for value in authorization]
         principals += [await self._from_api_key(value) for value in api_key]
         principal = _agreed(principals)
         if scope not in principal.scopes:
             raise ScopeMissing(scope)
+        if (charged := charge.get()) is not None:
+            charged.to(principal.user_id)
         return principal
 
     def cached_principal(self, authorization: bytes) -> Principal | None:
         """Return the principal of a recently verified header value; None when it must be verified."""
-        if len(authorization) > CREDENTIAL_BYTES_MAX:
+        if len(authorization) > self._credential_bytes_max:
             return None
         cached = self._token_cache.get(_digest(authorization))
         return cached[0] if cached is not None and time.time() < cached[1] else None

@@ -26,7 +26,7 @@ from service.page_reader import (
     PageReader,
     PositionNotReached,
 )
-from service.paging import Cursor
+from service.paging import Cursor, CursorAges
 from service.parameters import ListRequest, Pair, Violation, parse, query_pairs
 from service.problems import problem_reply, unprocessable
 from service.read_model import reads
@@ -72,20 +72,24 @@ class ListCampaigns:
         authenticator: Authenticator,
         pages: PageReader,
         cache: Cache,
+        cursor_ages: CursorAges,
         *,
+        search_length_max: int,
         answer_within_s: float,
         may_serve_cached: Callable[[], bool],
     ) -> None:
         self._authenticator = authenticator
         self._pages = pages
         self._cache = cache
+        self._cursor_ages = cursor_ages
+        self._search_length_max = search_length_max
         self._answer_within_s = answer_within_s
         """From a request's arrival to its response; a wait that the caller requested is added."""
         self._may_serve_cached = may_serve_cached
         """Whether PostgreSQL answers: if not, nothing is served from the cache."""
 
     async def respond(self, call: ListCall) -> RawResponse:
-        """Return the response; raises `Unauthenticated`, and what the page reader raises."""
+        """Return the response; raises `Unauthenticated`, `RateLimited`, and what the page reader raises."""
         # One deadline covers every queue: all requests that wait for an unresponsive database fail together.
         async with asyncio.timeout(self._answer_within_s) as deadline:
             principal = await self._authenticator.principal(call.authorization, call.api_key)
@@ -94,7 +98,7 @@ class ListCampaigns:
             request, cursor = await self._parse(call, pairs)
             if not isinstance(request, ListRequest):
                 return unprocessable(request)
-            read = Read(call, request, principal, cursor)
+            read = Read(call, request, principal, cursor, self._cursor_ages.cached_query(call.query))
             if request.min_position is None and self._may_serve_cached():
                 return await self._from_cache(read, deadline) or await self._from_database(read, deadline)
             _MISSES.inc()
@@ -168,7 +172,7 @@ class ListCampaigns:
         self, call: ListCall, pairs: list[Pair]
     ) -> tuple[ListRequest | Sequence[Violation], Cursor | None]:
         """Parse the parameters; a cursor of another service is reported together with all other violations."""
-        parsed = parse(call.customer_id, pairs, call.min_position)
+        parsed = parse(call.customer_id, pairs, call.min_position, self._search_length_max)
         text = dict(pairs).get("cursor")
         if text is None:
             return parsed, None
@@ -207,11 +211,13 @@ class Read(NamedTuple):
     request: ListRequest
     principal: Principal
     cursor: Cursor | None
+    cached_query: bytes
+    """The query as the cache knows it."""
 
     @property
     def key(self) -> str:
         """The key of the page in the cache."""
-        return key_of(self.principal.scope, self.call.path, self.call.query)
+        return key_of(self.principal.scope, self.call.path, self.cached_query)
 
     @property
     def target(self) -> Target:

@@ -12,15 +12,18 @@ from typing import Any, Final, cast
 
 import structlog
 from litestar.enums import ScopeType
+from litestar.status_codes import HTTP_400_BAD_REQUEST
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from service import metrics
 from service.access_log import AccessLog, Request, traceparent
-from service.fast_path import FastPath, is_plain_listing
+from service.fast_path import FastPath, is_limited, is_plain_listing
 from service.problems import problem_reply, request_id
+from service.rate_limit import Charge, Quota, charge
 from service.rate_limited_log import RateLimitedLog
 from service.read_model.admission import Overloaded, caller
-from service.representation import CallerTooSlow, Header
+from service.refusal_pace import RefusalPace
+from service.representation import CallerTooSlow, Header, RawResponse
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 """Request ids that are echoed; any other is replaced, so that callers cannot forge log lines."""
@@ -30,8 +33,9 @@ DEFAULT_HEADERS: Final[tuple[Header, ...]] = (
     (b"x-content-type-options", b"nosniff"),
 )
 CLOSE: Final[tuple[Header, ...]] = ((b"connection", b"close"),)
-QUERY_BYTES_MAX: Final = 8_192
-"""Every byte of a query costs time to decode; proxies commonly allow this much for a request line."""
+_CONTENT: Final = frozenset((b"content-length", b"transfer-encoding"))
+"""The fields of a request with content, which is checked and takes the longer way."""
+LENGTH_DIGITS_MAX: Final = 18
 HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,253})(?::[0-9]{0,5})?")
 """A `Host` field's value (RFC 3986, 3.2.2). HTTP/1.1 requires exactly one field (RFC 9112, 3.2)."""
 LITESTAR_ALLOW: Final[Header] = (b"allow", b"GET, OPTIONS")
@@ -50,10 +54,17 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 class ResponseMiddleware:
     """Wraps the application: serves cached pages, and rejects requests that must not be routed."""
 
-    def __init__(self, app: ASGIApp, fast_path: FastPath, access_log: AccessLog) -> None:
+    def __init__(
+        self, app: ASGIApp, fast_path: FastPath, access_log: AccessLog, *, query_bytes_max: int, content_bytes_max: int
+    ) -> None:
         self._app = app
         self._fast_path = fast_path
         self._access_log = access_log if access_log.enabled else None
+        self._query_bytes_max = query_bytes_max
+        """Every byte of a query costs time to decode."""
+        self._content_bytes_max = content_bytes_max
+        """No route reads a request's content; the server closes the connection if it has not arrived in time."""
+        self._pace = RefusalPace()
         self.listing: ASGIApp | None = None
         """Answers plain listings instead of the application; set at startup."""
         self._closing: tuple[Header, ...] = ()
@@ -86,18 +97,17 @@ class ResponseMiddleware:
         fields = list(scope["headers"])
         headers = dict(fields)
         # Only the application interprets repeated headers; while connections are closed, each response needs CLOSE.
-        is_plain = len(headers) == len(fields) and not self._closing and self._accepts(headers.get(b"host"))
-        response = self._fast_path.lookup(scope, headers) if is_plain else None
-        if response is not None:
-            own = _own_headers(headers.get(b"x-request-id"), began)
-            await response.send(send, *DEFAULT_HEADERS, *own)
-            metrics.count(metrics.LISTING, response.status, time.perf_counter() - began)
-            if self._access_log is not None and (selected := self._access_log.select(response.status)):
-                request = Request(
-                    own[0][1].decode(), "GET", metrics.LISTING, response.status, began, fields, response.headers
-                )
-                self._access_log.record(request, self._fast_path.facts(scope, headers), selected)
+        is_plain = (
+            len(headers) == len(fields)
+            and not self._closing
+            and _CONTENT.isdisjoint(headers)
+            and self._accepts(headers.get(b"host"))
+        )
+        quota = self._fast_path.spend(scope, headers) if is_plain else None
+        if is_plain and await self._respond_at_once(scope, headers, send, began, quota):
             return
+        if self._fast_path.caller_limits is not None and is_limited(scope["path"]):
+            charge.set(Charge(self._fast_path.caller_limits, quota))
         identity, host = _identify(scope)
         app = self._app_for(scope, host)
         if app is self._app and self.listing is not None and is_plain and is_plain_listing(scope, headers):
@@ -124,16 +134,57 @@ class ResponseMiddleware:
             self._last_host = host
         return True
 
+    async def _respond_at_once(
+        self, scope: HTTPScope, headers: dict[bytes, bytes], send: Send, began: float, quota: Quota | None
+    ) -> bool:
+        """Respond to a plain request that needs no application: with a cached page, or by refusing it."""
+        identity = headers.get(b"x-request-id")
+        response = self._fast_path.lookup(scope, headers) if quota is None or quota.accepted else None
+        if response is not None:
+            own = _own_headers(identity, began)
+        elif (code := self._refusal_code(scope, headers, quota)) is None:
+            return False
+        else:
+            if code == "overloaded":
+                await self._pace.turn()
+            own = _own_headers(identity, began)
+            response = _refusal(code, own[0][1].decode(), quota)
+        await response.send(send, *DEFAULT_HEADERS, *own, *(() if quota is None else quota.headers))
+        metrics.count(metrics.LISTING, response.status, time.perf_counter() - began)
+        if self._access_log is not None and (selected := self._access_log.select(response.status)):
+            fields = scope["headers"]
+            request = Request(
+                own[0][1].decode(), "GET", metrics.LISTING, response.status, began, fields, response.headers
+            )
+            facts = self._fast_path.facts(scope, headers, refused=response.status >= HTTP_400_BAD_REQUEST)
+            self._access_log.record(request, facts, selected)
+        return True
+
+    def _refusal_code(self, scope: HTTPScope, headers: dict[bytes, bytes], quota: Quota | None) -> str | None:
+        """Return the problem code of a plain request that is refused to its caller; None when it is not."""
+        if quota is not None and not quota.accepted:
+            return "rate_limited"
+        return "overloaded" if self._fast_path.refuses(scope, headers) else None
+
     def _app_for(self, scope: HTTPScope, host: bytes | None) -> ASGIApp:
         code = self._rejection_code(scope, host)
         return self._app if code is None else _rejection(code)
+
+    def _is_content_accepted(self, scope: HTTPScope) -> bool:
+        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        return all(
+            length.isdigit() and len(length) <= LENGTH_DIGITS_MAX and int(length) <= self._content_bytes_max
+            for length in lengths
+        )
 
     def _rejection_code(self, scope: HTTPScope, host: bytes | None) -> str | None:
         """Return the problem code of a request that is rejected before routing; None when it is not."""
         if scope["http_version"] == "1.1" and not self._accepts(host):
             return "bad_request"
-        if len(scope["query_string"]) > QUERY_BYTES_MAX:
+        if len(scope["query_string"]) > self._query_bytes_max:
             return "query_too_long"
+        if not self._is_content_accepted(scope):
+            return "content_too_large"
         if self._draining and scope["path"] == READINESS:
             return "draining"
         return None
@@ -157,7 +208,8 @@ class ResponseMiddleware:
                 await app(scope, receive, exchange.send)
         except Overloaded:
             OVERLOADED.warning(request_id=exchange.request_id)
-            await exchange.fail("database_unavailable")
+            await self._pace.turn()
+            await exchange.fail("overloaded")
         except asyncio.CancelledError:
             if not self._aborting:
                 raise
@@ -192,6 +244,7 @@ class Exchange:
                 *(ALLOW if header == LITESTAR_ALLOW else header for header in message["headers"]),
                 *(header for header in DEFAULT_HEADERS if header[0] not in present or header[0] == b"vary"),
                 *self._closing,
+                *(() if (charged := charge.get()) is None else charged.headers),
                 *_own_headers(self.request_id.encode(), self._began),
             ]
             self._headers = message["headers"]
@@ -209,6 +262,17 @@ class Exchange:
     def count(self) -> None:
         """Record the exchange in the metrics; 499 when nothing was sent."""
         metrics.count(self._route, self._status or 499, time.perf_counter() - self._began)
+
+
+def _refusal(code: str, identity: str, quota: Quota | None) -> RawResponse:
+    if code == "overloaded":
+        metrics.shed("queue_full")
+        OVERLOADED.warning(request_id=identity)
+    token = request_id.set(identity)
+    try:
+        return problem_reply(code, *(quota.retry_after if quota is not None and not quota.accepted else ()))
+    finally:
+        request_id.reset(token)
 
 
 def _rejection(code: str) -> ASGIApp:

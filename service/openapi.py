@@ -115,29 +115,41 @@ _HEADERS: Final = {
         "The scheme that the service accepts; for refused credentials also `error` and `error_description` (RFC 6750).",
     ),
     "Retry-After": (_integer(minimum=0), "Seconds to wait before trying again."),
+    "RateLimit": (
+        _string(examples=['"caller";r=12;t=1']),
+        "If requests are limited: how many are left (`r`), and the seconds until there are more (`t`).",
+    ),
+    "RateLimit-Policy": (
+        _string(examples=['"caller";q=100;w=1']),
+        "If requests are limited: how many each caller may send (`q`) within how many seconds (`w`).",
+    ),
 }
 
+_LIMITS: Final = ("RateLimit", "RateLimit-Policy")
 _UNAVAILABLE: Final = ("database_unavailable", "not_ready", "draining")
 
 _LIST_RESPONSES: Final = {
-    "200": {"headers": _headers("ETag", "Link", "Membership-Position", "Membership-Parked")},
+    "200": {"headers": _headers("ETag", "Link", "Membership-Position", "Membership-Parked", *_LIMITS)},
     "304": {
         "description": "The caller already has this body: `If-None-Match` contains its current tag.",
-        "headers": _headers("ETag", "Link", "Membership-Position", "Membership-Parked"),
+        "headers": _headers("ETag", "Link", "Membership-Position", "Membership-Parked", *_LIMITS),
     },
     "400": _problems("bad_request"),
-    "401": _problems("unauthenticated", headers=("WWW-Authenticate",)),
-    "403": _problems("insufficient_scope", headers=("WWW-Authenticate",)),
-    "404": _problems("customer_not_found", headers=("Membership-Position", "Membership-Parked")),
-    "414": _problems("query_too_long"),
-    "422": {"headers": _headers()},
+    "401": _problems("unauthenticated", headers=("WWW-Authenticate", "RateLimit-Policy")),
+    "403": _problems("insufficient_scope", headers=("WWW-Authenticate", "RateLimit-Policy")),
+    "404": _problems("customer_not_found", headers=("Membership-Position", "Membership-Parked", *_LIMITS)),
+    "413": _problems("content_too_large", headers=("RateLimit-Policy",)),
+    "414": _problems("query_too_long", headers=("RateLimit-Policy",)),
+    "422": {"headers": _headers(*_LIMITS)},
+    "429": _problems("rate_limited", headers=("Retry-After", *_LIMITS)),
     "503": _problems(
         *_UNAVAILABLE,
         "identity_provider_unavailable",
+        "overloaded",
         "page_too_large",
         "page_memory_busy",
         "position_not_reached",
-        headers=("Retry-After",),
+        headers=("Retry-After", *_LIMITS),
     ),
 }
 
@@ -220,23 +232,25 @@ _HISTORY: Final = {
     "responses": {
         "200": {
             "description": "The history.",
-            "headers": _headers("ETag", "Membership-Position", "Membership-Parked"),
+            "headers": _headers("ETag", "Membership-Position", "Membership-Parked", *_LIMITS),
             "content": {"application/json": {"schema": _ref("schemas", "MembershipHistory")}},
         },
         "304": {
             "description": "The caller already has this body: `If-None-Match` contains its current tag.",
-            "headers": _headers("ETag", "Membership-Position", "Membership-Parked"),
+            "headers": _headers("ETag", "Membership-Position", "Membership-Parked", *_LIMITS),
         },
         "400": _problems("bad_request"),
-        "401": _problems("unauthenticated", headers=("WWW-Authenticate",)),
-        "403": _problems("insufficient_scope", headers=("WWW-Authenticate",)),
-        "404": _problems("membership_not_found", headers=("Membership-Position", "Membership-Parked")),
-        "414": _problems("query_too_long"),
+        "401": _problems("unauthenticated", headers=("WWW-Authenticate", "RateLimit-Policy")),
+        "403": _problems("insufficient_scope", headers=("WWW-Authenticate", "RateLimit-Policy")),
+        "404": _problems("membership_not_found", headers=("Membership-Position", "Membership-Parked", *_LIMITS)),
+        "413": _problems("content_too_large", headers=("RateLimit-Policy",)),
+        "414": _problems("query_too_long", headers=("RateLimit-Policy",)),
         "422": {
             "description": "Every invalid parameter.",
-            "headers": _headers(),
+            "headers": _headers(*_LIMITS),
             "content": {"application/json": {"schema": _ref("schemas", "HTTPValidationError")}},
         },
+        "429": _problems("rate_limited", headers=("Retry-After", *_LIMITS)),
         "503": _problems(
             *_UNAVAILABLE,
             "identity_provider_unavailable",
@@ -245,7 +259,8 @@ _HISTORY: Final = {
             "broker_not_configured",
             "history_busy",
             "history_too_long",
-            headers=("Retry-After",),
+            "overloaded",
+            headers=("Retry-After", *_LIMITS),
         ),
     },
 }

@@ -17,7 +17,7 @@ from service import paging
 from service.auth import Principal
 from service.freshness import Freshness
 from service.page_budget import PageBudget, PageMemoryBusy, Reservation
-from service.paging import FORM, Cursor
+from service.paging import Cursor, CursorAges
 from service.parameters import ListRequest, Violation
 from service.read_model import reads
 from service.read_model.query_batcher import QueryBatcher
@@ -42,6 +42,9 @@ FOREIGN_CURSOR: Final = Violation(
     "repeat that request's parameters, or start without a cursor",
     "value_error",
 )
+OLD_CURSOR: Final = Violation(
+    ("query", "cursor"), "Value error, the cursor is too old; start without one", "value_error"
+)
 
 
 class PageFound(Struct, frozen=True):
@@ -65,7 +68,7 @@ class PositionNotReached(Struct, frozen=True):
 
 
 Outcome = PageFound | CustomerNotFound | PositionNotReached | Violation
-"""A violation here is one that only the read model can find: a cursor of another request."""
+"""A violation here is one that only the read model can find: a cursor of another request, or one that is too old."""
 
 
 def wait_s(prefer: Sequence[str]) -> float:
@@ -77,10 +80,13 @@ def wait_s(prefer: Sequence[str]) -> float:
 class PageReader:
     """Reads pages from the live generation."""
 
-    def __init__(self, batcher: QueryBatcher, freshness: Freshness, budget: PageBudget) -> None:
+    def __init__(
+        self, batcher: QueryBatcher, freshness: Freshness, budget: PageBudget, cursor_ages: CursorAges
+    ) -> None:
         self._batcher = batcher
         self._freshness = freshness
         self._budget = budget
+        self._cursor_ages = cursor_ages
         self._signing_key = b""
 
     async def read_cursor(self, text: str) -> Cursor | None:
@@ -104,6 +110,8 @@ class PageReader:
         fingerprint = paging.fingerprint(request, principal)
         if cursor is not None and cursor.request != fingerprint:
             return FOREIGN_CURSOR
+        if cursor is not None and self._cursor_ages.is_too_old(cursor):
+            return OLD_CURSOR
         position = request.min_position
         if position is not None and not await self._freshness.wait_within(
             position, wait_s(prefer), principal.user_id, deadline
@@ -174,7 +182,9 @@ class PageReader:
         if not page.has_next or page.last_campaign_id is None:
             return None
         key = None if page.last_key is None else _truncate(page.last_key)
-        return paging.write_cursor(Cursor(FORM, fingerprint, key, page.last_campaign_id), await self.signing_key())
+        return paging.write_cursor(
+            self._cursor_ages.cursor(fingerprint, key, page.last_campaign_id), await self.signing_key()
+        )
 
     async def signing_key(self) -> bytes:
         """Return the key with which all API processes sign cursors."""

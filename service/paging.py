@@ -9,6 +9,8 @@ import base64
 import binascii
 import hashlib
 import hmac
+import time
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlencode
 
@@ -35,8 +37,47 @@ class Cursor(Struct, frozen=True, array_like=True):
     campaign_id: str
 
 
+class DatedCursor(Cursor, frozen=True, array_like=True):
+    """A cursor that states its age, in its own form. Written only while the age of cursors is limited."""
+
+    issued_s: int
+    """The beginning of the period in which the page was read, in seconds since 1970."""
+
+
 FORM: Final = 1
+DATED_FORM: Final = 2
+PERIODS: Final = 4
+"""Periods in the greatest age. Within one, equal pages have equal cursors, so that their tags are equal too."""
 _DECODER: Final = msgspec.msgpack.Decoder(Cursor)
+_DATED_DECODER: Final = msgspec.msgpack.Decoder(DatedCursor)
+
+
+class CursorAges:
+    """Limits the age of cursors; without a limit, they state none."""
+
+    def __init__(self, max_s: int, now_s: Callable[[], float] = time.time) -> None:
+        self._max_s = max_s
+        self._period_s = max(1, max_s // PERIODS)
+        self._now_s = now_s
+
+    def cursor(self, fingerprint: bytes, key: str | None, campaign_id: str) -> Cursor:
+        """Return the cursor of a row that is read now."""
+        if not self._max_s:
+            return Cursor(FORM, fingerprint, key, campaign_id)
+        return DatedCursor(DATED_FORM, fingerprint, key, campaign_id, self._period() * self._period_s)
+
+    def is_too_old(self, cursor: Cursor) -> bool:
+        """Return whether a cursor is older than the limit, or does not state its age."""
+        if not self._max_s:
+            return False
+        return not isinstance(cursor, DatedCursor) or self._now_s() - cursor.issued_s > self._max_s
+
+    def cached_query(self, query: bytes) -> bytes:
+        """Return a query as the cache knows it: a page of an earlier period, with its older cursor, is not found."""
+        return b"%b\n%d" % (query, self._period()) if self._max_s else query
+
+    def _period(self) -> int:
+        return int(self._now_s() // self._period_s)
 
 
 def fingerprint(request: ListRequest, principal: Principal) -> bytes:
@@ -69,10 +110,12 @@ def read_cursor(text: str, signing_key: bytes) -> Cursor | None:
         if not hmac.compare_digest(signature, _sign(payload, signing_key)):
             return None
         cursor = _DECODER.decode(payload)
+        if cursor.form == DATED_FORM:
+            cursor = _DATED_DECODER.decode(payload)
     except (ValueError, binascii.Error, msgspec.DecodeError):
         return None
     canonical = write_cursor(cursor, signing_key) == text  # base64 text may differ in unused bits
-    return cursor if canonical and cursor.form == FORM else None
+    return cursor if canonical and cursor.form in (FORM, DATED_FORM) else None
 
 
 def kept_parameters(pairs: list[Pair]) -> str | None:

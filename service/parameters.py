@@ -87,13 +87,17 @@ def query_pairs(query: bytes) -> list[Pair]:
     return [(name, value) for name, _, value in (pair.partition("=") for pair in text.split("&") if pair)]
 
 
-def parse(customer_id: str, pairs: list[Pair], min_position: str | None) -> ListRequest | list[Violation]:
+def parse(
+    customer_id: str, pairs: list[Pair], min_position: str | None, search_length_max: int | None = None
+) -> ListRequest | list[Violation]:
     """Parse path, query and header; the last of a repeated parameter counts, unknown ones are ignored."""
     violations: list[Violation] = []
     values: dict[str, Any] = {}
     for (location, name), read, text in _present(customer_id, dict(pairs), min_position):
         try:
-            values[_FIELDS.get(name, name)] = read(text)
+            values[_FIELDS.get(name, name)] = value = read(text)
+            if name == "q" and search_length_max is not None:
+                pydantic_compat.limit_length(value, search_length_max)
         except InvalidValue as problem:
             violations.append(Violation((location, name), str(problem), problem.type))
     return violations or ListRequest(**values)

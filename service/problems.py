@@ -59,7 +59,9 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         Problem("route_not_found", 404, "Not Found", "This path does not exist; /docs lists the paths that do."),
         Problem("method_not_allowed", 405, "Method Not Allowed", "This path answers GET and HEAD only."),
         Problem("bad_request", 400, "Bad Request", "The request is malformed."),
-        Problem("query_too_long", 414, "URI Too Long", "The query string is longer than 8,192 bytes."),
+        Problem("query_too_long", 414, "URI Too Long", "The query string is longer than this server accepts."),
+        Problem("content_too_large", 413, "Content Too Large", "No path reads a request's content; send less of it."),
+        Problem("rate_limited", 429, "Too Many Requests", "You have used up your requests; wait as Retry-After says."),
         Problem("internal_error", 500, "Internal Server Error", "An unexpected error occurred; it was logged."),
         Problem(
             "database_unavailable",
@@ -68,6 +70,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
             "The read model cannot be reached or took too long; try again shortly.",
         ),
         Problem("identity_provider_unavailable", 503, "Service Unavailable", IDENTITY_PROVIDER_UNAVAILABLE),
+        Problem("overloaded", 503, "Service Unavailable", "Too many reads are waiting; try again shortly."),
         Problem("page_too_large", 503, "Service Unavailable", PAGE_TOO_LARGE),
         Problem("page_memory_busy", 503, "Service Unavailable", PAGE_MEMORY_BUSY),
         Problem("history_too_long", 503, "Service Unavailable", HISTORY_TOO_LONG),

@@ -60,6 +60,12 @@ def search(text: str) -> str | None:
     return text.strip() or None
 
 
+def limit_length(text: str | None, length_max: int) -> None:
+    """Reject a text of more characters."""
+    if text is not None and len(text) > length_max:
+        raise InvalidValue("string_too_long", f"String should have at most {length_max} characters")
+
+
 def cursor(text: str) -> str:
     """Read text that can be a cursor; paging.py decodes it."""
     if not text or not text.isascii() or not text.isprintable():

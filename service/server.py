@@ -27,15 +27,6 @@ from service.workers.messages import RETIRE_S_MIN
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-HEADER_TIMEOUT_MS = 10_000
-"""How long a connection may take to send a request's head, or stay idle, before it is closed. The limit also applies to
-kept-alive connections, so a proxy must close its idle connections earlier."""
-HEAD_BYTES_MAX = 24_576
-"""How much of a request's head is buffered before it is rejected with 431: room for the longest query and the
-longest token, 8,192 bytes each, and as much for the rest. With `CONNECTIONS_MAX`, it bounds the memory that
-unauthenticated callers can take: 90 MB, at a measured 35 KB per connection."""
-CONNECTIONS_MAX = 2_560
-"""Connections open at the same time; further ones wait in the kernel's queue until one closes."""
 DESCRIPTORS_RESERVED = 256
 """File descriptors for everything but callers' connections: PostgreSQL, files, the event loop."""
 STOP_S = 4.0
@@ -65,11 +56,14 @@ async def serve(settings: Settings, listener: int, channel: int, reader: Message
         listener=listener,
         interface=Interfaces.ASGINL,  # granian would wait for every connection before it ends a lifespan
         backlog=BACKLOG,
-        backpressure=_connections_max(),
+        backpressure=_connections_max(settings.http_connections_max),
         websockets=False,
         log_level=LogLevels.error,  # its only warning is that embedding is experimental
         http=HTTPModes.http1,  # granian applies the header timeout to HTTP/1 connections only
-        http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=HEAD_BYTES_MAX),
+        # granian has one timeout for a head and for idle connections.
+        http1_settings=HTTP1Settings(
+            header_read_timeout=round(settings.http_idle_timeout_s * 1000), max_buffer_size=settings.http_head_bytes_max
+        ),
     )
     shutdown = Shutdown(app.asgi, settings.drain_s, listener, link)
     gc.collect()
@@ -169,15 +163,15 @@ class Shutdown:
                 await asyncio.wait((serving,), timeout=ABORT_S)
 
 
-def _connections_max() -> int:
+def _connections_max(wanted: int) -> int:
     """Raise this process's file descriptor limit as far as needed; return the number of connections that fit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = CONNECTIONS_MAX + DESCRIPTORS_RESERVED
+    needed = wanted + DESCRIPTORS_RESERVED
     allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed == needed:
-        return CONNECTIONS_MAX
+        return wanted
     connections_max = max(allowed - DESCRIPTORS_RESERVED, 1)
-    log.warning("connections_limited", connections_max=connections_max, wanted=CONNECTIONS_MAX, descriptors_max=hard)
+    log.warning("connections_limited", connections_max=connections_max, wanted=wanted, descriptors_max=hard)
     return connections_max

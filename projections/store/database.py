@@ -16,7 +16,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 CONNECT_TIMEOUT_S: Final = 5.0
 ACQUIRE_TIMEOUT_S: Final = 0.8
-"""How long a read waits for a free connection; the API promises its 503 within a second."""
+"""How long a read waits for a free connection, unless configured; the API promises its 503 within a second."""
 ANSWER_GRACE_S: Final = 0.9
 """How much longer than its statement a read may take, including the wait for a connection; the API promises 1 s."""
 LEADER_SILENCE_MAX_S: Final = 5
@@ -101,12 +101,17 @@ class ReadPool:
     """
 
     def __init__(
-        self, pool: asyncpg.Pool, timeout_s: float, waited: Callable[[float], None] = lambda _seconds: None
+        self,
+        pool: asyncpg.Pool,
+        timeout_s: float,
+        waited: Callable[[float], None] = lambda _seconds: None,
+        acquire_timeout_s: float = ACQUIRE_TIMEOUT_S,
     ) -> None:
         self._pool = pool
         self._waited = waited
         """Called with the seconds that each statement waited for its connection, also if it got none in time."""
         self._timeout_s = timeout_s
+        self._acquire_timeout_s = acquire_timeout_s
         self._waiting: set[_Rows] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._in_use: set[PoolConnectionProxy] = set()
@@ -173,7 +178,7 @@ class ReadPool:
     async def _fetch(self, result: _Rows, query: str, args: tuple[object, ...]) -> list[asyncpg.Record]:
         requested = time.perf_counter()
         try:
-            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+            connection = await self._pool.acquire(timeout=self._acquire_timeout_s)
         finally:
             self._waited(time.perf_counter() - requested)
         self._in_use.add(connection)
@@ -205,6 +210,7 @@ async def open_pool(
     name: str,
     planner: Mapping[str, str],
     waited: Callable[[float], None] = lambda _seconds: None,
+    acquire_timeout_s: float = ACQUIRE_TIMEOUT_S,
 ) -> ReadPool:
     """Open a pool for reads; PostgreSQL may be unavailable. `planner` is CUSTOM_PLANS or GENERIC_PLANS.
 
@@ -227,7 +233,7 @@ async def open_pool(
             "statement_timeout": f"{int(statement_timeout_s * 1000)}ms",
         },
     )
-    return ReadPool(pool, statement_timeout_s + ANSWER_GRACE_S, waited)
+    return ReadPool(pool, statement_timeout_s + ANSWER_GRACE_S, waited, acquire_timeout_s)
 
 
 def reads_from_primary(url: str) -> bool:

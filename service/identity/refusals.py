@@ -9,7 +9,7 @@ class Refusal(Enum):
 
     NO_CREDENTIALS = "Send a valid bearer token or a valid X-API-Key."
     SEVERAL_CREDENTIALS = "Send at most one Authorization and at most one X-API-Key."
-    TOO_LONG = "The credential is longer than 8,192 bytes."
+    TOO_LONG = "The credential is longer than this server accepts."
     CREDENTIALS_DISAGREE = (
         "The bearer token and the API key belong to different users, or only one of them to an admin."
     )

@@ -6,7 +6,7 @@ import pytest
 from asyncpg.connect_utils import SessionAttribute, SSLMode
 
 from projections.errors import SettingsInvalid
-from projections.settings import DATABASE_OPTIONS, IDENTITY, TABLE, VARIABLES, database_location, load
+from projections.settings import DATABASE_OPTIONS, IDENTITY, TABLE, VARIABLES, RateLimit, database_location, load
 from tests.support.certificates import Authority
 
 SECRET = "s" * 32
@@ -27,6 +27,12 @@ def problems(environment: dict[str, str], needed: set[str] = ALL) -> list[str]:
 def test_missing_settings_have_defaults() -> None:
     settings = load(ALL, GOOD)
     assert (settings.http_host, settings.http_port, settings.cors_origins) == ("127.0.0.1", 8000, ())
+
+
+def test_a_rate_limit_is_a_number_of_requests_in_a_period() -> None:
+    assert load(ALL, GOOD).rate_limit is None
+    assert load(ALL, {**GOOD, "MEMBERSHIP_RATE_LIMIT": "100/second"}).rate_limit == RateLimit(100, 1)
+    assert load(ALL, {**GOOD, "MEMBERSHIP_RATE_LIMIT": "5/hour"}).rate_limit == RateLimit(5, 3600)
 
 
 def test_every_missing_and_invalid_variable_is_named_at_once() -> None:
@@ -96,6 +102,20 @@ def test_a_secret_is_never_shown() -> None:
         ("JWT_ADMIN_CLAIM", "realm_access. roles"),
         ("JWT_ADMIN_CLAIM", ".".join("abcdefghijk")),
         ("JWT_USER_ID", "any"),
+        ("RATE_LIMIT", "100"),
+        ("RATE_LIMIT", "0/second"),
+        ("RATE_LIMIT", "5/fortnight"),
+        ("RATE_LIMIT", "5/second/second"),
+        ("READS_WAITING_MAX", "0"),
+        ("DATABASE_ACQUIRE_TIMEOUT_S", "0"),
+        ("HTTP_CONNECTIONS_MAX", "15"),
+        ("HTTP_IDLE_TIMEOUT_S", "0"),
+        ("HTTP_HEAD_BYTES_MAX", "8191"),
+        ("HTTP_QUERY_BYTES_MAX", "8 KB"),
+        ("HTTP_CONTENT_BYTES_MAX", "-1"),
+        ("CREDENTIAL_BYTES_MAX", "1"),
+        ("SEARCH_LENGTH_MAX", "0"),
+        ("CURSOR_AGE_MAX_S", "1.5"),
     ],
 )
 def test_an_invalid_value_is_refused_with_its_variable(name: str, text: str) -> None:

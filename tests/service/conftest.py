@@ -1,6 +1,7 @@
 """Fixtures for tests of the running service: one client per module, one scenario per test."""
 
-from collections.abc import AsyncIterator
+import resource
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
@@ -20,3 +21,12 @@ async def client(system: System) -> AsyncIterator[httpx.AsyncClient]:
 def scenario(system: System, client: httpx.AsyncClient) -> Scenario:
     """An empty scenario, to which the test adds events."""
     return Scenario(system, client)
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Let this process open as many connections as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

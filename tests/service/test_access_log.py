@@ -20,6 +20,7 @@ from service.app import create_app
 from service.cache import Cache
 from service.fast_path import FastPath
 from service.middleware import ResponseMiddleware
+from service.paging import CursorAges
 from service.problems import add_request_id
 from tests.support.builders import campaign_id, customer_id, message, published
 from tests.support.processes import ADMIN, JWT_SECRET, System, eventually
@@ -160,7 +161,13 @@ async def test_an_unforeseen_error_has_both_ids_in_the_log_and_one_in_the_body(
     async def broken(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise RuntimeError("unforeseen")
 
-    middleware = ResponseMiddleware(broken, FastPath(Cache()), AccessLog("off", None))
+    middleware = ResponseMiddleware(
+        broken,
+        FastPath(Cache(), CursorAges(0)),
+        AccessLog("off", None),
+        query_bytes_max=1_000,
+        content_bytes_max=0,
+    )
     transport = httpx.ASGITransport(middleware)  # type: ignore[arg-type]  # Litestar's message types are narrower
     headers = {"X-Request-ID": "the-request", "traceparent": traceparent(6)}
     structlog.configure(processors=[add_request_id, add_trace_id, structlog.processors.JSONRenderer()])

@@ -3,10 +3,9 @@
 import asyncio
 import json
 import re
-import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,14 +13,16 @@ import asyncpg
 import httpx
 import pytest
 
-from service.server import ABORT_S, HEADER_TIMEOUT_MS, STOP_S
+from projections.settings import DEFAULTS
+from service.server import ABORT_S, STOP_S
 from tests.support.api_process import Connection, connect, request_of, response_on, running
 from tests.support.processes import System, eventually
 from tests.support.scenario import Scenario, client_of, code_of, path_of
 
 SILENT_CONNECTIONS = 1_200
 ANSWERED_WITHIN_S = 1.0
-CLOSED_WITHIN_S = HEADER_TIMEOUT_MS / 1000 + 10
+IDLE_TIMEOUT_S = float(DEFAULTS["http_idle_timeout_s"])
+CLOSED_WITHIN_S = IDLE_TIMEOUT_S + 10
 STOPPED_WITHIN_S = 10.0
 HEADER_CONNECTIONS = 400
 HEADER_BYTES = 400_000
@@ -36,15 +37,6 @@ def resident_bytes(api: System) -> int:
     match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process_id}/status").read_text(encoding="utf-8"))
     assert match
     return int(match[1]) * 1024
-
-
-@pytest.fixture
-def many_descriptors() -> Iterator[None]:
-    """Let this process open as many connections as the system allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # --- Connections and memory ------------------------------------------------------------------------------------------
@@ -82,6 +74,89 @@ async def test_a_body_that_never_arrives_blocks_nothing(system: System) -> None:
         assert (await response_on(reader))[0] == 405
         assert await reader.read() == b""
     writer.close()
+
+
+SLOW_BODIES = {
+    "a GET without its content": ("GET {path}?slow=1", "Content-Length: 5", b""),
+    "a GET whose content trickles": ("GET {path}?slow=2", "Content-Length: 5000", b"x"),
+    "a GET with endless chunks": ("GET {path}?slow=3", "Transfer-Encoding: chunked", b"1\r\nx\r\n"),
+    "a POST that trickles": ("POST {path}", "Content-Length: 5000", b"x"),
+    "a GET with too much content": ("GET {path}?slow=4", "Content-Length: 100000000", b"x"),
+}
+SLOW_CONNECTIONS = 500
+TRICKLE_S = 0.2
+GOOD_REQUESTS = 20
+
+
+async def _send_slowly(system: System, path: str, kind: str) -> int:
+    """Send a request whose content never ends; return the status once the connection was closed."""
+    line, field, part = SLOW_BODIES[kind]
+    reader, writer = await connect(system)
+    writer.write(request_of(system, "X", field).replace(b"GET X", line.format(path=path).encode()))
+    answered = asyncio.create_task(_answer(reader))
+    with suppress(ConnectionError):
+        while part and not answered.done():
+            writer.write(part)
+            await asyncio.wait({answered}, timeout=TRICKLE_S)
+    status = await answered
+    writer.close()
+    return status
+
+
+async def _answer(reader: asyncio.StreamReader) -> int:
+    status, _ = await response_on(reader)
+    with suppress(ConnectionError):
+        assert await reader.read() == b"", "one response, then the end"
+    return status
+
+
+@pytest.mark.usefixtures("many_descriptors")
+async def test_slow_contents_are_answered_and_closed_at_once(scenario: Scenario, system: System) -> None:
+    customer = scenario.member_of(scenario.campaign("listed"))
+    await scenario.publish_and_wait()
+    path = path_of(customer)
+    before = resident_bytes(system)
+    kinds = list(SLOW_BODIES) * (SLOW_CONNECTIONS // len(SLOW_BODIES))
+    slow = [asyncio.create_task(_send_slowly(system, path, kind)) for kind in kinds]
+    for number in range(GOOD_REQUESTS):
+        reply = await scenario.client.get(f"{path}?good={number}", headers=scenario.as_admin())
+        assert reply.status_code == 200
+    async with asyncio.timeout(CLOSED_WITHIN_S):
+        statuses = await asyncio.gather(*slow)
+    assert dict(zip(kinds, statuses, strict=True)) == dict(zip(SLOW_BODIES, (200, 200, 200, 405, 413), strict=True))
+    assert resident_bytes(system) - before < GROWTH_BYTES_MAX
+
+
+@pytest.mark.usefixtures("many_descriptors")
+async def test_slow_heads_are_closed_within_the_configured_time(
+    scenario: Scenario, system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMBERSHIP_HTTP_IDLE_TIMEOUT_S", "2")
+    customer = scenario.customer()
+    await scenario.publish_and_wait()
+    async with running(system, tmp_path) as api, client_of(api.api_url) as client:
+        slow = [asyncio.create_task(_trickle_head(api)) for _ in range(SLOW_CONNECTIONS)]
+        for number in range(GOOD_REQUESTS):
+            reply = await client.get(f"{path_of(customer)}?good={number}", headers=scenario.as_admin())
+            assert reply.status_code == 200
+        async with asyncio.timeout(CLOSED_WITHIN_S):
+            lasted_s = await asyncio.gather(*slow)
+    assert 1 < min(lasted_s) < IDLE_TIMEOUT_S, "the setting counts, not its default"
+
+
+async def _trickle_head(system: System) -> float:
+    """Send a head that never ends, a few bytes at a time; return how long the connection lasted."""
+    reader, writer = await connect(system)
+    began = time.monotonic()
+    closed = asyncio.create_task(_closed(reader))
+    with suppress(ConnectionError):
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n")
+        while not closed.done():
+            writer.write(b"X-Slow: x\r\n")
+            await asyncio.wait({closed}, timeout=TRICKLE_S)
+    await closed
+    writer.close()
+    return time.monotonic() - began
 
 
 @pytest.mark.usefixtures("many_descriptors")

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from service.middleware import QUERY_BYTES_MAX
+from projections.settings import DEFAULTS
 from service.problems import PROBLEMS
 from tests.support.builders import customer_id
 from tests.support.processes import System
@@ -21,6 +21,7 @@ from tests.support.scenario import Scenario, another_api, code_of, locs, new_num
 TIMING = re.compile(r"total;dur=\d+(\.\d+)?")
 REPLY_TIMEOUT_S = 10.0
 FAR_BEYOND = 2**62
+QUERY_BYTES_MAX = int(DEFAULTS["http_query_bytes_max"])
 MEMBERS = {"type", "title", "status", "detail", "code", "request_id"}
 
 

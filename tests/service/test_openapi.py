@@ -29,7 +29,7 @@ DECLARED = (
     re.escape(f"/paths/{HISTORY}"),
     re.escape(f"/paths/{LIST}/get/parameters/") + r"[\w-]+/description",
     re.escape(f"/paths/{LIST}/get/parameters/") + "(cursor|Membership-Min-Position|Prefer|If-None-Match|X-Request-ID)",
-    re.escape(f"/paths/{LIST}/get/responses/") + r"(304|400|401|403|404|414|503)",
+    re.escape(f"/paths/{LIST}/get/responses/") + r"(304|400|401|403|404|413|414|429|503)",
     re.escape(f"/paths/{LIST}/get/responses/") + r"(200|422)/headers",
 )
 """Where the served document may have additions. None of them restricts what a client may send."""
