@@ -97,6 +97,7 @@ class Prefetcher:
                 self._batch.add(messages)
                 self._changed.set()
                 if self._full:
+                    self._batch.batch()  # its columns are made now, while PostgreSQL writes the previous batch
                     self._not_full.clear()
                 await asyncio.sleep(0)  # yields to the writer and to the broker connection
 

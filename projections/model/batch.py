@@ -50,6 +50,8 @@ class BatchBuilder:
         self.parked: list[Parked] = []
         self._valid: Tally = Counter()
         self._contests = Contests()
+        self.made: Batch | None = None
+        """The last result of `batch`, until more messages are added."""
 
     @property
     def events(self) -> int:
@@ -58,6 +60,7 @@ class BatchBuilder:
 
     def add(self, messages: Sequence[Message]) -> None:
         """Decode and fold the next messages, at least one."""
+        self.made = None
         events: list[Event] = []
         for message in messages:
             event = decode(message.subject, message.body)
@@ -82,10 +85,14 @@ class BatchBuilder:
                 self.definitions[event.campaign_id] = row
 
     def batch(self) -> Batch:
-        """Return the messages added so far, at least one, as a batch."""
-        columns = register_columns(self.registers, self.definitions)
-        arrivals = Arrivals(self._valid, self._contests)
-        return Batch(self.messages, self.registers, columns, tuple(self.parked), arrivals, self.position, self.time_ns)
+        """Return the messages added so far, at least one, as a batch; their columns are made by the first call."""
+        if self.made is None:
+            columns = register_columns(self.registers, self.definitions)
+            arrivals = Arrivals(self._valid, self._contests)
+            self.made = Batch(
+                self.messages, self.registers, columns, tuple(self.parked), arrivals, self.position, self.time_ns
+            )
+        return self.made
 
 
 def read_batch(messages: Sequence[Message]) -> Batch:

@@ -1,8 +1,9 @@
 """Converts folded registers and parked messages into the column arrays that writes.sql takes as parameters."""
 
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -87,19 +88,18 @@ def campaign_row(campaign_id: CampaignId, registers: Registers, definitions: Def
     )
 
 
-def counters_row(event: CountersChanged) -> Row:
-    """Return a row of write_counters."""
-    return (
-        event.campaign_id,
-        event.version,
-        event.contacts_total,
-        event.contacts_contacted,
-        event.contacts_remaining,
-        event.contacts_to_recall,
-        event.contacts_failed,
-        event.contacts_succeeded,
-        event.progress,
-    )
+counters_row: Final[Callable[[CountersChanged], Row]] = attrgetter(
+    "campaign_id",
+    "version",
+    "contacts_total",
+    "contacts_contacted",
+    "contacts_remaining",
+    "contacts_to_recall",
+    "contacts_failed",
+    "contacts_succeeded",
+    "progress",
+)
+"""Returns a row of write_counters."""
 
 
 def _campaign_columns(registers: Registers, definitions: Definitions) -> list[list[Any]]:

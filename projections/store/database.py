@@ -64,6 +64,12 @@ GENERIC_PLANS: Final[Mapping[str, str]] = {
 """Planned once, for statements that scan an index in its order for every customer: a plan made for ten memberships
 would sort them, which takes a second for a hundred thousand."""
 
+LOOKUP_PLANS: Final[Mapping[str, str]] = dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off")
+"""For statements that look a batch's rows up by key: with the statistics of a table that was small when it was last
+analyzed, the planner would read all of it for each batch."""
+PLAN_LOOKUPS: Final = "; ".join(f"SET LOCAL {name} = {value}" for name, value in LOOKUP_PLANS.items())
+"""The same for one transaction of a session that also compares whole tables."""
+
 
 async def _keep_session(_connection: Any) -> None:  # noqa: ANN401 - asyncpg's proxy type is private
     """Avoid the reset round trip on release; no user of the pool may SET, LISTEN or take session locks."""
@@ -283,6 +289,7 @@ async def connect_leader(url: str) -> asyncpg.Connection:
         url,
         "membership-projector",
         command_timeout_s=LEADER_STATEMENT_MAX_S,
+        planner=LOOKUP_PLANS,
         idle_session_timeout=limit,
         idle_in_transaction_session_timeout=limit,
         lock_timeout=limit,

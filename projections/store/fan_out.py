@@ -16,7 +16,7 @@ from projections.store.queries import Generation, writes
 
 MEMBERS_MAX: Final = 2_000
 """Memberships per transaction: about 50 ms, the delay that this may add to another event."""
-CAMPAIGNS_MAX: Final = 1_000
+CAMPAIGNS_MAX: Final = 100
 """Campaigns per transaction; they share the memberships evenly, so small ones finish at once."""
 FIRST_CUSTOMER: Final = UUID(int=0)
 
@@ -89,12 +89,10 @@ async def _chunk(
     )
     keys = [[row["customer_id"] for row in members], [row["campaign_id"] for row in members]]
     changed = await connection.fetch(statements["refresh_keys"], *keys)
-    if emptied := [row["customer_id"] for row in changed if row["emptied"]]:
-        await connection.execute(statements["delete_zero_counts"], emptied)
     seen: dict[UUID, list[UUID]] = {}
     for customer, campaign in zip(*keys, strict=True):
         seen.setdefault(campaign, []).append(customer)
     unfinished = [
         FanOut(campaign, max(customers)) for campaign, customers in seen.items() if len(customers) == per_campaign_max
     ]
-    return [row["customer_id"] for row in changed if not row["emptied"]], unfinished
+    return [row["customer_id"] for row in changed], unfinished

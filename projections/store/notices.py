@@ -19,6 +19,7 @@ TAGS_PER_NOTICE_MAX: Final = 500
 """Of 13 characters each: below PostgreSQL's limit of 8,000 bytes."""
 NOTICES_MAX: Final = 8
 """A batch that changed more sends a flush: processing more notices would cost readers more than an empty cache."""
+TAGS_MAX: Final = NOTICES_MAX * TAGS_PER_NOTICE_MAX
 _TAG_CHARS: Final = 13
 DEFINITIONS_NAMED: Final = "d------------"
 """Marks the notices of a projector that names changed definitions. Older readers treat it as the tag of no campaign."""
@@ -63,7 +64,7 @@ def definition_tag(campaign_id: str) -> str:
 def encode_notices(name: Generation, position: int, tags: Iterable[str] | None) -> list[str]:
     """Return the payloads for a batch; `tags` of None: it changed more than the tags can name."""
     distinct = set(tags or ())
-    if tags is None or len(distinct) > NOTICES_MAX * TAGS_PER_NOTICE_MAX:
+    if tags is None or len(distinct) > TAGS_MAX:
         return [_encode(Notice(name, position, flush=True))]
     ordered = sorted(distinct)
     parts = [ordered[at : at + TAGS_PER_NOTICE_MAX] for at in range(0, len(ordered), TAGS_PER_NOTICE_MAX)] or [[]]

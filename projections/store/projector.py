@@ -33,6 +33,7 @@ from projections.model.rows import Columns, columns, parked_row, register_column
 from projections.store import checkpoint as checkpoints
 from projections.store import fan_out, notices
 from projections.store.checkpoint import Checkpoint
+from projections.store.database import PLAN_LOOKUPS
 from projections.store.fan_out import FanOut
 from projections.store.queries import Generation, writes
 
@@ -122,9 +123,11 @@ async def apply_batch(
     """
     try:
         async with connection.transaction():
+            await connection.execute(PLAN_LOOKUPS)
             return (await _write(connection, checkpoint, batch, stream_created, None)).checkpoint
     except VALUES_REFUSED:
         async with connection.transaction():
+            await connection.execute(PLAN_LOOKUPS)
             return (await _write(connection, checkpoint, batch, stream_created, None, in_parts=True)).checkpoint
 
 
@@ -297,7 +300,7 @@ async def _write(
     await fan_out.record(connection, checkpoint.generation, progress.remaining)
     await park(connection, statements, parked)
     # Answers also change for members that the fan-out has not updated yet, so only a flush covers them all.
-    flush = progress.remaining or progress.superseded
+    flush = progress.remaining or progress.superseded or _tags_min(batch.registers) > notices.TAGS_MAX
     tags = None if flush else _changed_tags(batch.registers, progress.customers)
     payloads = notices.encode_notices(checkpoint.generation, to.position, tags)
     await connection.execute(statements["notify_readers"], checkpoint.generation, payloads)
@@ -373,6 +376,11 @@ class _PartWriter:
         )
 
 
+def _tags_min(registers: Registers) -> int:
+    """Return how many tags a batch has at least: without making them, which takes long for a large batch."""
+    return len(registers.customers) + max(len(registers.counters), len(registers.statuses))
+
+
 def _changed_tags(registers: Registers, fanned_out: Iterable[str]) -> Iterator[str]:
     """Yield the tags of everything that this batch changed, including customers updated by a fan-out."""
     customers = {*registers.customers, *(key.customer_id for key in registers.presences), *fanned_out}
@@ -437,10 +445,8 @@ async def write_columns(
         command = await connection.execute(statements["write_counters"], *offered.counters)
         unchanged[COUNTERS] = len(offered.counters[0]) - int(command.rpartition(" ")[2])
     if offered.targets:
-        *emptied, written = await connection.fetch(statements["write_targets"], *offered.targets)
-        unchanged[TARGET] = len(offered.targets[0]) - int(written["customer_id"])
-        if emptied:
-            await connection.execute(statements["delete_zero_counts"], [row["customer_id"] for row in emptied])
+        moved = await connection.fetchval(statements["write_targets"], *offered.targets)
+        unchanged[TARGET] = len(offered.targets[0]) - moved
     fan_outs = [FanOut(row["campaign_id"]) for row in changed]
     superseded = any(row["fanning_out"] for row in changed)
     if members_max == 0:

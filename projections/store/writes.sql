@@ -129,8 +129,8 @@ WHERE held.version < excluded.version;
 
 -- name: write_targets
 -- Enrolment and presence of a target, with the keys of its campaign if that is already defined. Runs after
--- write_campaigns in the transaction, so that the keys include this batch. Also returns, in a row that is not about a
--- customer with an emptied count, the number of changed memberships.
+-- write_campaigns in the transaction, so that the keys include this batch. Returns
+-- how many memberships changed.
 WITH moved AS (
     INSERT INTO {generation}.membership AS held (
         customer_id, campaign_id,
@@ -169,8 +169,7 @@ WITH moved AS (
     {before_and_after}
 )
 {apply_summary_deltas}
-UNION ALL
-SELECT count(*)::text, false FROM moved;
+SELECT count(*) FROM moved;
 
 
 -- name: held_customers
@@ -232,8 +231,7 @@ CROSS JOIN LATERAL (
 
 
 -- name: refresh_keys
--- The fan-out: copies the current keys of campaigns to these memberships. Also returns the changed customers, as a
--- union and not a join, because the planner underestimates both sets.
+-- The fan-out: copies the current keys of campaigns to these memberships. Returns the changed customers.
 WITH moved AS (
     UPDATE {generation}.membership AS held
     SET owner_id = campaign.owner_id, status = campaign.status, campaign_deleted = campaign.deleted
@@ -247,8 +245,7 @@ WITH moved AS (
     {before_and_after}
 )
 {apply_summary_deltas}
-UNION ALL
-SELECT customer_id::text, false FROM moved;
+SELECT customer_id::text FROM moved;
 
 
 -- name: record_fan_outs
@@ -278,7 +275,9 @@ RETURNING WITH (OLD AS o, NEW AS n)
 
 -- name: apply_summary_deltas
 -- Included by the statements that change memberships: the summaries change in the same statement, so they always match.
--- Returns the customers with a count that is now zero.
+-- A count that becomes zero is deleted, so that a rebuild gives the same rows. MERGE and not an upsert: an upsert would
+-- write the zero first, and another statement would have to find it. No row can appear between its lookup and its
+-- insertion, because everything that writes memberships holds the checkpoint's lock.
 , delta AS (
     SELECT customer_id, owner_id, status, deleted, sum(change) AS change
     FROM (
@@ -293,19 +292,18 @@ RETURNING WITH (OLD AS o, NEW AS n)
     GROUP BY customer_id, owner_id, status, deleted
     HAVING sum(change) <> 0
 ), counted AS (
-    INSERT INTO {generation}.customer_summary AS held (customer_id, owner_id, status, deleted, memberships)
-    SELECT customer_id, owner_id, status, deleted, change FROM delta
-    ORDER BY customer_id, owner_id, status, deleted
-    ON CONFLICT (customer_id, owner_id, status, deleted) DO UPDATE
-    SET memberships = held.memberships + excluded.memberships
-    RETURNING customer_id, memberships
+    MERGE INTO {generation}.customer_summary AS held
+    USING (SELECT * FROM delta ORDER BY customer_id, owner_id, status, deleted) AS delta
+    ON held.customer_id = delta.customer_id
+        AND held.owner_id = delta.owner_id
+        AND held.status = delta.status
+        AND held.deleted = delta.deleted
+    WHEN MATCHED AND held.memberships + delta.change = 0 THEN DELETE
+    WHEN MATCHED THEN UPDATE SET memberships = held.memberships + delta.change
+    WHEN NOT MATCHED THEN
+        INSERT (customer_id, owner_id, status, deleted, memberships)
+        VALUES (delta.customer_id, delta.owner_id, delta.status, delta.deleted, delta.change)
 )
-SELECT customer_id::text, true AS emptied FROM counted WHERE memberships = 0
-
-
--- name: delete_zero_counts
--- Zero counts are not stored, so that a rebuild gives the same rows.
-DELETE FROM {generation}.customer_summary WHERE customer_id = any($1::uuid[]) AND memberships = 0;
 
 
 -- name: park_events

@@ -220,6 +220,20 @@ async def test_at_most_one_batch_is_prefetched(client: TolerantClient) -> None:
         assert await prefetcher.next_batch(0.05) is None
 
 
+async def test_a_full_batch_waits_with_its_columns_made(client: TolerantClient) -> None:
+    await publish(client, history(Random(4), 100))
+    async with (
+        OrderedSubscription(client, START) as subscription,
+        Prefetcher(subscription, BatchLimits(10)) as prefetcher,
+    ):
+        await next_batch(prefetcher)
+        await wait_until_idle(subscription)
+        prefetched = await next_batch(prefetcher)
+        assert prefetched.events == 10
+        assert prefetched.made is not None, "the columns are made while the batch waits"
+        assert prefetched.batch().position == prefetched.position
+
+
 async def test_huge_bodies_make_a_batch_smaller(client: TolerantClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("consumers.prefetch.SLICE_EVENTS", 1)
     await publish(client, [("membership.customer.x", b"x" * 20_000)] * 9)
