@@ -103,7 +103,7 @@ BATCHES: Final = Counter("membership_batches_total", "Batches committed by this 
 BATCH_EVENTS: Final = Histogram(
     "membership_batch_events",
     "Messages in a committed batch.",
-    buckets=(1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000),
+    buckets=(1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000),
     registry=REGISTRY,
 )
 BATCH_SECONDS: Final = Histogram(

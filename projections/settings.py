@@ -387,7 +387,7 @@ TABLE: tuple[Variable, ...] = (
         "how long the API keeps answering after SIGTERM, with its readiness check failing, before it stops",
     ),
     Variable("stream_replicas", _whole(1, 5), "1", "number of replicas when creating the stream; 3 in a cluster"),
-    Variable("batch_events_max", _whole(1, 10_000), "8000", "maximum number of events applied in one transaction"),
+    Variable("batch_events_max", _whole(1, 50_000), "16000", "maximum number of events applied in one transaction"),
     Variable(
         "rollback_window_s",
         _seconds(0, 30 * 86_400),
