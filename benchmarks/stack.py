@@ -25,6 +25,8 @@ ADMIN: Final = "ad000000-0000-4000-8000-000000000001"
 TOKEN_S: Final = 7_200
 SHARED_BUFFERS: Final = "1GB"
 """The starting value in PostgreSQL's manual for a machine with 4 GB; the data set and the peers' tables fit."""
+MAX_WAL_SIZE: Final = "4GB"
+"""Half of deploy/postgresql.conf, for all systems alike: a catch-up reaches the default of 1 GB within seconds."""
 DEADLINE_S: Final = 600.0
 
 
@@ -71,7 +73,9 @@ async def running() -> AsyncIterator[Stack]:
     """Start everything, yield it, stop it in reverse order."""
     with tempfile.TemporaryDirectory(prefix="membership-bench-") as name:
         folder = Path(name)
-        postgres = PostgresServer(folder / "postgres", settings={"shared_buffers": SHARED_BUFFERS})
+        postgres = PostgresServer(
+            folder / "postgres", settings={"shared_buffers": SHARED_BUFFERS, "max_wal_size": MAX_WAL_SIZE}
+        )
         nats = NatsServer(folder / "nats")
         started: list[ChildProcess] = []
         try:
