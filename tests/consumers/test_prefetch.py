@@ -124,12 +124,17 @@ async def test_cancelling_at_any_point_leaks_no_task_and_skips_no_message(
                 batch = await next_batch(prefetcher)
                 assert batch.after == checkpoint.position
                 checkpoint = await applied_after(connection, checkpoint, batch)
+                moved.set()
 
-    for _ in range(60):
+    moved = asyncio.Event()
+    for remaining in reversed(range(60)):
         opened = asyncio.Event()
         following = asyncio.create_task(follow())
         await opened.wait()
         await asyncio.sleep(rng.uniform(0, 0.03))
+        if not remaining:  # however slow the machine is, something was applied
+            async with asyncio.timeout(10):
+                await moved.wait()
         following.cancel()
         await asyncio.wait([following])
         assert following.cancelled()
