@@ -121,6 +121,7 @@ class ListCampaigns:
         if representation is None:
             return None
         outcome_count.inc()
+        note(rows=len(page.cards) if page is not None else None)
         return respond(representation, self._cache.applied_through, read.call.if_none_match)
 
     async def _from_database(self, read: "Read", deadline: asyncio.Timeout) -> RawResponse:

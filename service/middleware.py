@@ -4,6 +4,7 @@ Route middleware never runs for an unrouted 404 or 405, so request ids, timing a
 """
 
 import asyncio
+import itertools
 import os
 import re
 import time
@@ -25,6 +26,8 @@ from service.read_model.admission import Overloaded, caller
 from service.refusal_pace import RefusalPace
 from service.representation import CallerTooSlow, Header, RawResponse
 
+_PROCESS: Final = os.urandom(10).hex().encode()
+_REQUESTS: Final = itertools.count(1)
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 """Request ids that are echoed; any other is replaced, so that callers cannot forge log lines."""
 DEFAULT_HEADERS: Final[tuple[Header, ...]] = (
@@ -288,7 +291,7 @@ def _field(scope: HTTPScope, name: bytes) -> bytes | None:
 
 def _own_headers(identity: bytes | None, began: float) -> tuple[Header, ...]:
     if identity is None or not REQUEST_ID.fullmatch(identity):
-        identity = os.urandom(16).hex().encode()
+        identity = new_request_id()
     return (b"x-request-id", identity), (b"server-timing", _timing(began))
 
 
@@ -303,7 +306,12 @@ def _identify(scope: HTTPScope) -> tuple[str, bytes | None]:
             host = value
         elif name == b"x-request-id" and not identity and REQUEST_ID.fullmatch(value):
             identity = value.decode()
-    return identity or os.urandom(16).hex(), None if repeated else host
+    return identity or new_request_id().decode(), None if repeated else host
+
+
+def new_request_id() -> bytes:
+    """Return an id that no other request has: random per process, then counted, which is cheaper than random bytes."""
+    return b"%s%012x" % (_PROCESS, next(_REQUESTS))
 
 
 def _without_body(send: Send) -> Send:
