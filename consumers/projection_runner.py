@@ -328,9 +328,9 @@ class Term:
 
     async def _with_heartbeat(self, call: Coroutine[Any, Any, T]) -> T:
         """Await a call to the broker without a time limit, with a heartbeat to PostgreSQL every `TICK_S`."""
-        await self._heartbeat()
-        task = asyncio.create_task(call)
+        task = asyncio.create_task(call)  # first: a coroutine that is never awaited is reported as a fault
         try:
+            await self._heartbeat()
             while not (await asyncio.wait([task], timeout=TICK_S))[0]:
                 await self._heartbeat()
             return task.result()

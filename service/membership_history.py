@@ -91,6 +91,14 @@ class MembershipHistory:
 
     async def respond(self, call: HistoryCall) -> RawResponse:
         """Return the response."""
+        try:
+            return await self._respond_in_time(call)
+        except TimeoutError:
+            if self._admission.busy:  # large histories share the CPU, and PostgreSQL is not the cause
+                return problem_reply("history_busy")
+            raise
+
+    async def _respond_in_time(self, call: HistoryCall) -> RawResponse:
         async with asyncio.timeout(self._answer_within_s) as deadline:
             principal = await self._authenticator.principal(call.authorization, call.api_key)
             request, after = await self._parse(call, principal)

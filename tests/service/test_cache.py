@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from projections.store.notices import campaign_tag
-from service.cache import ANY_CAMPAIGN, ANY_DEFINITION, RESPONSE_OVERHEAD_BYTES, Cache, CachedPage, PageRead, key_of
+from service.cache import (
+    ANY_CAMPAIGN,
+    ANY_DEFINITION,
+    PAGES_PER_TAG_MAX,
+    RESPONSE_OVERHEAD_BYTES,
+    Cache,
+    CachedPage,
+    PageRead,
+    key_of,
+)
 from service.cached_responses import Target, cached_response
 from service.cards import CARD_BYTES_MAX, CARD_OVERHEAD_BYTES, NOT_CACHED
 from service.content_codings import COMPRESS_BYTES_MIN, ContentCoding
@@ -355,6 +364,17 @@ def test_invalidated_pages_are_removed_completely() -> None:
     cache.invalidate([campaign_tag("another")], 1)
     assert cache.bytes_used == 0
     assert cache._by_tag == {}
+
+
+@pytest.mark.parametrize("tag", ["c1", ANY_DEFINITION])
+def test_one_change_removes_a_limited_number_of_pages(tag: str) -> None:
+    cache = enabled_cache(bytes_max=10**9)
+    for number in range(PAGES_PER_TAG_MAX + 10):
+        assert put(cache, number, page_at(0, f"c{number}", tag)) is not None
+    kept = [number for number in (0, 9, 10, PAGES_PER_TAG_MAX + 9) if cache.find(key(number)) is not None]
+    assert kept == [10, PAGES_PER_TAG_MAX + 9]
+    cache.invalidate(["c1", "d1"], 1)
+    assert cache.bytes_used == 0
 
 
 def test_a_lagging_servers_page_is_not_cached_after_a_flush() -> None:
