@@ -127,9 +127,10 @@ async def main() -> None:
         sys.stdout.write("\n".join(scale.table()) + "\n")
         return
     run = Run(effort)
-    await run.measure_all()
-    rows = run.findings.in_order()
-    show(rows)
+    try:
+        await run.measure_all()
+    finally:  # what was measured before a failure is shown, too
+        show(run.findings.in_order())
     if effort is FULL:
         report.write(run.findings, ROOT / "docs", scale.table())
 

@@ -40,16 +40,19 @@ def operator_settings(*needed: str, optional: AbstractSet[str] = frozenset()) ->
     # All or nothing: never mix settings of production with those of a dev stack.
     configured = [name for name in _FROM_DEV if environment.get(name) or environment.get(f"{name}_FILE")]
     stack = _running_dev_stack() if missing else None
-    if stack is not None and not configured:
+    uses_stack = stack is not None and not configured
+    if stack is not None and uses_stack:
         # The stack's broker has neither TLS nor credentials.
         environment = {name: value for name, value in environment.items() if not name.startswith(_BROKER_PREFIX)}
         environment |= {name: str(stack[_FROM_DEV[name]]) for name in missing}
-        print(f"Using the dev stack described in {DEV_FILE}.", file=sys.stderr)
     try:
-        return load(set(needed), environment)
+        settings = load(set(needed), environment)
     except SettingsInvalid as invalid:
-        hint = _dev_stack_hint(configured, running=stack is not None) if missing else ""
+        hint = _dev_stack_hint(configured, running=stack is not None) if missing and not uses_stack else ""
         raise SettingsInvalid([*invalid.problems, *filter(None, [hint])]) from None
+    if uses_stack:
+        print(f"Using the dev stack described in {DEV_FILE}.", file=sys.stderr)
+    return settings
 
 
 def _dev_stack_hint(configured: Sequence[str], *, running: bool) -> str:

@@ -2,10 +2,14 @@
 
 import logging
 import sys
+from typing import Final
 
 import structlog
 
 from projections.settings import Settings
+
+LIBRARIES: Final = ("httpx", "httpcore")
+"""Libraries that log each request at INFO, in a format of their own."""
 
 
 def configure(settings: Settings, *processors: structlog.typing.Processor) -> None:
@@ -15,6 +19,8 @@ def configure(settings: Settings, *processors: structlog.typing.Processor) -> No
         if settings.log_format == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -57,7 +57,7 @@ class _Sketch(msgspec.Struct):
 async def publish(settings: Settings, source: IO[bytes], *, skip_bad: bool, as_json: bool) -> int:
     """Publish all events of `source`, or none if any is bad and not `skip_bad`; return the exit code."""
     head = bytearray()
-    lines = list(read_lines(_bounded_lines(source), head))
+    lines = list(_with_distinct_ids(read_lines(_bounded_lines(source), head)))
     if not lines:
         return fail("The input is empty; nothing was published.", 0)
     good = [line for line in lines if isinstance(line.result, Publication)]
@@ -74,6 +74,19 @@ async def publish(settings: Settings, source: IO[bytes], *, skip_bad: bool, as_j
     except StreamNotCreated as absent:
         raise await _missing_or_new(settings, absent) from None
     return 1 if bad or lost else 0
+
+
+def _with_distinct_ids(lines: Iterable[Line]) -> Iterator[Line]:
+    """Yield the lines; an id that an earlier line has with other content is an error, because the broker drops it."""
+    first: dict[str, tuple[int, int]] = {}
+    for number, result in lines:
+        if isinstance(result, Publication):
+            earlier, content = first.setdefault(result.msg_id, (number, hash(result.body)))
+            if content != hash(result.body):
+                detail = f"The id {result.msg_id!r} is that of line {earlier}, whose content differs."
+                yield Line(number, Unreadable("invalid_field", f"{detail} Give each event its own id."))
+                continue
+        yield Line(number, result)
 
 
 def _reason_not_ndjson(lines: list[Line], head: bytes) -> str:
@@ -176,7 +189,7 @@ async def _send(settings: Settings, lines: list[Line], *, as_json: bool) -> int:
     async for receipt in publish_events(BrokerAccess.of(settings), publications):
         line = lines[index]
         index += 1
-        duplicates += receipt.duplicate
+        duplicates += receipt.duplicate and not receipt.differs
         unknown += receipt.differs is None
         if receipt.differs:
             lost.append(f"line {line.number}: another event has this id, stored at position {receipt.position}.")
@@ -188,9 +201,10 @@ async def _send(settings: Settings, lines: list[Line], *, as_json: bool) -> int:
             suffix = "  (already stored)" if receipt.duplicate else ""
             console.print(f"line {line.number}: position {receipt.position}  {receipt.msg_id}{suffix}", markup=False)
     if not as_json:
-        new = len(positions) - duplicates
+        new = len(positions) - duplicates - len(lost)
         last = f", the last of them at position {max(positions)}" if new else ""
-        console.print(f"Published {counted(new, 'new event')}, {counted(duplicates, 'duplicate')}{last}.")
+        not_stored = f"; {len(lost):,} not stored" if lost else ""
+        console.print(f"Published {counted(new, 'new event')}, {counted(duplicates, 'duplicate')}{last}{not_stored}.")
     if unknown:
         fail(f"{counted(unknown, 'duplicate')} could not be compared with the stored event, which cannot be read.")
     _show_lost(lost)

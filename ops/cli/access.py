@@ -73,7 +73,7 @@ def api_key() -> None:
     default=("read",),
     show_default=True,
     type=click.Choice(["read", "operate"]),
-    help="read: GET campaigns; operate: the console. Repeat it for both.",
+    help="read: campaigns and histories; operate: reserved for operators. Repeat it for both.",
 )
 @click.option("--ttl", "ttl_s", type=LIFETIME_S, help="Seconds it is valid; without a limit by default.")
 def api_key_create(

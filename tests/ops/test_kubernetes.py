@@ -199,7 +199,7 @@ def test_a_pod_meets_the_restricted_standard(name: str) -> None:
     assert str(pod["securityContext"]["runAsUser"]) in (ROOT / "Dockerfile").read_text(encoding="utf-8")
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
-    assert all(set(volume) <= {"name", "emptyDir", "secret"} for volume in pod["volumes"])
+    assert all(set(volume) <= {"name", "emptyDir", "secret", "projected"} for volume in pod["volumes"])
     assert all(volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if "emptyDir" in volume)
     assert container(name)["securityContext"] == {
         "allowPrivilegeEscalation": False,

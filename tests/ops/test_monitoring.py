@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from consumers import metrics as projector_metrics
 from service import metrics as api_metrics
-from service.workers import supervisor
+from service.workers import metrics as supervisor_metrics
 from tests.support.metrics import labelled_families
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def exported(registry: CollectorRegistry) -> dict[str, set[str]]:
 
 def of_the_supervisor() -> dict[str, set[str]]:
     """Return what the API's supervisor adds to the metrics of its workers."""
-    text = Path(str(supervisor.__file__)).read_text(encoding="utf-8")
+    text = Path(str(supervisor_metrics.__file__)).read_text(encoding="utf-8")
     found = re.findall(r'_single\("(\w+)", "(\w+)"', text)
     assert found
     return {name + ("_total" if kind == "counter" else ""): set() for name, kind in found}

@@ -50,11 +50,18 @@ async def test_an_event_whose_id_has_other_content_is_an_error(system: System, t
         for version in (1, 2)
     )
     assert (await membership(system.environment, "publish", events_file(tmp_path, first))).code == 0
-    ended = await membership(system.environment, "publish", events_file(tmp_path, first, corrected))
+    other = published("customer.upserted.v1", 78)[1]
+    ended = await membership(system.environment, "publish", events_file(tmp_path, other, corrected))
     assert ended.code == 1
     assert "line 2: another event has this id" in ended.err
     assert "new id" in ended.err
     assert "line 1" not in ended.err
+    assert "Published 1 new event, 0 duplicates" in ended.out
+    assert "; 1 not stored." in ended.out
+    same_file = await membership(system.environment, "publish", events_file(tmp_path, first, first, corrected))
+    assert same_file.code == 1
+    assert "line 3: invalid_field: The id 'used-twice' is that of line 1, whose content differs." in same_file.err
+    assert "nothing was published" in same_file.err
 
 
 async def test_bad_lines_are_listed_and_nothing_is_published(system: System, tmp_path: Path) -> None:
