@@ -32,7 +32,7 @@ async def execute(system: System, statement: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
-        ("ALTER TABLE g1.campaign RENAME COLUMN created_at TO oops", 'column "oops" does not exist'),
+        ("ALTER TABLE g1.campaign RENAME COLUMN created_at TO oops", 'column "created_at" does not exist'),
         ("DROP TABLE g1.parked_event", 'relation "g1.parked_event" does not exist'),
     ],
     ids=["column renamed", "table dropped"],
