@@ -1,6 +1,7 @@
 """What is recorded of a request: a line in the log, a span, and the ids that join them."""
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -170,7 +171,12 @@ async def test_an_unforeseen_error_has_both_ids_in_the_log_and_one_in_the_body(
     )
     transport = httpx.ASGITransport(middleware)  # type: ignore[arg-type]  # Litestar's message types are narrower
     headers = {"X-Request-ID": "the-request", "traceparent": traceparent(6)}
-    structlog.configure(processors=[add_request_id, add_trace_id, structlog.processors.JSONRenderer()])
+    structlog.configure(
+        processors=[add_request_id, add_trace_id, structlog.processors.JSONRenderer()],
+        # Other tests in this process may have configured these, too.
+        logger_factory=structlog.PrintLoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    )
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             reply = await client.get("/", headers=headers)
