@@ -110,6 +110,8 @@ def read() -> dict[str, dict[str, float | str]]:
 def table() -> list[str]:
     """Return the lines of a Markdown table of the figures kept, one column a size."""
     kept = read()
+    if not kept:
+        return ["Not measured yet."]
     sizes = sorted(kept, key=int)
     lines = [["memberships", *(f"{int(size):,}" for size in sizes)], ["---"] * (len(sizes) + 1)]
     lines += [[name, *(_shown(kept[size].get(name)) for size in sizes)] for name in FIGURES]

@@ -23,7 +23,7 @@ NOT_CACHED: Final = OUTDATED + 1
 """`exact_from` of a campaign whose card is not cached, because it is too large or the campaign is unknown."""
 CARD_BYTES_MAX: Final = 32 * 1024
 """A larger card is not cached. 200 of this size are the most that one statement returns, 6.5 MB."""
-BACKLOG_MAX: Final = 1_000
+BACKLOG_MAX: Final = 200
 """With more cards waiting to be fetched, a new page would not be complete in time: it is read with its cards."""
 CARD_OVERHEAD_BYTES: Final = 500
 """What Python adds to a card's JSON: the object, its id, its tag, its digest and its entry. Measured, rounded up."""
