@@ -51,7 +51,7 @@ class ApiKey(Struct, frozen=True):
 
 
 class Holder(Struct, frozen=True):
-    """Whom a valid key identifies."""
+    """The user that a valid key belongs to, and what the key allows."""
 
     user_id: str
     is_admin: bool

@@ -97,7 +97,7 @@ class _Registry(JWSRegistry):
 
 
 _REGISTRY: Final = _Registry(strict_check_header=False)
-"""Not strict: a header parameter that nobody marked as critical must be ignored (RFC 7515, 4)."""
+"""Not strict: an unknown header parameter must be ignored, unless `crit` lists it (RFC 7515, 4)."""
 
 
 class _Token(NamedTuple):

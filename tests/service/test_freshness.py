@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import pytest
@@ -191,3 +191,16 @@ async def test_a_read_whose_generation_is_dropped_meanwhile_is_repeated(
 
     assert await fresh.read_live(read) == 0
     assert names == ["g1", "g2"]
+
+
+async def test_a_read_that_sees_a_switch_empties_the_cache() -> None:
+    """Before the switch's own notice arrives: otherwise a page could combine the cards of two generations."""
+    cache = Cache()
+    freshness = Freshness("postgresql://unused", cast("database.ReadPool", None), cache)
+    freshness._set_position(G1, 5)
+    cache.enable(5)
+    token = cache.begin_read()
+    freshness._set_position(G1, 6)
+    assert cache.begin_read() == token
+    freshness._set_position(Generation("g2"), 6)
+    assert cache.begin_read() != token
