@@ -13,7 +13,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 
 from projections.errors import DatabaseNotMigrated
 from projections.settings import Settings
-from projections.store.database import ANSWER_GRACE_S, CUSTOM_PLANS, GENERIC_PLANS, UNAVAILABLE, open_pool
+from projections.store.database import ANSWER_GRACE_S, CUSTOM_PLANS, GENERIC_PLANS, UNAVAILABLE, ReadPool, open_pool
 from projections.store.membership_history import MessageReader
 from projections.tracing import Tracing
 from service import metrics, routes
@@ -106,23 +106,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        connect_pool = partial(
-            open_pool,
-            settings.database_url,
-            statement_timeout_s=settings.read_timeout_s,
-            acquire_timeout_s=settings.database_acquire_timeout_s,
-            name="membership-api",
-        )
-        custom_plan_pool = await connect_pool(
-            connections_max=settings.database_connections_max,
-            planner=CUSTOM_PLANS,
-            waited=metrics.POOL_WAIT.labels("custom").observe,
-        )
-        generic_plan_pool = await connect_pool(
-            connections_max=GENERIC_PLAN_CONNECTIONS,
-            planner=GENERIC_PLANS,
-            waited=metrics.POOL_WAIT.labels("generic").observe,
-        )
+        custom_plan_pool, generic_plan_pool = await _open_pools(settings)
         freshness = Freshness(settings.database_url, custom_plan_pool, cache)
         await freshness.start()
         fast_path.admission = Admission(max(1, settings.database_connections_max - RESERVED_CONNECTIONS))
@@ -192,6 +176,28 @@ def create_app(
         content_bytes_max=settings.http_content_bytes_max,
     )
     return Application(middleware, app.lifespan)
+
+
+async def _open_pools(settings: Settings) -> tuple[ReadPool, ReadPool]:
+    """Return the pool that plans each execution, and the one that plans a statement once."""
+    connect_pool = partial(
+        open_pool,
+        settings.database_url,
+        statement_timeout_s=settings.read_timeout_s,
+        acquire_timeout_s=settings.database_acquire_timeout_s,
+        name="membership-api",
+    )
+    custom_plan_pool = await connect_pool(
+        connections_max=settings.database_connections_max,
+        planner=CUSTOM_PLANS,
+        waited=metrics.POOL_WAIT.labels("custom").observe,
+    )
+    generic_plan_pool = await connect_pool(
+        connections_max=GENERIC_PLAN_CONNECTIONS,
+        planner=GENERIC_PLANS,
+        waited=metrics.POOL_WAIT.labels("generic").observe,
+    )
+    return custom_plan_pool, generic_plan_pool
 
 
 async def _report(freshness: Freshness, link: SupervisorLink) -> None:
