@@ -22,6 +22,7 @@ from service.auth import Authenticator
 from service.cache import Cache
 from service.card_fetcher import CardFetcher
 from service.fast_path import FastPath
+from service.free_memory import keep_returning
 from service.freshness import Freshness, NotReady
 from service.identity import issuer_keys
 from service.identity.refusals import IdentityProviderUnavailable, Refusal, ScopeMissing, Unauthenticated
@@ -120,6 +121,7 @@ def create_app(
             probe,
             asyncio.create_task(supervise("fetch cards", fetcher.run), name="fetch cards"),
             asyncio.create_task(supervise("record uses", authenticator.record_uses), name="record uses"),
+            asyncio.create_task(supervise("free memory", keep_returning), name="free memory"),
         ]
         if keys.configured:
             background.append(asyncio.create_task(supervise("issuer keys", keys.keep_fresh), name="issuer keys"))
