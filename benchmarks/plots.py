@@ -1,5 +1,6 @@
-"""The plots of docs/benchmarks: throughput, latency, and the cost of growth."""
+"""The plots of docs/benchmarks: throughput, latency, and how cost grows with a customer and with the data set."""
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -15,6 +16,15 @@ GROWTH_LOOKS: Final = {
     "ours, by cursor": "ours thin",
     "FastAPI, page 1": "peer",
     "FastAPI, last page": "peer dashed",
+}
+# What is drawn of scale.json: the look of the curve, and whether the figure is a rate, whose inverse is the cost.
+SCALE_CURVES: Final = {
+    "page 1, ms": ("ours", False),
+    "last page, ms": ("ours dashed", False),
+    "cold reads/s": ("peer", True),
+    "mixed events applied/s": ("bound", True),
+    "rebuild, events/s": ("bound dashed", True),
+    "disk, bytes a membership": ("peer dashed", False),
 }
 
 
@@ -49,3 +59,17 @@ def _growth(growth: list[Growth]) -> str:
     across = decades("memberships of the customer, logarithmic", memberships)
     up = decades("milliseconds, logarithmic", (ms for series in growth for ms in series.points.values()))
     return curves("What a page costs as its customer grows", across, up, drawn)
+
+
+def scale_plot(kept: Mapping[str, Mapping[str, float | str]]) -> str:
+    """Return the plot of the figures kept for each size: the cost of each, divided by that at the smallest size."""
+    sizes = sorted(map(int, kept))
+    drawn = []
+    for name, (look, is_rate) in SCALE_CURVES.items():
+        figures = [float(kept[str(size)][name]) for size in sizes]
+        costs = [1 / figure if is_rate else figure for figure in figures]
+        drawn.append(Curve(name, look, [(size, cost / costs[0]) for size, cost in zip(sizes, costs, strict=True)]))
+    highest = math.ceil(max(cost for curve in drawn for _, cost in curve.points))
+    across = decades("memberships, logarithmic", sizes)
+    up = Axis("cost, times that of the smallest size", 0, highest, range(highest + 1))
+    return curves("What one unit costs as the data set grows", across, up, drawn)

@@ -21,10 +21,13 @@ from benchmarks.deep_pages import times_ms
 from benchmarks.effort import Effort
 from benchmarks.load import under_load
 from benchmarks.memory import resident
+from benchmarks.peer_processes import ROOT
+from benchmarks.plots import scale_plot
 from benchmarks.report import revision
 from benchmarks.stack import Stack, running
 
 KEPT: Final = Path(__file__).with_name("scale.json")
+PLOT: Final = ROOT / "docs" / "benchmarks" / "scale.svg"
 FIGURES: Final = (
     "page 1, ms",
     "last page, ms",
@@ -100,6 +103,7 @@ def keep(memberships: int, figures: Figures) -> None:
     kept[str(memberships)] = {"commit": revision(), **{name: round(value, 2) for name, value in figures.items()}}
     ordered = {size: kept[size] for size in sorted(kept, key=int)}
     KEPT.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
+    PLOT.write_text(scale_plot(ordered), encoding="utf-8")
 
 
 def read() -> dict[str, dict[str, float | str]]:

@@ -5,6 +5,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from benchmarks.plots import SCALE_CURVES, scale_plot
 from benchmarks.svg import LEFT, RIGHT, WIDTH, Axis, Curve, bars, curves, decades
 
 NAMESPACE = {"svg": "http://www.w3.org/2000/svg"}
@@ -45,3 +46,17 @@ def test_bar_lengths_are_proportional_within_each_panel() -> None:
     assert [rect["class"] for rect in rectangles] == ["bar bound", "bar ours", "bar ours"]
     lengths = [float(rect["width"]) for rect in rectangles]
     assert lengths == [lengths[0], lengths[0] / 2, lengths[0]]
+
+
+def test_the_plot_of_sizes_draws_the_cost_of_one_unit() -> None:
+    small: dict[str, float | str] = dict.fromkeys(SCALE_CURVES, 4.0)
+    large = small | {"cold reads/s": 2.0, "page 1, ms": 6.0}
+
+    drawn = ET.fromstring(scale_plot({"100000": small, "1000000": large}))  # noqa: S314 - made here
+
+    heights = [
+        float(polyline.attrib["points"].split()[-1].split(",")[1])
+        for polyline in drawn.findall("svg:polyline", NAMESPACE)[::2]  # every other line is in the legend
+    ]
+    page, unchanged, reads = heights[:3]
+    assert reads < page < unchanged  # half the rate is twice the cost, which is higher up
