@@ -1,7 +1,7 @@
 # All development tasks, from a clean clone, with only Python 3.11 or newer, pip and make.
 .POSIX:
 .SUFFIXES:
-.PHONY: help setup run test coverage check fix bench lock release sbom audit image
+.PHONY: help setup run test coverage check docs fix bench lock release sbom audit image
 
 ARGS =
 BIN = .venv/bin
@@ -28,7 +28,7 @@ coverage: setup ## Run the tests and print line and branch coverage, child proce
 	@COVERAGE_FILE=$(CURDIR)/.build/coverage/data $(BIN)/python -m coverage combine --quiet
 	@COVERAGE_FILE=$(CURDIR)/.build/coverage/data $(BIN)/python -m coverage report --skip-covered --sort=cover
 
-check: setup ## Lint, types, imports, migrations, Dockerfile, compose.yaml
+check: setup docs ## Lint, types, imports, migrations, Dockerfile, compose.yaml, links of the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -39,6 +39,11 @@ check: setup ## Lint, types, imports, migrations, Dockerfile, compose.yaml
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
+
+docs: .build/docs/.set-up ## Build the documentation as a site into .build/site; a broken link is an error
+	@rm -rf .build/site
+	@.build/docs/bin/python -m sphinx -q -W --keep-going -d .build/docs/doctrees -c docs . .build/site
+	@echo "Open .build/site/index.html."
 
 fix: setup ## Fix what ruff can fix
 	$(BIN)/ruff check --fix .
@@ -54,6 +59,7 @@ lock: $(UV) ## Update the locks to pyproject.toml, keeping versions that still f
 	$(COMPILE) $(ARGS) --output-file requirements-build.lock --group build
 	$(COMPILE) $(ARGS) --output-file requirements-release.lock --group release
 	$(COMPILE) $(ARGS) --output-file requirements-audit.lock --group audit
+	$(COMPILE) $(ARGS) --output-file requirements-docs.lock --group docs
 	$(COMPILE) $(ARGS) --output-file requirements-bench.lock --group bench --constraint requirements-dev.lock
 
 # The version must have a dated section in the changelog, and [Unreleased] must be empty.
@@ -89,7 +95,7 @@ image: ## Build the image with docker or podman (ENGINE=podman, IMAGE=name:tag, 
 	exit 1
 
 # Tools apart from .venv, each with its own lock.
-.build/release/.set-up .build/audit/.set-up: .build/%/.set-up: $(BIN)/python requirements-%.lock
+.build/release/.set-up .build/audit/.set-up .build/docs/.set-up: .build/%/.set-up: $(BIN)/python requirements-%.lock
 	@$(BIN)/python -m venv --clear --without-pip .build/$*
 	@$(BIN)/python -m pip --python .build/$* --disable-pip-version-check install --quiet \
 		--require-hashes -r requirements-$*.lock
