@@ -4,12 +4,14 @@ import mimetypes
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from litestar import Request, Response, get
 from litestar.params import FromPath
 from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service import metrics, openapi
+from projections.model import asyncapi, event_schemas
+from service import events_page, metrics, openapi
 from service.freshness import Freshness
 from service.list_campaigns import ListCall, ListCampaigns
 from service.membership_history import HistoryCall, MembershipHistory
@@ -118,6 +120,26 @@ async def docs() -> Response[bytes]:
     return Response((STATIC / "docs.html").read_bytes(), headers=DOCS_HEADERS, media_type="text/html")
 
 
+@get("/docs/events")
+async def events() -> Response[bytes]:
+    """Serve the contract of the events as a page."""
+    return Response(events_page.page(), headers=DOCS_HEADERS, media_type="text/html")
+
+
+@get("/asyncapi.json")
+async def event_contract() -> Response[bytes]:
+    """Serve the contract of the events as AsyncAPI 3."""
+    return Response(asyncapi.document(), media_type="application/json")
+
+
+@get("/schemas/{event_type:str}")
+async def event_schema(event_type: FromPath[str]) -> Response[Any]:
+    """Serve the JSON Schema of one event type."""
+    if event_type not in event_schemas.data_types():
+        return problem_response("route_not_found")
+    return Response(msgspec.json.encode(event_schemas.schema_of(event_type)), media_type="application/schema+json")
+
+
 @get("/docs/assets/{name:path}")
 async def asset(name: FromPath[str]) -> Response[bytes]:
     """Serve a file of the documentation page from a fixed list, so that no caller's path reaches the disk."""
@@ -128,4 +150,16 @@ async def asset(name: FromPath[str]) -> Response[bytes]:
     return Response(path.read_bytes(), media_type=media_type)
 
 
-HANDLERS: Final = (list_customer_campaigns, explain_membership, live, ready, prometheus, contract, docs, asset)
+HANDLERS: Final = (
+    list_customer_campaigns,
+    explain_membership,
+    live,
+    ready,
+    prometheus,
+    contract,
+    event_contract,
+    event_schema,
+    docs,
+    events,
+    asset,
+)

@@ -24,7 +24,7 @@ from projections.settings import Settings, database_location, worker_count
 click.rich_click.TEXT_MARKUP = "rich"
 click.rich_click.COMMAND_GROUPS = {
     "membership": [
-        {"name": "Try it", "commands": ["dev", "publish", "token"]},
+        {"name": "Try it", "commands": ["dev", "publish", "events", "token"]},
         {"name": "Processes", "commands": ["serve", "project", "migrate"]},
         {
             "name": "Operate",

@@ -61,12 +61,16 @@ MATRIX: Final[dict[str, Access]] = {
     "/health/ready": PUBLIC,
     "/metrics": PUBLIC,
     "/openapi.json": PUBLIC,
+    "/asyncapi.json": PUBLIC,
+    "/schemas/{event_type:str}": PUBLIC,
     "/docs": PUBLIC,
+    "/docs/events": PUBLIC,
     "/docs/assets/{name:path}": PUBLIC,
 }
 PATHS: Final = {
     LISTING: f"/customers/{customer_id(CUSTOMER)}/campaigns",
     HISTORY: f"/customers/{customer_id(CUSTOMER)}/campaigns/{campaign_id(CAMPAIGN)}/history",
+    "/schemas/{event_type:str}": "/schemas/target.enrolled.v1",
     "/docs/assets/{name:path}": "/docs/assets/docs.js",
 }
 """A path of each route that has parameters."""
