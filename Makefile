@@ -1,7 +1,7 @@
 # All development tasks, from a clean clone, with only Python 3.11 or newer, pip and make.
 .POSIX:
 .SUFFIXES:
-.PHONY: help setup run test coverage check docs fix bench lock release sbom audit image
+.PHONY: help setup run test coverage check contracts docs fix bench lock release sbom audit image
 
 ARGS =
 BIN = .venv/bin
@@ -28,17 +28,21 @@ coverage: setup ## Run the tests and print line and branch coverage, child proce
 	@COVERAGE_FILE=$(CURDIR)/.build/coverage/data $(BIN)/python -m coverage combine --quiet
 	@COVERAGE_FILE=$(CURDIR)/.build/coverage/data $(BIN)/python -m coverage report --skip-covered --sort=cover
 
-check: setup docs ## Lint, types, imports, migrations, Dockerfile, compose.yaml, links of the documentation
+check: setup docs ## Lint, types, imports, migrations, Dockerfile, compose.yaml, contracts, links of the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m contracts check
 	@# The migration runner sets transaction and timeouts, so the files need not.
 	$(BIN)/squawk --pg-version 18.0 --assume-in-transaction \
 		--exclude require-lock-timeout,require-statement-timeout projections/store/migrations/*.sql
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
+
+contracts: setup ## Record additive changes of the HTTP and event contracts, after which they must stay compatible
+	@$(BIN)/python -m contracts record $(ARGS)
 
 docs: .build/docs/.set-up ## Build the documentation as a site into .build/site; a broken link is an error
 	@rm -rf .build/site
@@ -62,13 +66,14 @@ lock: $(UV) ## Update the locks to pyproject.toml, keeping versions that still f
 	$(COMPILE) $(ARGS) --output-file requirements-docs.lock --group docs
 	$(COMPILE) $(ARGS) --output-file requirements-bench.lock --group bench --constraint requirements-dev.lock
 
-# The version must have a dated section in the changelog, and [Unreleased] must be empty.
+# The version must have a dated section in the changelog, [Unreleased] must be empty, and the contracts recorded.
 release: setup ## Build wheel, sdist and SBOM into dist/ if version and CHANGELOG.md agree
 	@version=$$(sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml); \
 	grep -Eq "^## \[$$version\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$$" CHANGELOG.md || { \
 		echo "CHANGELOG.md has no section '## [$$version] - YYYY-MM-DD' for the version in pyproject.toml." >&2; exit 1; }; \
 	if sed -n '/^## \[Unreleased\]/,/^## \[[0-9]/p' CHANGELOG.md | grep -q '^- '; then \
 		echo 'CHANGELOG.md has unreleased entries: raise the version in pyproject.toml and date them.' >&2; exit 1; fi
+	@$(BIN)/python -m contracts check --recorded
 	@rm -rf dist
 	@$(MAKE) --no-print-directory sbom
 	@.build/release/bin/hatchling build --directory dist

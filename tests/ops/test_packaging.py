@@ -36,6 +36,7 @@ LOCKS = (
     "requirements-release.lock",
     "requirements-audit.lock",
     "requirements-bench.lock",
+    "requirements-docs.lock",
 )
 ROLES = {
     "migrate": {"database_url"},
@@ -353,7 +354,7 @@ def requirements(name: str) -> list[Requirement]:
     ]
     release = [*build, *(entry for entry in groups["release"] if isinstance(entry, str))]
     with_tracing = [*production, *tracing]
-    in_order = (production, with_tracing, development, build, release, groups["audit"], groups["bench"])
+    in_order = (production, with_tracing, development, build, release, groups["audit"], groups["bench"], groups["docs"])
     by_lock = dict(zip(LOCKS, in_order, strict=True))
     return [Requirement(entry) for entry in by_lock[name]]
 
