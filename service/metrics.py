@@ -79,7 +79,16 @@ KEY_SET_READS: Final = Counter(
 LISTING: Final = "/customers/{customer_id}/campaigns"
 HISTORY: Final = "/customers/{customer_id}/campaigns/{campaign_id}/history"
 _FIXED: Final = frozenset(
-    {"/health/live", "/health/ready", "/metrics", "/openapi.json", "/asyncapi.json", "/docs", "/docs/events"}
+    (
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+        "/openapi.json",
+        "/asyncapi.json",
+        "/docs",
+        "/docs/openapi.json",
+        "/docs/events",
+    )
 )
 
 

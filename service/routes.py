@@ -11,7 +11,7 @@ from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from projections.model import asyncapi, event_schemas
-from service import events_page, metrics, openapi
+from service import docs_document, events_page, metrics, openapi
 from service.freshness import Freshness
 from service.list_campaigns import ListCall, ListCampaigns
 from service.membership_history import HistoryCall, MembershipHistory
@@ -120,6 +120,12 @@ async def docs() -> Response[bytes]:
     return Response((STATIC / "docs.html").read_bytes(), headers=DOCS_HEADERS, media_type="text/html")
 
 
+@get("/docs/openapi.json")
+async def docs_contract() -> Response[bytes]:
+    """Serve the contract with short names and an example, for the page and for generators of clients."""
+    return Response(docs_document.document(), media_type="application/json")
+
+
 @get("/docs/events")
 async def events() -> Response[bytes]:
     """Serve the contract of the events as a page."""
@@ -160,6 +166,7 @@ HANDLERS: Final = (
     event_contract,
     event_schema,
     docs,
+    docs_contract,
     events,
     asset,
 )

@@ -1,4 +1,4 @@
-// Shows openapi.json in Swagger UI: same origin only, in the preferred colour scheme, with "Try it out" enabled.
+// Shows the contract with short names and an example in Swagger UI: same origin only, in the preferred colour scheme, with "Try it out" enabled.
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const followColourScheme = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
@@ -6,7 +6,7 @@ dark.addEventListener("change", followColourScheme);
 followColourScheme();
 
 SwaggerUIBundle({
-  url: "/openapi.json",
+  url: "/docs/openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
   persistAuthorization: true,

@@ -64,6 +64,7 @@ MATRIX: Final[dict[str, Access]] = {
     "/asyncapi.json": PUBLIC,
     "/schemas/{event_type:str}": PUBLIC,
     "/docs": PUBLIC,
+    "/docs/openapi.json": PUBLIC,
     "/docs/events": PUBLIC,
     "/docs/assets/{name:path}": PUBLIC,
 }

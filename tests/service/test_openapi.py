@@ -178,7 +178,7 @@ def test_the_documented_problems_are_those_of_the_service(served: Any) -> None:
 def test_the_documented_paths_are_the_routes(served: Any) -> None:
     paths = {re.sub(r":\w+}", "}", path) for handler in routes.HANDLERS for path in handler.paths}
 
-    documents = {"/openapi.json", "/asyncapi.json", "/schemas/{event_type}"}
+    documents = {"/openapi.json", "/docs/openapi.json", "/asyncapi.json", "/schemas/{event_type}"}
     pages = {"/docs", "/docs/events", "/docs/assets/{name}"}
     assert paths - documents - pages == served["paths"].keys()
 
