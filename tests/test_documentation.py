@@ -191,3 +191,12 @@ def test_the_make_targets_on_pages_exist() -> None:
     for path in PAGES:
         named = set(re.findall(r"(?:^|`|\$ )make ([a-z]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
         assert named <= targets, path.name
+
+
+def test_the_contents_of_the_operations_page_are_its_sections() -> None:
+    text = page("docs/operations.md")
+    sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    listed = re.findall(r"^- \[(.+)\]\(#([\w-]+)\)$", text.partition("\n## ")[0], re.MULTILINE)
+    assert [
+        (name, re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-")) for name in sections if name != "Rehearse"
+    ] == listed

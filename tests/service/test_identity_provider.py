@@ -226,12 +226,12 @@ AUTH0 = {
     "MEMBERSHIP_JWT_USER_ID": "uuid5",
     "MEMBERSHIP_JWT_ADMIN_CLAIM": r"https://membership\.example/roles",
 }
-"""The settings of docs/operations.md, "Use an identity provider"."""
+"""The settings of docs/how-to/identity-provider.md."""
 
 
 @pytest.mark.parametrize("settings", [KEYCLOAK, AUTH0], ids=["keycloak", "auth0"])
 def test_the_documented_settings_of_identity_providers_are_those_tested(settings: dict[str, str]) -> None:
-    text = Path("docs/operations.md").read_text(encoding="utf-8")
+    text = Path("docs/how-to/identity-provider.md").read_text(encoding="utf-8")
     for name, value in settings.items():
         assert f"{name}='{value}'" in text
 
