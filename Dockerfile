@@ -16,11 +16,13 @@ RUN python -m venv --without-pip /opt/membership \
     && pip --python /opt/membership install --require-hashes -r "$LOCK" \
     && pip install --require-hashes -r requirements-build.lock
 COPY pyproject.toml README.md ./
+COPY client client
 COPY projections projections
 COPY consumers consumers
 COPY service service
 COPY ops ops
 RUN hatchling build --target wheel --directory dist \
+    && pip wheel --no-index --no-deps --no-build-isolation --wheel-dir dist ./client \
     && pip --python /opt/membership install --no-index --no-deps dist/*.whl
 
 FROM ${PYTHON_IMAGE}

@@ -9,7 +9,9 @@ SET_UP = .venv/.set-up
 PIP_INSTALL = python -m pip install --quiet --disable-pip-version-check
 UV = .build/uv/bin/uv
 # One resolution for every platform and Python from 3.11 on, pinned by hashes, without an index URL.
-COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+# The client is built from this repository, so no index and no lock has it.
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	--no-emit-package campaign-membership-client
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 16
@@ -67,7 +69,7 @@ lock: $(UV) ## Update the locks to pyproject.toml, keeping versions that still f
 	$(COMPILE) $(ARGS) --output-file requirements-bench.lock --group bench --constraint requirements-dev.lock
 
 # The version must have a dated section in the changelog, [Unreleased] must be empty, and the contracts recorded.
-release: setup ## Build wheel, sdist and SBOM into dist/ if version and CHANGELOG.md agree
+release: setup ## Build wheels, sdists and SBOM into dist/ if version and CHANGELOG.md agree
 	@version=$$(sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml); \
 	grep -Eq "^## \[$$version\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$$" CHANGELOG.md || { \
 		echo "CHANGELOG.md has no section '## [$$version] - YYYY-MM-DD' for the version in pyproject.toml." >&2; exit 1; }; \
@@ -77,6 +79,7 @@ release: setup ## Build wheel, sdist and SBOM into dist/ if version and CHANGELO
 	@rm -rf dist
 	@$(MAKE) --no-print-directory sbom
 	@.build/release/bin/hatchling build --directory dist
+	@cd client && ../.build/release/bin/hatchling build --directory ../dist
 	@ls -l dist
 
 sbom: setup .build/release/.set-up ## Write the bill of materials (CycloneDX) of requirements.lock to dist/sbom.cdx.json
@@ -106,10 +109,10 @@ image: ## Build the image with docker or podman (ENGINE=podman, IMAGE=name:tag, 
 		--require-hashes -r requirements-$*.lock
 	@touch $@
 
-$(SET_UP): $(BIN)/python requirements-dev.lock pyproject.toml
+$(SET_UP): $(BIN)/python requirements-dev.lock pyproject.toml client/pyproject.toml
 	@echo 'Installing requirements-dev.lock into .venv; the first time takes a minute or two.'
 	@$(BIN)/$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
-	@$(BIN)/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@$(BIN)/$(PIP_INSTALL) --no-deps --no-build-isolation --editable . --editable client
 	@touch $@
 
 # The frameworks of benchmarks/peers, separate from .venv: they are compared with, never imported.

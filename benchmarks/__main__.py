@@ -19,6 +19,7 @@ from benchmarks import (
     operations,
     overload,
     plans,
+    publishing,
     report,
     scale,
     status_change,
@@ -112,6 +113,8 @@ class Run:
         caught_up = await catch_up.measure(stack, data, effort)
         self.findings.rates["Catch-up, events a second (W1)"] = caught_up.rates
         rows += caught_up.rows
+        self._report("publishing by the client")
+        rows.append(await publishing.measure(data, effort.live_events))
         rows.append(memory.of_projector(stack, f"after a catch-up of {effort.live_events:,} mixed events"))
 
     def _report(self, step: str) -> None:

@@ -9,6 +9,7 @@ import nats as nats_py
 import pytest
 from nats.aio.client import Client
 
+from campaign_membership_client import batches
 from consumers import stream
 from consumers.client import BrokerUnavailable
 from ops import publisher
@@ -78,7 +79,7 @@ async def test_a_duplicate_with_other_content_is_reported(nats: NatsServer) -> N
 async def test_a_duplicate_whose_event_is_gone_cannot_be_compared(client: Client, nats: NatsServer) -> None:
     receipts = [receipt._replace(duplicate=True) for receipt in await published(nats, events(1, 3))]
     await client.jetstream().purge_stream(stream.STREAM, seq=3)
-    compared = await publisher._Comparison(client).compare(events(1, 3), receipts)
+    compared = await batches._Comparison(client, stream.STREAM, frozenset()).compare(events(1, 3), receipts)
     assert [receipt.differs for receipt in compared] == [None, None, False]
 
 
@@ -91,7 +92,7 @@ async def test_a_repeated_id_in_one_batch_is_stored_once(client: Client, nats: N
 async def test_a_batch_whose_ack_was_lost_is_retried_as_duplicates(
     client: Client, nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish_atomic = publisher._publish_atomic
+    publish_atomic = batches.publish_atomic
     attempts = 0
 
     async def lose_the_first_ack(*arguments: object) -> list[Receipt] | None:
@@ -102,7 +103,7 @@ async def test_a_batch_whose_ack_was_lost_is_retried_as_duplicates(
             raise nats_py.errors.TimeoutError
         return receipts
 
-    monkeypatch.setattr(publisher, "_publish_atomic", lose_the_first_ack)
+    monkeypatch.setattr(batches, "publish_atomic", lose_the_first_ack)
     receipts = await published(nats, events(1, 500))
     assert [receipt.position for receipt in receipts] == list(range(1, 501))
     assert all(receipt.duplicate for receipt in receipts)

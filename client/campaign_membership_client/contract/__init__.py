@@ -1,0 +1,1 @@
+"""The event contract: exact copies of the modules with which the service decodes the stream."""
