@@ -22,7 +22,7 @@ from collections.abc import (
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self
 
-from campaign_membership_client import events
+from campaign_membership_client import events, outbox
 from campaign_membership_client.batches import BATCH_EVENTS_MAX, Deadlines, Receipt, Sender, Unstored
 from campaign_membership_client.connection import Connection
 from campaign_membership_client.errors import InvalidEvent, VersionReused
@@ -60,6 +60,10 @@ class EventMethods(ABC):
     async def publish(self, event: Event) -> Receipt:
         """Send one event and return its receipt."""
 
+    @abstractmethod
+    async def enqueue(self, connection: outbox.Connection, *events: Event) -> None:
+        """Write events to the outbox in the connection's transaction; a relay publishes them once it is committed."""
+
     customer_upserted = _sending(events.customer_upserted)
     campaign_upserted = _sending(events.campaign_upserted)
     campaign_status_changed = _sending(events.campaign_status_changed)
@@ -85,12 +89,14 @@ class Publisher(EventMethods):
         stream: str = STREAM,
         deadlines: Deadlines | None = None,
         options: Mapping[str, Any] | None = None,
+        outbox_table: str = outbox.TABLE,
     ) -> None:
         self.source = source
         self._deadlines = deadlines or Deadlines()
         self._stream = stream
         self._connection = Connection(servers, options or {}, stream)
         self._sender = Sender(self._connection.client, stream, self._deadlines, NOT_COMPARED)
+        self._outbox = outbox.Outbox(source, outbox_table)
         self._warned_at = -WARNING_PERIOD_S
 
     async def __aenter__(self) -> Self:
@@ -113,6 +119,10 @@ class Publisher(EventMethods):
         if receipt.differs:
             raise VersionReused(receipt.msg_id, receipt.position)
         return receipt
+
+    async def enqueue(self, connection: outbox.Connection, *events: Event) -> None:
+        """Write events to the outbox in the connection's transaction; needs no connection to the broker."""
+        await self._outbox.enqueue(connection, *events)
 
     async def publish_many(self, many: Iterable[Event] | AsyncIterable[Event]) -> AsyncGenerator[Receipt, None]:
         """Send events in batches and yield their receipts in order; reads `many` two batches ahead at most.

@@ -10,6 +10,7 @@ from typing import Self
 from campaign_membership_client.batches import Receipt, is_same_json
 from campaign_membership_client.errors import VersionReused
 from campaign_membership_client.event import Event, Publication, prepare
+from campaign_membership_client.outbox import Connection
 from campaign_membership_client.publisher import NOT_COMPARED, EventMethods
 
 
@@ -37,6 +38,11 @@ class Recorder(EventMethods):
         if receipt.differs:
             raise VersionReused(receipt.msg_id, receipt.position)
         return receipt
+
+    async def enqueue(self, connection: Connection, *events: Event) -> None:  # noqa: ARG002 - nothing is written
+        """Record events as published, whatever becomes of the transaction."""
+        for event in events:
+            self._record(event)
 
     async def publish_many(self, many: Iterable[Event] | AsyncIterable[Event]) -> AsyncGenerator[Receipt, None]:
         """Record events and yield their receipts."""
