@@ -15,8 +15,8 @@ import asyncpg
 import structlog
 
 from projections.store import database
+from projections.store.leader import LOCK_KEY
 
-LOCK_KEY: Final = 0x4D454D42_50524F4A  # "MEMBPROJ"
 STANDBY_POLL_S: Final = 0.25
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

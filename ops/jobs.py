@@ -2,57 +2,45 @@
 
 import asyncio
 import json
-import re
 from contextlib import suppress
 from typing import Any
 
 import asyncpg
+import msgspec
 
 from ops.actor import actor
 from ops.rebuild.job import abandon
 from ops.terminal import fail, format_time, print_table
 from projections.maintenance import audit, jobs
+from projections.maintenance.job_summary import JobSummary, summary, without_advice
 from projections.maintenance.jobs import Job
 from projections.store import database
 
 CANCEL_WAIT_MAX_S = 30.0
 POLL_S = 0.2
 HISTORY_MAX = 100
+FIELDS = (
+    "job_id", "kind", "state", "phase", "done", "total", "progress", "eta_s", "generation", "started_at", "ended_at",
+    "started_by", "outcome",
+)  # fmt: skip
 NOTHING_YET = (
     "switch, rollback, cancelled job, repair, retry, discard, erasure, acknowledged loss, or created or revoked API key"
 )
 
 
-def job_summary(job: Job, *, running: bool) -> dict[str, Any]:
-    """Return what `status` and `jobs list` show of a job."""
-    share = f"{job.done / job.total:.0%}" if job.total else ""
-    return {
-        "job_id": job.job_id,
-        "kind": job.kind,
-        "state": jobs.open_state(job, running=running) if job.state == "open" else job.state,
-        "phase": job.phase,
-        "done": job.done,
-        "total": job.total,
-        "progress": share,
-        "eta_s": job.eta_s if running else None,
-        "generation": job.generation,
+def job_fields(job: JobSummary) -> dict[str, Any]:
+    """Return what `status --json` and `jobs list --json` print of a job."""
+    fields = msgspec.structs.asdict(job)
+    return {name: fields[name] for name in FIELDS} | {
         "started_at": format_time(job.started_at),
         "ended_at": None if job.ended_at is None else format_time(job.ended_at),
-        "started_by": job.started_by,
-        "outcome": _without_advice(job.outcome) if job.state == "cancelled" else job.outcome,
     }
-
-
-def _without_advice(outcome: str | None) -> str | None:
-    """Return a cancelled job's outcome without the sentences that name commands: there is nothing left to do."""
-    sentences = re.split(r"(?<=\.) ", outcome or "")
-    return " ".join(sentence for sentence in sentences if "`membership" not in sentence) or None
 
 
 async def list_jobs(connection: asyncpg.Connection, rows_max: int, *, as_json: bool) -> int:
     """Print the jobs, newest first."""
     running = await jobs.is_running(connection)
-    summaries = [job_summary(job, running=running) for job in await jobs.history(connection, rows_max)]
+    summaries = [job_fields(summary(job, running=running)) for job in await jobs.history(connection, rows_max)]
     if as_json:
         print(json.dumps(summaries))
         return 0
@@ -137,7 +125,7 @@ async def _report_outcome(connection: asyncpg.Connection, job: Job) -> int:
     """Print how a job ended; return 1 unless it was cancelled."""
     history = await jobs.history(connection, HISTORY_MAX)
     ended = next((past for past in history if past.job_id == job.job_id), job)
-    outcome = _without_advice(ended.outcome) if ended.state == "cancelled" else ended.outcome
+    outcome = without_advice(ended.outcome) if ended.state == "cancelled" else ended.outcome
     print(f"Job {job.job_id} has ended: {ended.state}. {outcome or ''}".rstrip())
     return 0 if ended.state == "cancelled" else 1
 

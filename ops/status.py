@@ -17,25 +17,18 @@ from rich.table import Table
 from consumers import lag, stream
 from consumers.broker_access import CONNECTION_REFUSED, BrokerAccess
 from consumers.client import connect_once
-from consumers.leadership import LOCK_KEY
-from ops.jobs import job_summary
+from ops.jobs import job_fields
 from ops.terminal import console, fail, format_time
 from projections.error_text import error_text
 from projections.errors import MembershipError, StreamRefused, StreamRestored
-from projections.maintenance import jobs
+from projections.maintenance.status import NO_LEADER, loss_sentence, read_status, stuck_sentence
 from projections.settings import Settings, database_location
-from projections.store import checkpoint as checkpoints
-from projections.store import database, fan_out, generations
+from projections.store import database
 from projections.store.checkpoint import Checkpoint
+from projections.store.generations import GenerationStatus
 from projections.store.migrations import require_migrated
-from projections.store.queries import for_generation
 
 WATCH_EVERY_S: Final = 2.0
-STUCK_S: Final = 60.0
-"""How long events may wait while none is applied; the longest expected pause, a take-over, is 5 s."""
-NO_LEADER: Final = (
-    "No projector leads, so no event is applied. Start `membership project`; if one has ended, its log says why."
-)
 
 
 class DatabaseUnavailable(MembershipError):
@@ -120,35 +113,29 @@ async def gather(settings: Settings) -> tuple[Status, list[str]]:
 
 async def _gather(connection: asyncpg.Connection, settings: Settings) -> tuple[Status, list[str]]:
     await require_migrated(connection)
-    name = await checkpoints.live_generation(connection)
-    checkpoint = await checkpoints.read(connection, name)
-    parked = await connection.fetchval(for_generation("SELECT count(*) FROM {generation}.parked_event", name))
-    fan_outs = await fan_out.count(connection, name)
-    running = await jobs.is_running(connection)
-    unfinished = [job_summary(job, running=running) for job in await jobs.unfinished(connection)]
-    generation_rows = [
-        msgspec.structs.asdict(row) | {"follows_until": row.follows_until and format_time(row.follows_until)}
-        for row in await generations.statuses(connection)
-    ]
-    leader = await projector_leads(connection)
-    position = checkpoint.position
-    applied_ago_s = await checkpoints.applied_ago_s(connection, name)
-    status = Status(name, position, None, None, None, None, parked, leader, None, unfinished, generation_rows, fan_outs)
-    status, problem = await _with_stream(connection, settings, status, checkpoint)
-    problems = ("" if leader else NO_LEADER, _stuck_sentence(status, applied_ago_s), problem)
+    found = await read_status(connection)
+    status = Status(
+        generation=found.checkpoint.generation,
+        position=found.checkpoint.position,
+        stream_position=None,
+        stream_first_position=None,
+        lag_events=None,
+        lag_s=None,
+        parked=found.parked,
+        leader=found.leader,
+        missing_events=None,
+        jobs=[job_fields(job) for job in found.jobs],
+        generations=[_generation_fields(each) for each in found.generations],
+        fan_outs=found.fan_outs,
+    )
+    status, problem = await _with_stream(connection, settings, status, found.checkpoint)
+    problems = ("" if found.leader else NO_LEADER, stuck_sentence(found, status.lag_s), problem)
     return status, [sentence for sentence in problems if sentence]
 
 
-async def projector_leads(connection: asyncpg.Connection) -> bool:
-    """Return whether a session of this database holds the projectors' lock; pg_locks shows its key in two halves."""
-    return bool(
-        await connection.fetchval(
-            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 "
-            "AND (classid::bigint << 32) | objid::bigint = $1 "
-            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
-            LOCK_KEY,
-        )
-    )
+def _generation_fields(generation: GenerationStatus) -> dict[str, Any]:
+    until = generation.follows_until
+    return msgspec.structs.asdict(generation) | {"follows_until": until and format_time(until)}
 
 
 async def _with_stream(
@@ -179,27 +166,7 @@ async def _with_stream(
     )
     if measured.returned:
         return status, str(StreamRestored(stream.STREAM, measured.returned))
-    return status, _loss_sentence(measured.missing)
-
-
-def _loss_sentence(missing: int) -> str:
-    if not missing:
-        return ""
-    return (
-        f"Stream {stream.STREAM} has lost {missing:,} messages that no erasure took out. Restore it from its backup, "
-        "or accept the loss with `membership acknowledge-missing`."
-    )
-
-
-def _stuck_sentence(status: Status, applied_ago_s: float) -> str:
-    """Return a sentence if a projector leads and applies nothing although events wait."""
-    waiting_s = min(status.lag_s or 0.0, applied_ago_s)
-    if not status.leader or waiting_s < STUCK_S:
-        return ""
-    return (
-        f"A projector leads, but has applied nothing for {waiting_s:,.0f} s although events wait. Its log says what it "
-        "waits for."
-    )
+    return status, loss_sentence(stream.STREAM, measured.missing)
 
 
 _FIELDS: Final = (

@@ -104,7 +104,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     http_query_bytes_max: int
     """Length of a query string; a longer one is answered with 414."""
     http_content_bytes_max: int
-    """Stated length of a request's content, which is never read; a longer one is answered with 413."""
+    """Stated length of a request's content; a longer one is answered with 413. `/ops/…` has a limit of its own."""
     credential_bytes_max: int
     """Length of a credential header; a longer one is refused unread."""
     search_length_max: int

@@ -53,6 +53,8 @@ class Principal(Struct, frozen=True):
     is_admin: bool
     scopes: frozenset[Scope] = TOKEN_SCOPES
     """What the credentials allow; of two credentials, what both allow."""
+    expires_s: float | None = None
+    """Until when the credentials are valid, Unix time; None: without a limit."""
 
     @property
     def scope(self) -> str | None:
@@ -126,7 +128,8 @@ class Authenticator:
         if cached is not None:
             return cached
         token = await self._tokens.verify(authorization)
-        principal = Principal(token.user_id, token.is_admin, ADMIN_TOKEN_SCOPES if token.is_admin else TOKEN_SCOPES)
+        scopes = ADMIN_TOKEN_SCOPES if token.is_admin else TOKEN_SCOPES
+        principal = Principal(token.user_id, token.is_admin, scopes, token.expires_s)
         if len(self._token_cache) >= TOKENS_CACHED_MAX:
             self._token_cache.clear()
         self._token_cache[_digest(raw)] = (principal, min(token.expires_s, time.time() + TOKEN_CACHED_S))
@@ -158,15 +161,19 @@ class Authenticator:
         if not isinstance(found, Holder):
             raise Unauthenticated(_KEY_REFUSALS[found])
         cached_s = API_KEY_CACHED_S if found.valid_s is None else min(API_KEY_CACHED_S, found.valid_s)
-        return Principal(found.user_id, found.is_admin, found.scopes), looked_up_at + cached_s
+        expires_s = None if found.valid_s is None else time.time() + found.valid_s
+        return Principal(found.user_id, found.is_admin, found.scopes, expires_s), looked_up_at + cached_s
 
 
 def _agreed(principals: list[Principal]) -> Principal:
-    """Return the one principal of all credentials, with the scopes that each of them has."""
+    """Return the one principal of all credentials, with the scopes that each of them has, until the first expires."""
+    if len(principals) == 1:
+        return principals[0]
     if len({(principal.user_id, principal.is_admin) for principal in principals}) != 1:
         raise Unauthenticated(Refusal.CREDENTIALS_DISAGREE)
     scopes = frozenset.intersection(*(principal.scopes for principal in principals))
-    return Principal(principals[0].user_id, principals[0].is_admin, scopes)
+    expiries = [principal.expires_s for principal in principals if principal.expires_s is not None]
+    return Principal(principals[0].user_id, principals[0].is_admin, scopes, min(expiries, default=None))
 
 
 def _digest(credential: bytes) -> bytes:

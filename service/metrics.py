@@ -78,6 +78,9 @@ KEY_SET_READS: Final = Counter(
 
 LISTING: Final = "/customers/{customer_id}/campaigns"
 HISTORY: Final = "/customers/{customer_id}/campaigns/{campaign_id}/history"
+OPERATIONS: Final = "/ops/"
+LIVE: Final = "/ops/live"
+"""An endless response, which would distort the durations of the others."""
 _FIXED: Final = frozenset(
     (
         "/health/live",
@@ -100,6 +103,8 @@ def route_of(path: str) -> str:
         return LISTING
     if path.startswith("/customers/") and path.endswith("/history"):
         return HISTORY
+    if path.startswith(OPERATIONS):
+        return LIVE if path == LIVE else "/ops"
     return "other"
 
 

@@ -8,7 +8,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
 import structlog
@@ -39,10 +39,14 @@ CLOSE: Final[tuple[Header, ...]] = ((b"connection", b"close"),)
 _CONTENT: Final = frozenset((b"content-length", b"transfer-encoding"))
 """The fields of a request with content, which is checked and takes the longer way."""
 LENGTH_DIGITS_MAX: Final = 18
+OPERATIONS_CONTENT_BYTES_MAX: Final = 65_536
+"""Length of a request's content on the operators' paths: a plan that names 5,000 positions takes 60 KB."""
 HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,253})(?::[0-9]{0,5})?")
 """A `Host` field's value (RFC 3986, 3.2.2). HTTP/1.1 requires exactly one field (RFC 9112, 3.2)."""
-LITESTAR_ALLOW: Final[Header] = (b"allow", b"GET, OPTIONS")
-ALLOW: Final[Header] = (b"allow", b"GET, HEAD, OPTIONS")
+ALLOW: Final[Mapping[Header, Header]] = {
+    (b"allow", b"GET, OPTIONS"): (b"allow", b"GET, HEAD, OPTIONS"),
+    (b"allow", b"GET, OPTIONS, POST"): (b"allow", b"GET, HEAD, OPTIONS, POST"),
+}
 """Litestar answers OPTIONS itself, but its `Allow` lacks HEAD, which this layer answers."""
 READINESS: Final = "/health/ready"
 
@@ -66,7 +70,8 @@ class ResponseMiddleware:
         self._query_bytes_max = query_bytes_max
         """Every byte of a query costs time to decode."""
         self._content_bytes_max = content_bytes_max
-        """No route reads a request's content; the server closes the connection if it has not arrived in time."""
+        """Only the operators' API reads a request's content; the server closes the connection if none has arrived in
+        time."""
         self._pace = RefusalPace()
         self.listing: ASGIApp | None = None
         """Answers plain listings instead of the application; set at startup."""
@@ -175,9 +180,10 @@ class ResponseMiddleware:
 
     def _is_content_accepted(self, scope: HTTPScope) -> bool:
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        is_operators = scope["path"].startswith(metrics.OPERATIONS)
+        bytes_max = OPERATIONS_CONTENT_BYTES_MAX if is_operators else self._content_bytes_max
         return all(
-            length.isdigit() and len(length) <= LENGTH_DIGITS_MAX and int(length) <= self._content_bytes_max
-            for length in lengths
+            length.isdigit() and len(length) <= LENGTH_DIGITS_MAX and int(length) <= bytes_max for length in lengths
         )
 
     def _rejection_code(self, scope: HTTPScope, host: bytes | None) -> str | None:
@@ -244,7 +250,7 @@ class Exchange:
             self._status = message["status"]
             present = {name.lower() for name, _ in message["headers"]}
             message["headers"] = [
-                *(ALLOW if header == LITESTAR_ALLOW else header for header in message["headers"]),
+                *(ALLOW.get(header, header) if header[0] == b"allow" else header for header in message["headers"]),
                 *(header for header in DEFAULT_HEADERS if header[0] not in present or header[0] == b"vary"),
                 *self._closing,
                 *(() if (charged := charge.get()) is None else charged.headers),

@@ -4,24 +4,32 @@ Reads: contract/openapi.json, the agreed file, byte for byte.
 Invariants: nothing in the contract is changed or left out; an addition that would do so fails at the first call.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 import msgspec
 
 from projections.model.explanation import Verdict
 from projections.model.history import Outcome
 from service import history_parameters
+from service.openapi_parts import (
+    Node,
+    integer,
+    json_response,
+    object_type,
+    parameter,
+    problem_responses,
+    ref,
+    response_headers,
+    string,
+)
+from service.operations import specification
 from service.parameters import LIMIT_MAX
-from service.problems import PROBLEMS
 
 CONTRACT: Final = Path(__file__).parent / "contract" / "openapi.json"
 POSITION_MAX: Final = 2**63 - 1
-
-Node = Any
-"""A value of a JSON document."""
 
 _DESCRIPTION: Final = """\
 Lists the campaigns that a customer is in, from a read model that follows the platform's events.
@@ -45,55 +53,6 @@ a sentence, and every event of the membership with its outcome.
 """
 
 
-def _string(**keywords: Node) -> dict[str, Node]:
-    return {"type": "string", **keywords}
-
-
-def _integer(**keywords: Node) -> dict[str, Node]:
-    return {"type": "integer", **keywords}
-
-
-def _object(title: str, properties: Mapping[str, Node]) -> dict[str, Node]:
-    return {"type": "object", "title": title, "properties": properties, "required": list(properties)}
-
-
-def _parameter(location: str, name: str, schema: Node, description: str, *, required: bool = False) -> dict[str, Node]:
-    return {"name": name, "in": location, "required": required, "schema": schema, "description": description}
-
-
-def _ref(kind: str, name: str) -> dict[str, Node]:
-    return {"$ref": f"#/components/{kind}/{name}"}
-
-
-def _headers(*names: str) -> dict[str, Node]:
-    return {name: _ref("headers", name) for name in (*names, "X-Request-ID", "Server-Timing")}
-
-
-def _json(schema: str, description: str) -> dict[str, Node]:
-    content = {"application/json": {"schema": _ref("schemas", schema)}}
-    return {"description": description, "headers": _headers(), "content": content}
-
-
-def _problems(*codes: str, headers: Iterable[str] = ()) -> dict[str, Node]:
-    """Return a response whose body is one of these problems, all of one status, with an example for each `code`."""
-    problems = [PROBLEMS[code] for code in codes]
-    examples = {
-        problem.code: {
-            "value": {
-                "type": "about:blank",
-                "title": problem.title,
-                "status": problem.status,
-                "detail": problem.detail,
-                "code": problem.code,
-                "request_id": "0c6d3f8e5d5b4c0f9a3f4a2b7d1e6c58",
-            }
-        }
-        for problem in problems
-    }
-    content = {"application/problem+json": {"schema": _ref("schemas", "Problem"), "examples": examples}}
-    return {"description": problems[0].title, "headers": _headers(*headers), "content": content}
-
-
 def _operation(operation_id: str, summary: str, responses: Mapping[str, Node]) -> dict[str, Node]:
     """Return an operation for operators, which needs no credentials."""
     operation = {"operationId": operation_id, "tags": ["operations"], "summary": summary}
@@ -101,26 +60,26 @@ def _operation(operation_id: str, summary: str, responses: Mapping[str, Node]) -
 
 
 _HEADERS: Final = {
-    "ETag": (_string(), "Identifies this exact body; send it back in `If-None-Match`."),
-    "Link": (_string(), "The `next` page and, when paging by offset, also `first`, `prev` and `last` (RFC 8288)."),
-    "Membership-Position": (_integer(minimum=0), "The position of the event stream at which this response is exact."),
+    "ETag": (string(), "Identifies this exact body; send it back in `If-None-Match`."),
+    "Link": (string(), "The `next` page and, when paging by offset, also `first`, `prev` and `last` (RFC 8288)."),
+    "Membership-Position": (integer(minimum=0), "The position of the event stream at which this response is exact."),
     "Membership-Parked": (
-        _string(),
+        string(),
         "Why the event at `Membership-Min-Position` was parked: this response does not include it. Absent otherwise.",
     ),
-    "X-Request-ID": (_string(), "The id sent with the request, or a generated one. Quote it when you ask for support."),
-    "Server-Timing": (_string(), "How many milliseconds the response took, as `total;dur=…`."),
+    "X-Request-ID": (string(), "The id sent with the request, or a generated one. Quote it when you ask for support."),
+    "Server-Timing": (string(), "How many milliseconds the response took, as `total;dur=…`."),
     "WWW-Authenticate": (
-        _string(),
+        string(),
         "The scheme that the service accepts; for refused credentials also `error` and `error_description` (RFC 6750).",
     ),
-    "Retry-After": (_integer(minimum=0), "Seconds to wait before trying again."),
+    "Retry-After": (integer(minimum=0), "Seconds to wait before trying again."),
     "RateLimit": (
-        _string(examples=['"caller";r=12;t=1']),
+        string(examples=['"caller";r=12;t=1']),
         "If requests are limited: how many are left (`r`), and the seconds until there are more (`t`).",
     ),
     "RateLimit-Policy": (
-        _string(examples=['"caller";q=100;w=1']),
+        string(examples=['"caller";q=100;w=1']),
         "If requests are limited: how many each caller may send (`q`) within how many seconds (`w`).",
     ),
 }
@@ -129,20 +88,20 @@ _LIMITS: Final = ("RateLimit", "RateLimit-Policy")
 _UNAVAILABLE: Final = ("database_unavailable", "not_ready", "draining")
 
 _LIST_RESPONSES: Final = {
-    "200": {"headers": _headers("ETag", "Link", "Membership-Position", "Membership-Parked", *_LIMITS)},
+    "200": {"headers": response_headers("ETag", "Link", "Membership-Position", "Membership-Parked", *_LIMITS)},
     "304": {
         "description": "The caller already has this body: `If-None-Match` contains its current tag.",
-        "headers": _headers("ETag", "Link", "Membership-Position", "Membership-Parked", *_LIMITS),
+        "headers": response_headers("ETag", "Link", "Membership-Position", "Membership-Parked", *_LIMITS),
     },
-    "400": _problems("bad_request"),
-    "401": _problems("unauthenticated", headers=("WWW-Authenticate", "RateLimit-Policy")),
-    "403": _problems("insufficient_scope", headers=("WWW-Authenticate", "RateLimit-Policy")),
-    "404": _problems("customer_not_found", headers=("Membership-Position", "Membership-Parked", *_LIMITS)),
-    "413": _problems("content_too_large", headers=("RateLimit-Policy",)),
-    "414": _problems("query_too_long", headers=("RateLimit-Policy",)),
-    "422": {"headers": _headers(*_LIMITS)},
-    "429": _problems("rate_limited", headers=("Retry-After", *_LIMITS)),
-    "503": _problems(
+    "400": problem_responses("bad_request"),
+    "401": problem_responses("unauthenticated", headers=("WWW-Authenticate", "RateLimit-Policy")),
+    "403": problem_responses("insufficient_scope", headers=("WWW-Authenticate", "RateLimit-Policy")),
+    "404": problem_responses("customer_not_found", headers=("Membership-Position", "Membership-Parked", *_LIMITS)),
+    "413": problem_responses("content_too_large", headers=("RateLimit-Policy",)),
+    "414": problem_responses("query_too_long", headers=("RateLimit-Policy",)),
+    "422": {"headers": response_headers(*_LIMITS)},
+    "429": problem_responses("rate_limited", headers=("Retry-After", *_LIMITS)),
+    "503": problem_responses(
         *_UNAVAILABLE,
         "identity_provider_unavailable",
         "overloaded",
@@ -172,30 +131,30 @@ _PARAMETER_DESCRIPTIONS: Final = {
 """Descriptions of parameters that the contract does not describe."""
 
 _COMMON_PARAMETERS: Final = [
-    _parameter(
+    parameter(
         "header",
         "Membership-Min-Position",
-        _integer(format="int64", minimum=0, maximum=POSITION_MAX),
+        integer(format="int64", minimum=0, maximum=POSITION_MAX),
         "Respond only after this position of the event stream has been applied; 503 when that takes too long.",
     ),
-    _parameter(
+    parameter(
         "header",
         "Prefer",
-        _string(examples=["wait=5"]),
+        string(examples=["wait=5"]),
         "`wait=S`: how many seconds to wait for `Membership-Min-Position`; 2 by default, 10 at most (RFC 7240).",
     ),
-    _parameter(
-        "header", "If-None-Match", _string(), "Tags of responses the caller has, or `*`; 304 when one is current."
+    parameter(
+        "header", "If-None-Match", string(), "Tags of responses the caller has, or `*`; 304 when one is current."
     ),
-    _parameter("header", "X-Request-ID", _string(), "An id for this request, up to 128 letters, digits or `._:/+=@-`."),
+    parameter("header", "X-Request-ID", string(), "An id for this request, up to 128 letters, digits or `._:/+=@-`."),
 ]
 
 _PARAMETERS: Final = [
     *({"name": name, "description": description} for name, description in _PARAMETER_DESCRIPTIONS.items()),
-    _parameter(
+    parameter(
         "query",
         "cursor",
-        _string(title="Cursor"),
+        string(title="Cursor"),
         "`meta.next_cursor` of the previous response. Valid only for the same customer, filters, order and caller; "
         "otherwise 422.",
     ),
@@ -209,49 +168,51 @@ _HISTORY: Final = {
     "description": "The verdict, a sentence that explains it, and the events of the target and of the campaign's "
     "definition, status and deletion, in the order of the stream, as far as the read model has applied it.",
     "parameters": [
-        _parameter("path", "customer_id", _string(format="uuid"), "The customer.", required=True),
-        _parameter("path", "campaign_id", _string(format="uuid"), "The campaign.", required=True),
-        _parameter(
+        parameter("path", "customer_id", string(format="uuid"), "The customer.", required=True),
+        parameter("path", "campaign_id", string(format="uuid"), "The campaign.", required=True),
+        parameter(
             "query",
             "limit",
-            _integer(minimum=1, maximum=LIMIT_MAX, default=history_parameters.LIMIT_DEFAULT),
+            integer(minimum=1, maximum=LIMIT_MAX, default=history_parameters.LIMIT_DEFAULT),
             "Events per page.",
         ),
-        _parameter(
+        parameter(
             "query",
             "cursor",
-            _string(),
+            string(),
             "`meta.next_cursor` of the previous response. Valid only for the same customer, campaign, `include` and "
             "caller; otherwise 422.",
         ),
-        _parameter(
-            "query", "include", _string(enum=["counters"]), "`counters`: also the events of the campaign's counters."
+        parameter(
+            "query", "include", string(enum=["counters"]), "`counters`: also the events of the campaign's counters."
         ),
         *_COMMON_PARAMETERS,
     ],
     "responses": {
         "200": {
             "description": "The history.",
-            "headers": _headers("ETag", "Membership-Position", "Membership-Parked", *_LIMITS),
-            "content": {"application/json": {"schema": _ref("schemas", "MembershipHistory")}},
+            "headers": response_headers("ETag", "Membership-Position", "Membership-Parked", *_LIMITS),
+            "content": {"application/json": {"schema": ref("schemas", "MembershipHistory")}},
         },
         "304": {
             "description": "The caller already has this body: `If-None-Match` contains its current tag.",
-            "headers": _headers("ETag", "Membership-Position", "Membership-Parked", *_LIMITS),
+            "headers": response_headers("ETag", "Membership-Position", "Membership-Parked", *_LIMITS),
         },
-        "400": _problems("bad_request"),
-        "401": _problems("unauthenticated", headers=("WWW-Authenticate", "RateLimit-Policy")),
-        "403": _problems("insufficient_scope", headers=("WWW-Authenticate", "RateLimit-Policy")),
-        "404": _problems("membership_not_found", headers=("Membership-Position", "Membership-Parked", *_LIMITS)),
-        "413": _problems("content_too_large", headers=("RateLimit-Policy",)),
-        "414": _problems("query_too_long", headers=("RateLimit-Policy",)),
+        "400": problem_responses("bad_request"),
+        "401": problem_responses("unauthenticated", headers=("WWW-Authenticate", "RateLimit-Policy")),
+        "403": problem_responses("insufficient_scope", headers=("WWW-Authenticate", "RateLimit-Policy")),
+        "404": problem_responses(
+            "membership_not_found", headers=("Membership-Position", "Membership-Parked", *_LIMITS)
+        ),
+        "413": problem_responses("content_too_large", headers=("RateLimit-Policy",)),
+        "414": problem_responses("query_too_long", headers=("RateLimit-Policy",)),
         "422": {
             "description": "Every invalid parameter.",
-            "headers": _headers(*_LIMITS),
-            "content": {"application/json": {"schema": _ref("schemas", "HTTPValidationError")}},
+            "headers": response_headers(*_LIMITS),
+            "content": {"application/json": {"schema": ref("schemas", "HTTPValidationError")}},
         },
-        "429": _problems("rate_limited", headers=("Retry-After", *_LIMITS)),
-        "503": _problems(
+        "429": problem_responses("rate_limited", headers=("Retry-After", *_LIMITS)),
+        "503": problem_responses(
             *_UNAVAILABLE,
             "identity_provider_unavailable",
             "position_not_reached",
@@ -271,22 +232,22 @@ _HISTORY_EVENT: Final = {
     "description": "One event. Of a parked one, what could not be read is absent.",
     "required": ["position", "outcome"],
     "properties": {
-        "position": _integer(description="Its position in the event stream."),
-        "time": _string(format="date-time", description="The event's own time."),
-        "type": _string(),
-        "id": _string(),
-        "source": _string(description="Who published it."),
-        "version": _string(pattern="^[0-9]+$", description="An int64; a string, because it may exceed 2⁵³."),
-        "outcome": _string(
+        "position": integer(description="Its position in the event stream."),
+        "time": string(format="date-time", description="The event's own time."),
+        "type": string(),
+        "id": string(),
+        "source": string(description="Who published it."),
+        "version": string(pattern="^[0-9]+$", description="An int64; a string, because it may exceed 2⁵³."),
+        "outcome": string(
             enum=list(get_args(Outcome)),
             description="`applied`: it changed the membership or campaign when it came. `superseded`: an event "
             "with the same or a higher version had come before. `duplicate`: it had come before itself. `parked`: it "
             "could not be applied.",
         ),
-        "superseded_by": _integer(
+        "superseded_by": integer(
             description="The position of the event that replaced an applied one, or that a superseded one lost to."
         ),
-        "detail": _string(description="What the event says, or why it is parked."),
+        "detail": string(description="What the event says, or why it is parked."),
     },
 }
 
@@ -295,21 +256,21 @@ _MEMBERSHIP_HISTORY: Final = {
     "title": "MembershipHistory",
     "required": ["customer_id", "campaign_id", "visible", "reason", "detail", "events", "meta"],
     "properties": {
-        "customer_id": _string(format="uuid"),
-        "campaign_id": _string(format="uuid"),
+        "customer_id": string(format="uuid"),
+        "campaign_id": string(format="uuid"),
         "visible": {"type": "boolean", "description": "Whether the list shows the campaign by default."},
-        "reason": _string(
+        "reason": string(
             enum=list(get_args(Verdict)), description="`visible`, or why not: the first that applies, in this order."
         ),
-        "detail": _string(description="The reason as a sentence, with times and positions."),
-        "enrolled_at": _string(format="date-time"),
-        "events": {"type": "array", "items": _ref("schemas", "HistoryEvent")},
+        "detail": string(description="The reason as a sentence, with times and positions."),
+        "enrolled_at": string(format="date-time"),
+        "events": {"type": "array", "items": ref("schemas", "HistoryEvent")},
         "meta": {
             "type": "object",
             "required": ["limit"],
             "properties": {
-                "limit": _integer(),
-                "next_cursor": _string(description="The `cursor` of the next page; absent on the last page."),
+                "limit": integer(),
+                "next_cursor": string(description="The `cursor` of the next page; absent on the last page."),
             },
         },
     },
@@ -320,7 +281,7 @@ _SCHEMAS: Final = {
     "MembershipHistory": _MEMBERSHIP_HISTORY,
     "MetaOut": {
         "properties": {
-            "next_cursor": _string(
+            "next_cursor": string(
                 title="Next Cursor", description="The `cursor` of the next page; absent on the last page."
             )
         }
@@ -334,39 +295,42 @@ _SCHEMAS: Final = {
             "extra": {"description": "`deleted`: how many deleted memberships the same `q` and dates match."},
         }
     },
-    "Problem": _object(
+    "Problem": object_type(
         "Problem",
         {
-            "type": _string(description="Always `about:blank`: `code` identifies the problem."),
-            "title": _string(description="The name of the HTTP status."),
-            "status": _integer(),
-            "detail": _string(description="An explanation for people."),
-            "code": _string(description="Identifies the problem; stable, for programs."),
-            "request_id": _string(description="The value of `X-Request-ID`."),
+            "type": string(description="Always `about:blank`: `code` identifies the problem."),
+            "title": string(description="The name of the HTTP status."),
+            "status": integer(),
+            "detail": string(description="An explanation for people."),
+            "code": string(description="Identifies the problem; stable, for programs."),
+            "request_id": string(description="The value of `X-Request-ID`."),
         },
     )
     | {"description": "An error other than 422 (RFC 9457)."},
-    "Liveness": _object("Liveness", {"status": _string(const="live")}),
-    "Readiness": _object(
+    **specification.schemas(),
+    "Liveness": object_type("Liveness", {"status": string(const="live")}),
+    "Readiness": object_type(
         "Readiness",
         {
-            "status": _string(const="ready"),
-            "generation": _string(description="The generation of the read model that serves reads."),
-            "position": _integer(description="The position of the event stream that this generation has applied."),
+            "status": string(const="ready"),
+            "generation": string(description="The generation of the read model that serves reads."),
+            "position": integer(description="The position of the event stream that this generation has applied."),
         },
     ),
 }
 
 _OPERATIONS: Final = {
     "/health/live": _operation(
-        "live", "Is the process running?", {"200": _json("Liveness", "It is; nothing else is checked.")}
+        "live", "Is the process running?", {"200": json_response("Liveness", "It is; nothing else is checked.")}
     ),
     "/health/ready": _operation(
         "ready",
         "Can the service answer reads?",
         {
-            "200": _json("Readiness", "The database responds, and the read model has caught up with the stream once."),
-            "503": _problems(*_UNAVAILABLE, headers=("Retry-After",)),
+            "200": json_response(
+                "Readiness", "The database responds, and the read model has caught up with the stream once."
+            ),
+            "503": problem_responses(*_UNAVAILABLE, headers=("Retry-After",)),
         },
     ),
     "/metrics": _operation(
@@ -375,8 +339,8 @@ _OPERATIONS: Final = {
         {
             "200": {
                 "description": "Prometheus' text format.",
-                "headers": _headers(),
-                "content": {"text/plain": {"schema": _string()}},
+                "headers": response_headers(),
+                "content": {"text/plain": {"schema": string()}},
             }
         },
     ),
@@ -384,7 +348,10 @@ _OPERATIONS: Final = {
 
 ADDITIONS: Final = {
     "info": {"description": _DESCRIPTION},
-    "tags": [{"name": "operations", "description": "For operators. No credentials."}],
+    "tags": [
+        {"name": "operations", "description": "For operators. No credentials."},
+        {"name": "console", "description": "For the operators' console: credentials with the scope `operate`."},
+    ],
     "components": {
         "headers": {name: {"schema": schema, "description": text} for name, (schema, text) in _HEADERS.items()},
         "schemas": _SCHEMAS,
@@ -393,6 +360,7 @@ ADDITIONS: Final = {
         "/customers/{customer_id}/campaigns": {"get": {"parameters": _PARAMETERS, "responses": _LIST_RESPONSES}},
         "/customers/{customer_id}/campaigns/{campaign_id}/history": {"get": _HISTORY},
         **_OPERATIONS,
+        **specification.paths(),
     },
 }
 """Every addition, in the structure of the document that it extends."""

@@ -51,16 +51,22 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     problem.code: problem
     for problem in (
         Problem("unauthenticated", 401, "Unauthorized", Refusal.NO_CREDENTIALS.value),
-        Problem("insufficient_scope", 403, "Forbidden", "The API key has no scope that allows this request."),
+        Problem("insufficient_scope", 403, "Forbidden", "The credentials have no scope that allows this request."),
         Problem("customer_not_found", 404, "Not Found", "There is no such customer among those you may see."),
         Problem(
             "membership_not_found", 404, "Not Found", "There is no such customer or campaign among those you may see."
         ),
         Problem("route_not_found", 404, "Not Found", "This path does not exist; /docs lists the paths that do."),
-        Problem("method_not_allowed", 405, "Method Not Allowed", "This path answers GET and HEAD only."),
+        Problem(
+            "method_not_allowed", 405, "Method Not Allowed", "This path has no such method; Allow lists its methods."
+        ),
         Problem("bad_request", 400, "Bad Request", "The request is malformed."),
         Problem("query_too_long", 414, "URI Too Long", "The query string is longer than this server accepts."),
-        Problem("content_too_large", 413, "Content Too Large", "No path reads a request's content; send less of it."),
+        Problem(
+            "content_too_large", 413, "Content Too Large", "The request's content is longer than this path accepts."
+        ),
+        Problem("unsupported_media_type", 415, "Unsupported Media Type", "Send the content as application/json."),
+        Problem("cross_site_request", 403, "Forbidden", "A page of another site sent this request, so it was refused."),
         Problem("rate_limited", 429, "Too Many Requests", "You have used up your requests; wait as Retry-After says."),
         Problem("internal_error", 500, "Internal Server Error", "An unexpected error occurred; it was logged."),
         Problem(
@@ -102,8 +108,8 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
 RETRY_AFTER_S: Final = 1
 
 
-def problem_body(problem: Problem) -> bytes:
-    """Return the body of a problem, RFC 9457."""
+def problem_body(problem: Problem, members: Mapping[str, Any] = MappingProxyType({})) -> bytes:
+    """Return the body of a problem, RFC 9457, with further `members`."""
     return msgspec.json.encode(
         {
             "type": "about:blank",
@@ -112,6 +118,7 @@ def problem_body(problem: Problem) -> bytes:
             "detail": problem.detail,
             "code": problem.code,
             "request_id": request_id.get(),
+            **members,
         }
     )
 
@@ -122,16 +129,20 @@ def problem_headers(problem: Problem) -> dict[str, str]:
         return {"WWW-Authenticate": REALM}
     if problem.status == 503 and problem.detail not in _NOT_TRANSIENT:  # noqa: PLR2004
         return {"Retry-After": str(RETRY_AFTER_S)}
-    return {"Allow": "GET, HEAD"} if problem.status == 405 else {}  # noqa: PLR2004
+    return {}
 
 
 def problem_response(
-    code: str, headers: Mapping[str, str] = MappingProxyType({}), *, detail: str | None = None
+    code: str,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    *,
+    detail: str | None = None,
+    members: Mapping[str, Any] = MappingProxyType({}),
 ) -> Response[bytes]:
-    """Return a problem as a Litestar response, with further `headers`, and another `detail` if given."""
+    """Return a problem as a Litestar response, with further `headers` and `members`, and another `detail` if given."""
     problem = PROBLEMS[code] if detail is None else PROBLEMS[code]._replace(detail=detail)
     return Response(
-        problem_body(problem),
+        problem_body(problem, members),
         status_code=problem.status,
         media_type=_MEDIA_TYPE,
         headers=problem_headers(problem) | dict(headers),

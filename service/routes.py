@@ -15,6 +15,8 @@ from service import docs_document, events_page, metrics, openapi
 from service.freshness import Freshness
 from service.list_campaigns import ListCall, ListCampaigns
 from service.membership_history import HistoryCall, MembershipHistory
+from service.operations import http
+from service.operations.endpoints import ENDPOINTS
 from service.problems import problem_response
 from service.representation import RawResponse
 from service.workers.link import SupervisorLink
@@ -170,3 +172,4 @@ HANDLERS: Final = (
     events,
     asset,
 )
+OPERATIONS: Final = http.router(ENDPOINTS)

@@ -16,6 +16,8 @@ from projections.settings import RESERVED_PREFIXES, TABLE, VARIABLES
 from service import metrics as api_metrics
 from service import routes
 from service.identity.refusals import Refusal
+from service.operations.endpoint import PREFIX
+from service.operations.endpoints import ENDPOINTS
 from service.parameters import SortField
 from service.problems import PROBLEMS
 from tests.support.metrics import labelled_families
@@ -145,6 +147,12 @@ def test_every_route_and_sort_field_is_documented() -> None:
             assert re.sub(r":\w+", "", path) in text
     for field in get_args(SortField):
         assert f"`{field}`" in text
+
+
+def test_exactly_the_existing_paths_of_the_operators_api_are_documented() -> None:
+    documented = re.findall(r"^\| `(GET|POST) (/ops/[^`]+)` \| .+ \|$", page("docs/ops-api.md"), re.MULTILINE)
+    assert set(documented) == {(endpoint.method, PREFIX + endpoint.path) for endpoint in ENDPOINTS}
+    assert len(documented) == len(ENDPOINTS)
 
 
 def commands(group: click.Group, prefix: str = "membership") -> set[str]:

@@ -27,12 +27,12 @@ from consumers.snapshot import SnapshotHead
 from ops.actor import actor
 from ops.backup import control_tables, manifest
 from ops.backup.manifest import DatabasePart, Manifest, StreamPart
-from ops.status import projector_leads
 from ops.terminal import counted, fail, format_time, progress
 from projections.errors import MembershipError, StreamRefused
 from projections.maintenance import audit, jobs
 from projections.settings import Settings
 from projections.store import checkpoint as checkpoints
+from projections.store.leader import projector_leads
 from projections.store.migrations import require_migrated
 
 Part = Literal["stream", "database"]

@@ -3,11 +3,11 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol, cast
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -96,6 +96,16 @@ _Rows = asyncio.Future[list[asyncpg.Record]]
 
 class DatabaseUnresponsive(ConnectionError):
     """PostgreSQL is connected but does not answer; reads are refused until it does."""
+
+
+class Suspendable(Protocol):
+    """Connections that are not used while PostgreSQL does not answer."""
+
+    async def suspend(self) -> None:
+        """Fail everything that uses them, until `resume`."""
+
+    def resume(self) -> None:
+        """Use them again."""
 
 
 class ReadPool:
@@ -206,6 +216,79 @@ class ReadPool:
                 # asyncpg would ask the server to cancel the statement and wait for it, but the server may be silent.
                 connection.terminate()
             await self._pool.release(connection)
+
+
+class SessionPool:
+    """A few connections for requests of several statements; each is used by one request at a time."""
+
+    def __init__(self, pool: asyncpg.Pool, acquire_timeout_s: float) -> None:
+        self._pool = pool
+        self._acquire_timeout_s = acquire_timeout_s
+        self._in_use: set[PoolConnectionProxy] = set()
+        self._suspended = False
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[asyncpg.Connection]:
+        """Yield a connection; raises `UNAVAILABLE`. After an error it is not used again."""
+        if self._suspended:
+            raise DatabaseUnresponsive
+        connection = await self._pool.acquire(timeout=self._acquire_timeout_s)
+        self._in_use.add(connection)
+        completed = False
+        try:
+            with closed_is_unavailable(connection):
+                yield cast("asyncpg.Connection", connection)
+            completed = True
+        finally:
+            self._in_use.discard(connection)
+            if not completed:
+                connection.terminate()  # see `ReadPool`: a server that is silent must not delay the answer
+            await self._pool.release(connection)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[asyncpg.Connection]:
+        """Yield a connection on which all statements read the same state, and none writes."""
+        async with self.session() as connection:
+            # Not connection.transaction(), which would wait for a silent server to roll back.
+            await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield connection
+            await connection.execute("COMMIT")
+
+    async def suspend(self) -> None:
+        """Fail all requests, including running ones, until `resume`; close all connections."""
+        self._suspended = True
+        for connection in self._in_use:
+            connection.terminate()
+        await self._pool.expire_connections()
+
+    def resume(self) -> None:
+        """Accept requests again."""
+        self._suspended = False
+
+    async def close(self) -> None:
+        """Close all connections at once."""
+        await self.suspend()
+        self._pool.terminate()
+
+
+async def open_session_pool(
+    url: str, *, connections_max: int, statement_timeout_s: float, name: str, acquire_timeout_s: float
+) -> SessionPool:
+    """Open a pool for requests of several statements; PostgreSQL may be unavailable."""
+    pool = await asyncpg.create_pool(
+        url,
+        min_size=0,
+        max_size=connections_max,
+        timeout=CONNECT_TIMEOUT_S,
+        target_session_attrs=_session_attributes(url),
+        server_settings={
+            **_SESSION,
+            "application_name": name,
+            "statement_timeout": f"{int(statement_timeout_s * 1000)}ms",
+            "lock_timeout": f"{int(statement_timeout_s * 1000)}ms",
+        },
+    )
+    return SessionPool(pool, acquire_timeout_s)
 
 
 async def open_pool(

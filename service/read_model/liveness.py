@@ -15,7 +15,7 @@ import asyncpg
 import structlog
 
 from projections.store import database
-from projections.store.database import ReadPool
+from projections.store.database import Suspendable
 
 PROBE_EVERY_S: Final = 0.3
 """With the next two values: 0.85 s until reads are suspended, within the second that the API promises."""
@@ -32,7 +32,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 class Liveness:
     """Whether PostgreSQL answers, as of the last probe."""
 
-    def __init__(self, database_url: str, pools: Sequence[ReadPool]) -> None:
+    def __init__(self, database_url: str, pools: Sequence[Suspendable]) -> None:
         self._database_url = database_url
         self._pools = pools
         self.answering = True

@@ -52,6 +52,13 @@ PUBLIC: Final[Access] = dict.fromkeys(OWNED, 200)
 PREFLIGHT: Final[Access] = dict.fromkeys(OWNED, 204)
 """OPTIONS, which only lists methods."""
 
+OPERATED: Final[Access] = (
+    dict.fromkeys(OWNED, 403)
+    | {kind: status for kind, status in OWNED.items() if status == 401}
+    | dict.fromkeys(("admin", "key to read and operate", "key to operate"), 200)
+)
+"""What operators see, whoever owns it."""
+
 LISTING: Final = "/customers/{customer_id:str}/campaigns"
 HISTORY: Final = "/customers/{customer_id:str}/campaigns/{campaign_id:str}/history"
 MATRIX: Final[dict[str, Access]] = {
@@ -67,6 +74,8 @@ MATRIX: Final[dict[str, Access]] = {
     "/docs/openapi.json": PUBLIC,
     "/docs/events": PUBLIC,
     "/docs/assets/{name:path}": PUBLIC,
+    "/ops/session": OPERATED,
+    "/ops/overview": OPERATED,
 }
 PATHS: Final = {
     LISTING: f"/customers/{customer_id(CUSTOMER)}/campaigns",
@@ -84,10 +93,11 @@ def routes() -> dict[str, set[str]]:
     return {route.path_format: set(getattr(route, "methods", ())) for route in app.routes}
 
 
-def test_every_route_is_in_the_matrix_and_only_answers_reads() -> None:
+def test_every_route_is_in_the_matrix_and_only_operators_write() -> None:
     found = routes()
     assert found.keys() == {_format(path) for path in MATRIX}
-    assert {method for methods in found.values() for method in methods} == {"GET", "OPTIONS"}
+    public = [methods for path, methods in found.items() if not path.startswith("/ops/")]
+    assert {method for methods in public for method in methods} == {"GET", "OPTIONS"}
 
 
 def _format(path: str) -> str:

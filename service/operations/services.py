@@ -1,0 +1,20 @@
+"""What the endpoints of the operators' API use; the application creates one of each per process."""
+
+from msgspec import Struct
+
+from projections.store.database import SessionPool
+from projections.store.membership_history import MessageReader
+from service.auth import Authenticator
+from service.freshness import Freshness
+
+
+class OperationsServices(Struct, frozen=True):
+    """The objects that endpoints use."""
+
+    authenticator: Authenticator
+    database: SessionPool
+    freshness: Freshness
+    reader: MessageReader | None
+    """Reads the stream; None in a process without broker."""
+    answer_within_s: float
+    """From a request's arrival to its answer."""
