@@ -8,7 +8,7 @@ nats-py's errors when the broker is unavailable.
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -92,7 +92,7 @@ def configuration(replicas: int) -> dict[str, Any]:
 
 async def fetch_state(client: Client) -> StreamState | None:
     """Return the stream's state, None when it does not exist; raises `StreamUnsafe` if it may lose events."""
-    reply = await _information(client)
+    reply = await information(client)
     if reply is None:
         return None
     if RESTORING_KEY in (reply["config"].get("metadata") or {}):
@@ -103,7 +103,7 @@ async def fetch_state(client: Client) -> StreamState | None:
 
 async def fetch_restoring(client: Client) -> StreamState | None:
     """Return the state of a stream that is being restored, or whose restore was interrupted; None if there is none."""
-    reply = await _information(client)
+    reply = await information(client)
     if reply is None or RESTORING_KEY not in (reply["config"].get("metadata") or {}):
         return None
     return _state_of(reply)
@@ -111,7 +111,7 @@ async def fetch_restoring(client: Client) -> StreamState | None:
 
 async def finish_restoring(client: Client) -> None:
     """Remove the mark of a stream that is restored completely."""
-    reply = await _information(client)
+    reply = await information(client)
     if reply is None:
         raise StreamRefused(f"Stream {STREAM} no longer exists.")
     metadata = {name: value for name, value in reply["config"]["metadata"].items() if name != RESTORING_KEY}
@@ -132,7 +132,7 @@ async def update_tally(client: Client, change: Callable[[StreamState], Tally]) -
     between. Therefore `change` must be idempotent: applied to a state with its own result, it returns the same tally.
     """
     for _ in range(UPDATES_MAX + 1):
-        reply = await _information(client)
+        reply = await information(client)
         if reply is None:
             raise StreamRefused(f"Stream {STREAM} no longer exists.")
         state = _state_of(reply)
@@ -185,7 +185,7 @@ def _tally_of(config: dict[str, Any]) -> Tally:
         raise StreamRefused(f"The metadata of stream {STREAM} is not a tally of erased messages: {metadata}.") from None
 
 
-async def _information(client: Client) -> dict[str, Any] | None:
+async def information(client: Client) -> dict[str, Any] | None:
     """Return the broker's stream information, with configuration and state; None if the stream does not exist."""
     reply = await _request(client, f"STREAM.INFO.{STREAM}", b"")
     if "error" not in reply:
@@ -308,7 +308,7 @@ async def _request(client: Client, call: str, body: bytes) -> dict[str, Any]:
 
 async def exists(client: Client) -> bool:
     """Return whether the stream exists; raises nats-py's errors when JetStream does not answer."""
-    return await _information(client) is not None
+    return await information(client) is not None
 
 
 def explain(problem: BaseException) -> str:
@@ -337,7 +337,7 @@ _RESTART: Final = (
     "check its log and its /healthz, free disk space, restart it"
 )
 
-_SAFE: Final[dict[str, Any]] = {
+SAFE: Final[Mapping[str, Any]] = {
     "storage": "file",
     "retention": "limits",
     "max_msgs": -1,
@@ -352,14 +352,29 @@ _SAFE: Final[dict[str, Any]] = {
     "sources": None,
 }
 """Settings under which no event is removed and a message can be read by its position."""
+EXPECTED: Final[Mapping[str, Any]] = {
+    "subjects": [f"{SUBJECT_ROOT}.>"],
+    **SAFE,
+    "allow_atomic": True,
+    "duplicate_window": DUPLICATE_WINDOW_NS,
+}
+"""The same and what producers rely on; the projector works without the latter."""
+_OMITTED: Final[Mapping[str, Any]] = {"allow_atomic": False, "duplicate_window": 0}
+"""What the broker leaves out of its answer."""
+
+
+def setting_problems(config: dict[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is wrong with the settings that are not as `wanted`, by name."""
+    found = {name: config.get(name, _OMITTED.get(name, value)) for name, value in wanted.items()}
+    return {
+        name: f"{name} is {found[name]!r} instead of {value!r}"
+        for name, value in wanted.items()
+        if found[name] != value
+    }
 
 
 def _require_safe(config: dict[str, Any]) -> None:
-    problems = [
-        f"{name} is {config[name]!r} instead of {safe!r}"
-        for name, safe in _SAFE.items()
-        if config.get(name, safe) != safe
-    ]
+    problems = list(setting_problems(config, SAFE).values())
     if f"{SUBJECT_ROOT}.>" not in config.get("subjects", []):
         problems.append(f"subjects are {config.get('subjects')} instead of ['{SUBJECT_ROOT}.>']")
     if problems:

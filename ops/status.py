@@ -11,17 +11,15 @@ from typing import Any, Final
 
 import asyncpg
 import msgspec
-from nats.errors import Error as NatsError
 from rich.table import Table
 
-from consumers import lag, stream
-from consumers.broker_access import CONNECTION_REFUSED, BrokerAccess
-from consumers.client import connect_once
+from consumers import lag
 from ops.jobs import job_fields
+from ops.stream_access import read_stream, stream_sentence
 from ops.terminal import console, fail, format_time
 from projections.error_text import error_text
-from projections.errors import MembershipError, StreamRefused, StreamRestored
-from projections.maintenance.status import NO_LEADER, loss_sentence, read_status, stuck_sentence
+from projections.errors import MembershipError
+from projections.maintenance.status import NO_LEADER, read_status, stuck_sentence
 from projections.settings import Settings, database_location
 from projections.store import database
 from projections.store.checkpoint import Checkpoint
@@ -142,20 +140,11 @@ async def _with_stream(
     connection: asyncpg.Connection, settings: Settings, status: Status, checkpoint: Checkpoint
 ) -> tuple[Status, str]:
     """Return the status with the stream's values added, and a sentence if they need an operator."""
-    try:
-        client = await connect_once(BrokerAccess.of(settings), "membership-status")
-        try:
-            measured = await lag.measure(client, connection, checkpoint)
-        finally:
-            await client.close()
-    except StreamRefused as refused:
-        return status, str(refused)
-    except MembershipError as problem:
-        return status, f"The broker cannot be queried: {error_text(problem)}."
-    except CONNECTION_REFUSED as problem:
-        return status, f"{BrokerAccess.of(settings).problem(problem)}."
-    except (NatsError, OSError) as problem:  # nats-py's timeout is an OSError too
-        return status, f"The broker cannot be queried: {stream.explain(problem)}."
+    measured, problem = await read_stream(
+        settings, "membership-status", lambda client: lag.measure(client, connection, checkpoint)
+    )
+    if measured is None:
+        return status, problem
     status = msgspec.structs.replace(
         status,
         stream_position=measured.last_position,
@@ -164,9 +153,7 @@ async def _with_stream(
         lag_s=measured.seconds,
         missing_events=measured.missing,
     )
-    if measured.returned:
-        return status, str(StreamRestored(stream.STREAM, measured.returned))
-    return status, loss_sentence(stream.STREAM, measured.missing)
+    return status, stream_sentence(measured)
 
 
 _FIELDS: Final = (

@@ -126,7 +126,7 @@ def logged_events(module: ast.Module) -> set[tuple[str, str]]:
 def test_exactly_the_existing_log_events_are_documented() -> None:
     table = page("docs/operations.md").partition("| event | level |")[2].partition("\n\n")[0]
     documented = re.findall(
-        r"^\| `(\w+)` \| (\w+) \| (?:API|projector|both|projector, jobs) \| .+ \|$", table, re.MULTILINE
+        r"^\| `(\w+)` \| (\w+) \| (?:API|projector|both|jobs|projector, jobs) \| .+ \|$", table, re.MULTILINE
     )
     modules = [path for room in ("service", "projections", "consumers", "ops") for path in (ROOT / room).rglob("*.py")]
     existing = {event for path in modules for event in logged_events(ast.parse(path.read_text(encoding="utf-8")))}
