@@ -41,7 +41,6 @@ DERIVED: Final[Mapping[str, str]] = {
     "fan_out": "work in progress on a generation",
     "sample": "measured again every few seconds",
     "stream_report": "the same",
-    "job_report": "differences to a generation that is not in the backup",
 }
 """Tables of schema control that are not in a backup, and why."""
 

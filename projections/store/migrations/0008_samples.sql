@@ -1,4 +1,4 @@
--- What the console shows that the API cannot read itself: the stream, and how the lag has changed. And the reports of jobs.
+-- What the console shows that the API cannot read itself: the stream, and how the lag has changed.
 
 CREATE TABLE control.sample (
     at timestamptz PRIMARY KEY DEFAULT now(),
@@ -27,12 +27,3 @@ CREATE TABLE control.stream_report (
 );
 COMMENT ON TABLE control.stream_report IS
 'The stream''s size, settings and last event by source, as JSON: of the last time that the broker answered.';
-
-CREATE TABLE control.job_report (
-    job_id bigint PRIMARY KEY REFERENCES control.job ON DELETE CASCADE,
-    at timestamptz NOT NULL DEFAULT now(),
-    report text NOT NULL
-);
-COMMENT ON TABLE control.job_report IS
-'What the comparison of a rebuild or a verify found, as JSON. Not a column of job: the release that still runs reads all
-columns of that table.';
