@@ -38,10 +38,12 @@ class NotParked(MembershipError):
 
 
 class Filter(NamedTuple):
-    """Selects parked events; None does not filter."""
+    """Selects parked events; None does not filter. An empty type or source selects events that have none."""
 
     reason: str | None = None
     subject_prefix: str | None = None
+    type: str | None = None
+    source: str | None = None
 
 
 class Retried(Struct, frozen=True):

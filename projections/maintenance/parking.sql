@@ -9,7 +9,7 @@ SELECT reason, count(*) AS events FROM {generation}.parked_event WHERE {filtered
 -- name: newest
 SELECT position, reason, first_seen_at, subject, detail FROM {generation}.parked_event
 WHERE {filtered}
-ORDER BY position DESC LIMIT $3;
+ORDER BY position DESC LIMIT $5;
 
 
 -- name: positions
@@ -21,8 +21,11 @@ SELECT position FROM {generation}.parked_event WHERE position = any($1::bigint[]
 
 
 -- name: filtered
--- Included: by reason and by the beginning of the subject; null does not filter.
+-- Included: by reason, by the beginning of the subject, and by the event's type and source; null does not filter, and
+-- an empty type or source selects the events that have none. The body is decoded last, because it may be large.
 ($1::text IS NULL OR reason = $1) AND ($2::text IS NULL OR starts_with(subject, $2))
+AND ($3::text IS NULL OR coalesce(control.event_attribute(body, 'type'), '') = $3)
+AND ($4::text IS NULL OR coalesce(control.event_attribute(body, 'source'), '') = $4)
 
 
 -- name: whole

@@ -70,3 +70,24 @@ async def test_filters_select_by_reason_and_subject_prefix(connection: asyncpg.C
     assert await parking.positions(connection, G1, Filter(reason="invalid_json")) == [2]
     assert await parking.positions(connection, G1, Filter(subject_prefix="membership.noth")) == [1]
     assert await parking.positions(connection, G1, Filter("invalid_json", "membership.noth")) == []
+
+
+async def test_filters_select_by_type_and_source_whatever_the_body_is(connection: asyncpg.Connection) -> None:
+    bodies = [
+        b'{"type": "a.v1", "source": "crm"}',
+        b'{"type": "a.v1"}',
+        b'{"type": 7, "source": "crm"}',
+        b"[1]",
+        b"\xff{",
+        b'{"type": "\\u0000"}',
+        b"[" * 20_000,
+        b'"a.v1"',
+    ]
+    batch = [message(position, "membership.nothing", body) for position, body in enumerate(bodies, start=1)]
+    await applied(connection, await empty(connection), batch)
+    assert await parking.positions(connection, G1, Filter(type="a.v1")) == [1, 2]
+    assert await parking.positions(connection, G1, Filter(source="crm")) == [1, 3]
+    assert await parking.positions(connection, G1, Filter(type="a.v1", source="")) == [2]
+    assert await parking.positions(connection, G1, Filter(type="")) == [3, 4, 5, 6, 7, 8]
+    newest = await parking.newest(connection, G1, Filter(type=""), 2)
+    assert [row["position"] for row in newest] == [8, 7]
