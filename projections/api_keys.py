@@ -129,11 +129,20 @@ async def rotate(
 
 async def listed(connection: asyncpg.Connection) -> list[ApiKey]:
     """Return all keys, including revoked ones, oldest first."""
-    rows = await connection.fetch(
-        "SELECT key_id, user_id::text, is_admin, label, scopes, created_at, expires_at, revoked_at, last_used_at, "
-        "replaced_by FROM control.api_key ORDER BY created_at, key_id"
+    return _keys(await connection.fetch(f"{_SELECT} ORDER BY created_at, key_id"))
+
+
+async def page(connection: asyncpg.Connection, before: str | None, limit: int) -> list[ApiKey]:
+    """Return keys created before another one, newest first."""
+    return _keys(
+        await connection.fetch(
+            f"{_SELECT} WHERE $1::text IS NULL OR (created_at, key_id) < "  # noqa: S608 - fixed
+            "(SELECT created_at, key_id FROM control.api_key WHERE key_id = $1) "
+            "ORDER BY created_at DESC, key_id DESC LIMIT $2",
+            before,
+            limit,
+        )
     )
-    return [ApiKey(**{**dict(row), "scopes": tuple(row["scopes"])}) for row in rows]
 
 
 async def revoke(connection: asyncpg.Connection, key_id: str, *, actor: str) -> bool:
@@ -176,6 +185,16 @@ async def record_use(connection: _Connection, key_ids: Collection[str]) -> None:
         "AND (last_used_at IS NULL OR last_used_at < date_trunc('hour', now()))",
         list(key_ids),
     )
+
+
+_SELECT: Final = (
+    "SELECT key_id, user_id::text, is_admin, label, scopes, created_at, expires_at, revoked_at, last_used_at, "
+    "replaced_by FROM control.api_key"
+)
+
+
+def _keys(rows: list[asyncpg.Record]) -> list[ApiKey]:
+    return [ApiKey(**{**dict(row), "scopes": tuple(row["scopes"])}) for row in rows]
 
 
 async def _insert(

@@ -40,6 +40,7 @@ from service.listing_endpoint import ListingEndpoint
 from service.membership_history import MembershipHistory
 from service.middleware import ResponseMiddleware
 from service.operations.services import OperationsServices
+from service.operations.statistics import ReadStatistics
 from service.page_budget import PageBudget, PageMemoryBusy, PageTooLarge
 from service.page_reader import PageReader
 from service.paging import CursorAges
@@ -159,7 +160,9 @@ def create_app(
             answer_within_s=answer_within_s,
         )
         app.state.services = routes.Services(list_campaigns, membership_history, freshness, link)
-        app.state.operations = OperationsServices(authenticator, sessions, freshness, reader, answer_within_s)
+        app.state.operations = OperationsServices(
+            authenticator, sessions, freshness, reader, ReadStatistics(link), pages, answer_within_s
+        )
         middleware.listing = ListingEndpoint(list_campaigns, _EXCEPTIONS)
         if link:
             background.append(asyncio.create_task(_report(freshness, link), name="report readiness"))

@@ -56,6 +56,8 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         Problem(
             "membership_not_found", 404, "Not Found", "There is no such customer or campaign among those you may see."
         ),
+        Problem("job_not_found", 404, "Not Found", "There is no job of this number."),
+        Problem("parked_event_not_found", 404, "Not Found", "No event is parked at this position."),
         Problem("route_not_found", 404, "Not Found", "This path does not exist; /docs lists the paths that do."),
         Problem(
             "method_not_allowed", 405, "Method Not Allowed", "This path has no such method; Allow lists its methods."
@@ -93,6 +95,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
             "The event stream, which only histories are read from, does not answer; try again shortly.",
         ),
         Problem("broker_not_configured", 503, "Service Unavailable", BROKER_NOT_CONFIGURED),
+        Problem("stream_unavailable", 503, "Service Unavailable", "Nothing is known of the stream at the moment."),
         Problem("draining", 503, "Service Unavailable", "This process is shutting down; send requests to another."),
         Problem("not_ready", 503, "Service Unavailable", "The read model is still being filled for the first time."),
         Problem(

@@ -24,3 +24,20 @@ async def entries(connection: asyncpg.Connection, rows_max: int) -> list[asyncpg
     return await connection.fetch(
         "SELECT at, actor, action, position, detail FROM control.audit ORDER BY audit_id DESC LIMIT $1", rows_max
     )
+
+
+async def page(
+    connection: asyncpg.Connection, before: int | None, action: str | None, rows_max: int
+) -> list[asyncpg.Record]:
+    """Return (audit_id, at, actor, action, position, detail) of entries before another one, newest first.
+
+    `action` selects the actions whose name begins with it.
+    """
+    return await connection.fetch(
+        "SELECT audit_id, at, actor, action, position, detail FROM control.audit "
+        "WHERE ($1::bigint IS NULL OR audit_id < $1) AND ($2::text IS NULL OR starts_with(action, $2)) "
+        "ORDER BY audit_id DESC LIMIT $3",
+        before,
+        action,
+        rows_max,
+    )

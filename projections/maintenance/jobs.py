@@ -108,6 +108,22 @@ async def history(connection: asyncpg.Connection, rows_max: int) -> list[Job]:
     return [Job(**row) for row in rows]
 
 
+async def page(connection: asyncpg.Connection, before: int | None, rows_max: int) -> list[Job]:
+    """Return jobs before another one, newest first."""
+    rows = await connection.fetch(
+        "SELECT * FROM control.job WHERE $1::bigint IS NULL OR job_id < $1 ORDER BY job_id DESC LIMIT $2",
+        before,
+        rows_max,
+    )
+    return [Job(**row) for row in rows]
+
+
+async def get(connection: asyncpg.Connection, job_id: int) -> Job | None:
+    """Return a job; None if there is none of this number."""
+    row = await connection.fetchrow("SELECT * FROM control.job WHERE job_id = $1", job_id)
+    return None if row is None else Job(**row)
+
+
 async def enter(connection: asyncpg.Connection, job: Job, phase: str) -> None:
     """Record the start of a phase."""
     await connection.execute(

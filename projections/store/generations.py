@@ -49,6 +49,13 @@ class GenerationStatus(Struct, frozen=True):
     follows_until: datetime | None
 
 
+class Origin(Struct, frozen=True):
+    """When a generation was created, and whether a rollback would switch to it."""
+
+    created_at: datetime
+    is_previous: bool
+
+
 def definition(name: Generation) -> Mapping[str, str]:
     """Return the statements of generation.sql for one generation."""
     return statements("projections.store", "generation.sql", generation=name)
@@ -83,6 +90,16 @@ async def statuses(connection: asyncpg.Connection) -> list[GenerationStatus]:
         "ORDER BY live DESC, length(generation), generation"
     )
     return [GenerationStatus(*row.values()) for row in rows]
+
+
+async def origins(connection: asyncpg.Connection) -> dict[str, Origin]:
+    """Return the origin of each generation that is not dropped, by name."""
+    rows = await connection.fetch(
+        "SELECT generation.generation, created_at, live.previous IS NOT NULL AND state = 'following' AS is_previous "
+        "FROM control.generation LEFT JOIN control.live ON live.previous = generation.generation "
+        "WHERE state <> 'dropped'"
+    )
+    return {row["generation"]: Origin(row["created_at"], row["is_previous"]) for row in rows}
 
 
 async def followed(connection: asyncpg.Connection) -> list[Generation]:

@@ -1,8 +1,10 @@
 """All endpoints of the operators' API, in the order of the documentation."""
 
+from itertools import chain
 from typing import Final
 
-from service.operations import overview, session
+from service.operations import audit, jobs, keys, overview, parked, session, stream
 from service.operations.endpoint import Endpoint
 
-ENDPOINTS: Final[tuple[Endpoint, ...]] = (*session.ENDPOINTS, *overview.ENDPOINTS)
+MODULES: Final = (session, overview, jobs, parked, audit, stream, keys)
+ENDPOINTS: Final[tuple[Endpoint, ...]] = tuple(chain.from_iterable(module.ENDPOINTS for module in MODULES))

@@ -8,7 +8,7 @@ Invariants: every response, refusals included, says `Cache-Control: no-store`.
 import asyncio
 import re
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from litestar import Request, Response, Router, get, post
@@ -50,10 +50,10 @@ def router(endpoints: Iterable[Endpoint]) -> Router:
 
 
 def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
-    async def respond(request: AnyRequest) -> Any:  # noqa: ANN401 - an ASGI application; Litestar passes it on
+    async def respond(request: AnyRequest) -> RawResponse:  # by this type Litestar knows an ASGI application
         call = await _call_of(request, endpoint)
         if endpoint.endless:
-            return await endpoint.respond(call)
+            return cast("RawResponse", await endpoint.respond(call))
         async with asyncio.timeout(call.services.answer_within_s):
             answer = await endpoint.respond(call)
         return answer if isinstance(answer, RawResponse) else reply(answer, endpoint.status)

@@ -6,6 +6,8 @@ from projections.store.database import SessionPool
 from projections.store.membership_history import MessageReader
 from service.auth import Authenticator
 from service.freshness import Freshness
+from service.operations.statistics import ReadStatistics
+from service.page_reader import PageReader
 
 
 class OperationsServices(Struct, frozen=True):
@@ -16,5 +18,7 @@ class OperationsServices(Struct, frozen=True):
     freshness: Freshness
     reader: MessageReader | None
     """Reads the stream; None in a process without broker."""
+    statistics: ReadStatistics
+    pages: PageReader
     answer_within_s: float
     """From a request's arrival to its answer."""

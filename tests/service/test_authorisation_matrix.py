@@ -3,6 +3,7 @@
 A new route gets a row in MATRIX, and a path in PATHS.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final, cast
@@ -17,6 +18,8 @@ from projections.api_keys import Scope
 from projections.settings import IDENTITY, load
 from projections.store import database as databases
 from service.app import create_app
+from service.operations.endpoint import PREFIX
+from service.operations.endpoints import ENDPOINTS
 from tests.support.builders import campaign_id, customer_id, owner_id, published
 from tests.support.processes import JWT_SECRET, System
 
@@ -59,8 +62,15 @@ OPERATED: Final[Access] = (
 )
 """What operators see, whoever owns it."""
 
+MISSING: Final[Access] = {kind: 404 if status == 200 else status for kind, status in OPERATED.items()}
+"""What does not exist: only operators learn it."""
+UNMEASURED: Final[Access] = {kind: 503 if status == 200 else status for kind, status in OPERATED.items()}
+"""What only a job runner knows, and none runs."""
+
 LISTING: Final = "/customers/{customer_id:str}/campaigns"
 HISTORY: Final = "/customers/{customer_id:str}/campaigns/{campaign_id:str}/history"
+JOB: Final = "/ops/jobs/{job_id:str}"
+PARKED: Final = "/ops/parked/{position:str}"
 MATRIX: Final[dict[str, Access]] = {
     LISTING: OWNED,
     HISTORY: OWNED,
@@ -74,14 +84,18 @@ MATRIX: Final[dict[str, Access]] = {
     "/docs/openapi.json": PUBLIC,
     "/docs/events": PUBLIC,
     "/docs/assets/{name:path}": PUBLIC,
-    "/ops/session": OPERATED,
-    "/ops/overview": OPERATED,
+    **dict.fromkeys((PREFIX + re.sub(r"\}", ":str}", endpoint.path) for endpoint in ENDPOINTS), OPERATED),
+    JOB: MISSING,
+    PARKED: MISSING,
+    "/ops/stream": UNMEASURED,
 }
 PATHS: Final = {
     LISTING: f"/customers/{customer_id(CUSTOMER)}/campaigns",
     HISTORY: f"/customers/{customer_id(CUSTOMER)}/campaigns/{campaign_id(CAMPAIGN)}/history",
     "/schemas/{event_type:str}": "/schemas/target.enrolled.v1",
     "/docs/assets/{name:path}": "/docs/assets/docs.js",
+    JOB: "/ops/jobs/1",
+    PARKED: "/ops/parked/1",
 }
 """A path of each route that has parameters."""
 

@@ -30,7 +30,7 @@ DECLARED = (
     r"/components/schemas/MetaOut/properties/next_cursor",
     r"/components/schemas/AggregationsOut/properties/\w+/description",
     r"/paths/(/health/live|/health/ready|/metrics)",
-    r"/paths/(/ops/[^/]*)+",
+    r"/paths/(/ops/[^/]*)(/[^/]*)*",
     r"/tags/console",
     re.escape(f"/paths/{HISTORY}"),
     re.escape(f"/paths/{LIST}/get/parameters/") + r"[\w-]+/description",
