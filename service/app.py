@@ -39,6 +39,7 @@ from service.list_campaigns import ListCampaigns
 from service.listing_endpoint import ListingEndpoint
 from service.membership_history import MembershipHistory
 from service.middleware import ResponseMiddleware
+from service.operations.live_feed import LiveFeed
 from service.operations.services import OperationsServices
 from service.operations.statistics import ReadStatistics
 from service.page_budget import PageBudget, PageMemoryBusy, PageTooLarge
@@ -161,7 +162,15 @@ def create_app(
         )
         app.state.services = routes.Services(list_campaigns, membership_history, freshness, link)
         app.state.operations = OperationsServices(
-            authenticator, sessions, freshness, reader, ReadStatistics(link), pages, answer_within_s
+            authenticator=authenticator,
+            database=sessions,
+            freshness=freshness,
+            reader=reader,
+            statistics=ReadStatistics(link),
+            pages=pages,
+            live=LiveFeed(),
+            ending=middleware.ending,
+            answer_within_s=answer_within_s,
         )
         middleware.listing = ListingEndpoint(list_campaigns, _EXCEPTIONS)
         if link:

@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from typing import Any, Final, cast
 
 import structlog
@@ -55,6 +56,9 @@ OVERLOADED: Final = RateLimitedLog("reads_refused")
 SLOW_CALLERS: Final = RateLimitedLog("slow_caller_disconnected")
 """Callers that did not read a large page in time."""
 
+is_head: ContextVar[bool] = ContextVar("is_head", default=False)
+"""Whether the caller gets only the headers: an endless response then ends at once."""
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
@@ -75,6 +79,8 @@ class ResponseMiddleware:
         self._pace = RefusalPace()
         self.listing: ASGIApp | None = None
         """Answers plain listings instead of the application; set at startup."""
+        self.ending = asyncio.Event()
+        """Set when connections are being closed: an endless response must end."""
         self._closing: tuple[Header, ...] = ()
         self._draining = False
         self._in_flight: set[asyncio.Task[Any]] = set()
@@ -85,6 +91,7 @@ class ResponseMiddleware:
     def close_connections(self) -> None:
         """Close each connection after its next response."""
         self._closing = CLOSE
+        self.ending.set()
 
     def start_draining(self) -> None:
         """Fail the readiness check and close each connection after its next response."""
@@ -123,6 +130,7 @@ class ResponseMiddleware:
         method = scope["method"]
         if method == "HEAD":
             scope["method"] = "GET"  # same status and headers as GET, without the body
+            is_head.set(True)
             send = _without_body(send)
         exchange = Exchange(scope, send, began, identity, self._closing)
         facts = None if self._access_log is None else self._access_log.begin()

@@ -95,6 +95,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
             "The event stream, which only histories are read from, does not answer; try again shortly.",
         ),
         Problem("broker_not_configured", 503, "Service Unavailable", BROKER_NOT_CONFIGURED),
+        Problem("too_many_streams", 503, "Service Unavailable", "Too many live streams are open; close one."),
         Problem("stream_unavailable", 503, "Service Unavailable", "Nothing is known of the stream at the moment."),
         Problem("draining", 503, "Service Unavailable", "This process is shutting down; send requests to another."),
         Problem("not_ready", 503, "Service Unavailable", "The read model is still being filled for the first time."),

@@ -8,11 +8,14 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
+from projections.api_keys import Scope
 from service.auth import Principal
 from service.operations.services import OperationsServices
 from service.parameters import Reader, Violation
 
 PREFIX: Final = "/ops"
+OPERATE: Final[Scope] = "operate"
+"""The scope that every endpoint requires."""
 
 
 class Refused(Exception):

@@ -18,7 +18,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.auth import Principal
 from service.middleware import OPERATIONS_CONTENT_BYTES_MAX
-from service.operations.endpoint import PREFIX, Call, Endpoint, InvalidRequest, Parameter, Refused
+from service.operations.endpoint import OPERATE, PREFIX, Call, Endpoint, InvalidRequest, Parameter, Refused
 from service.operations.services import OperationsServices
 from service.parameters import Violation, query_pairs, utf8_text
 from service.problems import problem_response, unprocessable
@@ -26,7 +26,6 @@ from service.pydantic_compat import InvalidValue
 from service.read_model.admission import caller
 from service.representation import RawResponse
 
-OPERATE: Final = "operate"
 NO_STORE: Final = (b"cache-control", b"no-store")
 SAME_ORIGIN: Final = "same-origin"
 JSON: Final = "application/json"

@@ -1,11 +1,14 @@
 """What the endpoints of the operators' API use; the application creates one of each per process."""
 
+import asyncio
+
 from msgspec import Struct
 
 from projections.store.database import SessionPool
 from projections.store.membership_history import MessageReader
 from service.auth import Authenticator
 from service.freshness import Freshness
+from service.operations.live_feed import LiveFeed
 from service.operations.statistics import ReadStatistics
 from service.page_reader import PageReader
 
@@ -20,5 +23,8 @@ class OperationsServices(Struct, frozen=True):
     """Reads the stream; None in a process without broker."""
     statistics: ReadStatistics
     pages: PageReader
+    live: LiveFeed
+    ending: asyncio.Event
+    """Set when the process stops answering soon."""
     answer_within_s: float
     """From a request's arrival to its answer."""
