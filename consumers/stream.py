@@ -29,7 +29,7 @@ from projections.errors import (
     StreamWentBack,
 )
 from projections.maintenance.erasure import Tally
-from projections.model.events import SUBJECT_ROOT, Position
+from projections.model.events import SUBJECT_ROOT, Message, Position
 from projections.store.checkpoint import Checkpoint
 
 STREAM: Final = "MEMBERSHIP"
@@ -244,8 +244,11 @@ async def count(client: Client, subject: str) -> int:
     return sum((reply["state"].get("subjects") or {}).values())
 
 
-async def count_after(client: Client, position: int) -> int:
-    """Return how many messages the stream holds after a position, counted by a consumer that is created there."""
+async def count_after(client: Client, position: int, subject: str | None = None) -> int:
+    """Return how many messages (on a subject, wildcards allowed) the stream holds after a position.
+
+    They are counted by a consumer that is created there.
+    """
     name = f"membership-count-{uuid.uuid4().hex}"
     config = {
         "name": name,
@@ -255,6 +258,7 @@ async def count_after(client: Client, position: int) -> int:
         "mem_storage": True,
         "num_replicas": 1,
         "inactive_threshold": PROBE_TTL_S * 10**9,
+        **({} if subject is None else {"filter_subject": subject}),
     }
     request = msgspec.json.encode({"stream_name": STREAM, "config": config})
     reply = await _request(client, f"CONSUMER.CREATE.{STREAM}.{name}", request)
@@ -269,6 +273,23 @@ async def subject_at(client: Client, position: int) -> str | None:
     request = msgspec.json.encode({"seq": position})
     reply = await client.request(f"$JS.API.DIRECT.GET.{STREAM}", request, timeout=REQUEST_TIMEOUT_S)
     return (reply.headers or {}).get("Nats-Subject")
+
+
+async def fetch_bounds(client: Client) -> tuple[int, int] | None:
+    """Return the first and the last position of the stream, whatever its settings; None if it does not exist."""
+    reply = await information(client)
+    return None if reply is None else (reply["state"]["first_seq"], reply["state"]["last_seq"])
+
+
+async def last_message(client: Client, subject: str) -> Message | None:
+    """Return the last message on a subject, without wildcards; None if there is none."""
+    body = msgspec.json.encode({"last_by_subj": subject})
+    reply = await client.request(f"$JS.API.DIRECT.GET.{STREAM}", body, timeout=REQUEST_TIMEOUT_S)
+    headers = reply.headers or {}
+    if "Nats-Sequence" not in headers:
+        return None
+    stored_ns = nanoseconds(headers["Nats-Time-Stamp"])
+    return Message(Position(int(headers["Nats-Sequence"])), subject, reply.data, stored_ns)
 
 
 async def purge(client: Client, subject: str) -> int:

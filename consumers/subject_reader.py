@@ -20,6 +20,7 @@ from consumers import stream
 from consumers.broker_access import BrokerAccess
 from consumers.client import TolerantClient, access_of, connect_once
 from consumers.intake import Interrupted, OrderedSubscription
+from consumers.newest_messages import Newest, start_of_newest
 from projections.errors import StreamRefused
 from projections.model.events import Message, Position
 from projections.store.checkpoint import Checkpoint
@@ -27,6 +28,8 @@ from projections.store.membership_history import HistoryUnavailable
 
 SILENCE_MAX_S: Final = 0.9
 """How long the broker may take for each step; the API promises its 503 within a second."""
+SEARCH_MAX_S: Final = 4.0
+"""How long the search for the newest messages may take: some ten requests, slower ones on a subject with wildcards."""
 NEXT_WAIT_S: Final = 0.2
 PULL_BYTES_MAX: Final = 2 * 1024 * 1024
 """Bytes requested by one pull: a worker reads several subjects at the same time, mostly of a few small messages."""
@@ -34,7 +37,7 @@ Result = TypeVar("Result")
 
 
 class SubjectReader:
-    """Reads subjects through one connection, which several tasks may share. Implements `MessageReader`."""
+    """Reads subjects through one connection, which several tasks may share. Implements `StreamReader`."""
 
     def __init__(self, broker: BrokerAccess | str, name: str, silence_max_s: float = SILENCE_MAX_S) -> None:
         self._access = access_of(broker)
@@ -81,6 +84,28 @@ class SubjectReader:
         finally:
             self._end(subscription.__aexit__(None, None, None))
 
+    async def newest(self, subject: str, before: int | None, limit: int) -> list[Message]:
+        """Return the last messages on a subject before a position, newest first; raises `HistoryUnavailable`."""
+        client = await self._connected()
+        start, end = await self._in_time(start_of_newest(client, subject, before, limit), client, SEARCH_MAX_S)
+        if start >= end:
+            return []
+        subscription = OrderedSubscription(client, Position(start - 1), subject, pull_bytes_max=PULL_BYTES_MAX)
+        await self._in_time(subscription.__aenter__(), client)
+        newest = Newest(limit)
+        try:
+            while not subscription.caught_up and subscription.position < end - 1:
+                messages = await self._in_time(_next(subscription, limit), client)
+                newest.add(message for message in messages if message.position < end)
+        finally:
+            self._end(subscription.__aexit__(None, None, None))
+        return newest.messages()
+
+    async def last(self, subject: str) -> Message | None:
+        """Return the last message on one subject; None if there is none. Raises `HistoryUnavailable`."""
+        client = await self._connected()
+        return await self._in_time(stream.last_message(client, subject), client)
+
     async def close(self) -> None:
         """Disconnect; a later read connects again."""
         if self._client is not None:
@@ -115,13 +140,17 @@ class SubjectReader:
                 self._client = await connect_once(self._access, self._name)
             return self._client
 
-    async def _in_time(self, step: Awaitable[Result], client: TolerantClient | None = None) -> Result:
+    async def _in_time(
+        self, step: Awaitable[Result], client: TolerantClient | None = None, within_s: float = 0.0
+    ) -> Result:
         """Wait for one step of the broker, and translate its errors; `client` is the connection that the step uses.
+
+        The step may take `within_s`, if that is longer than the silence that is allowed.
 
         A broker that does not answer in time is asked on a new connection next: TCP notices a lost one much later.
         """
         try:
-            async with asyncio.timeout(self._silence_max_s):
+            async with asyncio.timeout(max(self._silence_max_s, within_s)):
                 return await step
         except StreamRefused as problem:
             raise HistoryUnavailable(str(problem)) from problem

@@ -23,7 +23,7 @@ from projections.store.database import (
     open_pool,
     open_session_pool,
 )
-from projections.store.membership_history import MessageReader
+from projections.store.membership_history import StreamReader
 from projections.tracing import Tracing
 from service import metrics, routes
 from service.access_log import AccessLog
@@ -42,6 +42,7 @@ from service.middleware import ResponseMiddleware
 from service.operations.live_feed import LiveFeed
 from service.operations.services import OperationsServices
 from service.operations.statistics import ReadStatistics
+from service.operations.stream_access import StreamAccess
 from service.page_budget import PageBudget, PageMemoryBusy, PageTooLarge
 from service.page_reader import PageReader
 from service.paging import CursorAges
@@ -105,7 +106,7 @@ class Application(NamedTuple):
 def create_app(
     settings: Settings,
     link: SupervisorLink | None = None,
-    reader: MessageReader | None = None,
+    reader: StreamReader | None = None,
     tracing: Tracing | None = None,
 ) -> Application:
     """Return the application of one worker. It starts without a database and answers 503 until it has one.
@@ -165,7 +166,7 @@ def create_app(
             authenticator=authenticator,
             database=sessions,
             freshness=freshness,
-            reader=reader,
+            stream=StreamAccess(reader),
             statistics=ReadStatistics(link),
             pages=pages,
             live=LiveFeed(),

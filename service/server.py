@@ -16,7 +16,7 @@ from granian.log import LogLevels
 from granian.server.embed import Server
 
 from projections.settings import Settings
-from projections.store.membership_history import MessageReader
+from projections.store.membership_history import StreamReader
 from projections.tracing import configured
 from service import metrics
 from service.app import create_app
@@ -38,7 +38,7 @@ GARBAGE_THRESHOLDS = (20_000, 50, 1_000)
 collector may run less often."""
 
 
-async def serve(settings: Settings, listener: int, channel: int, reader: MessageReader | None = None) -> None:
+async def serve(settings: Settings, listener: int, channel: int, reader: StreamReader | None = None) -> None:
     """Accept connections on an inherited socket until a signal arrives or the supervisor retires this worker.
 
     `reader` reads the stream for histories.

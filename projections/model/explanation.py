@@ -104,15 +104,23 @@ def answer(
     )
 
 
-def explain(state: MembershipState, history: HistoryFold) -> str:
-    """Return the sentence for a verdict, and one more if events of the membership are parked."""
+def explain(state: MembershipState, history: HistoryFold | None) -> str:
+    """Return the sentence for a verdict, and one more if events of the membership are parked.
+
+    Without a history, because the stream cannot be read, the sentence names no events.
+    """
+    if history is None:
+        return _sentence(state, HistoryFold(), None)
     presence = history.presences.get(state.key, Presence())
     return _sentence(state, history, presence) + _parked(presence)
 
 
-def _sentence(state: MembershipState, history: HistoryFold, presence: Presence) -> str:
+def _sentence(state: MembershipState, history: HistoryFold, presence: Presence | None) -> str:
+    """Return the sentence for a verdict; `presence` is None if the history was not read."""
     campaign = f"campaign {state.campaign_id}" if state.campaign_name is None else quoted(state.campaign_name)
-    enrolled = f"{_moment(state.enrolled_at)} ({_enrolment(state, history)})"
+    enrolled = _moment(state.enrolled_at)
+    if presence is not None:
+        enrolled += f" ({_enrolment(state, history)})"
     match state.verdict:
         case "visible":
             return f"In {campaign} since {enrolled}{_comings_and_goings(state, history, presence)}."
@@ -121,7 +129,7 @@ def _sentence(state: MembershipState, history: HistoryFold, presence: Presence) 
         case "campaign_unknown":
             return f"Enrolled in {campaign} on {enrolled}, but no definition of that campaign is applied yet."
         case "target_removed":
-            return f"Not in {campaign}: enrolled on {enrolled}, {_removed(state, history)}."
+            return f"Not in {campaign}: enrolled on {enrolled}, {_removed(state, history, presence)}."
         case "campaign_deleted":
             deletion = history.holder("deletions", state.campaign_id, state.deletion_version)
             return f"Not shown: {campaign} was deleted{_when(deletion)}; enrolled on {enrolled}."
@@ -137,8 +145,10 @@ def _enrolment(state: MembershipState, history: HistoryFold) -> str:
     return NOT_IN_STREAM if holder is None else f"event {holder.position}"
 
 
-def _comings_and_goings(state: MembershipState, history: HistoryFold, presence: Presence) -> str:
+def _comings_and_goings(state: MembershipState, history: HistoryFold, presence: Presence | None) -> str:
     """Return the last removal and the restoration after it, if the read model holds the latter's version or a later."""
+    if presence is None:
+        return ""
     if history.holder("presences", state.key, state.presence_version) is None:
         return f"; its presence was set by {NOT_IN_STREAM}"
     if presence.removal is not None and presence.restoration is not None:
@@ -146,13 +156,15 @@ def _comings_and_goings(state: MembershipState, history: HistoryFold, presence: 
     return "" if presence.restoration is None else f"; restored{_when(presence.restoration)}"
 
 
-def _removed(state: MembershipState, history: HistoryFold) -> str:
+def _removed(state: MembershipState, history: HistoryFold, presence: Presence | None) -> str:
+    if presence is None:
+        return "removed"
     holder = history.holder("presences", state.key, state.presence_version)
     return f"removed by {NOT_IN_STREAM}" if holder is None else f"removed{_when(holder)}"
 
 
-def _removal_only(presence: Presence) -> str:
-    return "" if presence.removal is None else f"; only a removal is known{_when(presence.removal)}"
+def _removal_only(presence: Presence | None) -> str:
+    return "" if presence is None or presence.removal is None else f"; only a removal is known{_when(presence.removal)}"
 
 
 def _parked(presence: Presence) -> str:

@@ -78,6 +78,19 @@ class MessageReader(Protocol):
         """Disconnect."""
 
 
+class StreamReader(MessageReader, Protocol):
+    """Also reads the newest messages, for operators."""
+
+    async def newest(self, subject: str, before: int | None, limit: int) -> list[Message]:
+        """Return the last messages on a subject (wildcards allowed) before a position, newest first.
+
+        Fewer than `limit` only if the stream holds no more, or if they are very large. Raises `HistoryUnavailable`.
+        """
+
+    async def last(self, subject: str) -> Message | None:
+        """Return the last message on one subject; None if there is none. Raises `HistoryUnavailable`."""
+
+
 class LiveRegisters(Struct, frozen=True):
     """What one snapshot of the live generation holds about a membership, and whether the caller may see it."""
 

@@ -11,31 +11,11 @@ from msgspec import Struct
 from projections.api_keys import Scope
 from service.auth import Principal
 from service.operations.services import OperationsServices
-from service.parameters import Reader, Violation
+from service.parameters import Reader
 
 PREFIX: Final = "/ops"
 OPERATE: Final[Scope] = "operate"
 """The scope that every endpoint requires."""
-
-
-class Refused(Exception):
-    """The request is valid but cannot be answered; becomes the problem of this code."""
-
-    def __init__(self, code: str, detail: str | None = None, **members: Any) -> None:  # noqa: ANN401 - any JSON
-        super().__init__(code)
-        self.code = code
-        self.detail = detail
-        """A sentence for this case; None: the problem's own."""
-        self.members = members
-        """Further members of the problem's body (RFC 9457, 3.2)."""
-
-
-class InvalidRequest(Exception):
-    """Parameters or content are invalid; becomes a 422."""
-
-    def __init__(self, *violations: Violation) -> None:
-        super().__init__(*violations)
-        self.violations = violations
 
 
 class Parameter(Struct, frozen=True):

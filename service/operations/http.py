@@ -18,7 +18,8 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.auth import Principal
 from service.middleware import OPERATIONS_CONTENT_BYTES_MAX
-from service.operations.endpoint import OPERATE, PREFIX, Call, Endpoint, InvalidRequest, Parameter, Refused
+from service.operations.endpoint import OPERATE, PREFIX, Call, Endpoint, Parameter
+from service.operations.refusals import InvalidRequest, Refused
 from service.operations.services import OperationsServices
 from service.parameters import Violation, query_pairs, utf8_text
 from service.problems import problem_response, unprocessable

@@ -14,7 +14,8 @@ from projections.maintenance.samples import STALE_S
 from projections.store import generations
 from projections.store.generations import GenerationStatus
 from service.operations import parameters
-from service.operations.endpoint import Call, Endpoint, Refused
+from service.operations.endpoint import Call, Endpoint
+from service.operations.refusals import Refused
 
 JOBS_SHOWN: Final = 20
 """Jobs beside the generations."""

@@ -10,7 +10,8 @@ from projections.maintenance.parked_list import ParkedEvent, ParkedGroups, Whole
 from projections.maintenance.parking import Filter
 from projections.store import checkpoint as checkpoints
 from service.operations import parameters
-from service.operations.endpoint import Call, Endpoint, Refused
+from service.operations.endpoint import Call, Endpoint
+from service.operations.refusals import Refused
 
 GROUPS_MAX: Final = 100
 

@@ -5,11 +5,11 @@ import asyncio
 from msgspec import Struct
 
 from projections.store.database import SessionPool
-from projections.store.membership_history import MessageReader
 from service.auth import Authenticator
 from service.freshness import Freshness
 from service.operations.live_feed import LiveFeed
 from service.operations.statistics import ReadStatistics
+from service.operations.stream_access import StreamAccess
 from service.page_reader import PageReader
 
 
@@ -19,8 +19,7 @@ class OperationsServices(Struct, frozen=True):
     authenticator: Authenticator
     database: SessionPool
     freshness: Freshness
-    reader: MessageReader | None
-    """Reads the stream; None in a process without broker."""
+    stream: StreamAccess
     statistics: ReadStatistics
     pages: PageReader
     live: LiveFeed

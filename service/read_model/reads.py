@@ -295,10 +295,14 @@ class Cards(NamedTuple):
     by_campaign: list[tuple[str, bytes | None]]
 
 
+def cards_statement(name: Generation) -> str:
+    """Return the statement of `read_cards`, for a connection of its own."""
+    return for_generation(_BLOCKS["cards"], name)
+
+
 async def read_cards(batcher: QueryBatcher, name: Generation, campaign_ids: list[str], card_bytes_max: int) -> Cards:
     """Return the cards of campaigns, at least one, in generation `name`."""
-    statement = for_generation(_BLOCKS["cards"], name)
-    rows = await batcher.fetch_one(statement, (campaign_ids, card_bytes_max), generic_plan=True)
+    rows = await batcher.fetch_one(cards_statement(name), (campaign_ids, card_bytes_max), generic_plan=True)
     if not rows:
         raise asyncpg.UndefinedTableError(f"generation {name} no longer has a checkpoint")
     by_campaign = [(row["campaign_id"], row["card"]) for row in rows]

@@ -6,10 +6,11 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from random import Random
 
 import pytest
 
-from consumers import stream, subject_reader
+from consumers import newest_messages, stream, subject_reader
 from consumers.client import TolerantClient, connect_once
 from consumers.subject_reader import SubjectReader
 from ops.devstack.servers.nats import NatsServer
@@ -168,3 +169,57 @@ async def test_a_failed_read_does_not_wait_until_its_connection_is_closed(
     finally:
         os.kill(nats.pid, signal.SIGCONT)
     assert await read(reader, EVEN, through=4) == [2, 4]
+
+
+async def positions_of_newest(reader: SubjectReader, subject: str, before: int | None, limit: int) -> list[int]:
+    return [message.position for message in await reader.newest(subject, before, limit)]
+
+
+async def test_the_newest_messages_come_newest_first_and_page_by_page(reader: SubjectReader) -> None:
+    assert await positions_of_newest(reader, EVEN, None, 3) == [30, 28, 26]
+    assert await positions_of_newest(reader, EVEN, 26, 3) == [24, 22, 20]
+    assert await positions_of_newest(reader, "membership.>", 3, 5) == [2, 1]
+    assert await positions_of_newest(reader, EVEN, 1, 5) == []
+    assert await positions_of_newest(reader, "membership.none", None, 5) == []
+    assert await positions_of_newest(reader, ODD, 10_000, 2) == [29, 27]
+    (newest,) = await reader.newest("membership.>", None, 1)
+    assert (newest.subject, newest.body) == (EVEN, b"30")
+
+
+async def test_the_newest_messages_of_a_sparse_subject_are_found(client: TolerantClient, reader: SubjectReader) -> None:
+    random = Random(7)
+    on_subject: dict[str, list[int]] = {}
+    for _ in range(2_000):
+        subject = f"membership.sparse.{'rare' if random.random() < 0.01 else random.choice('abc')}"
+        ack = await client.jetstream().publish(subject, b"x")
+        on_subject.setdefault(subject, []).append(ack.seq)
+    for subject, all_positions in on_subject.items():
+        for _ in range(5):
+            before, limit = random.randint(1, EVENTS + 2_001), random.choice([1, 7, 50])
+            expected = [position for position in all_positions if position < before][-limit:][::-1]
+            assert await positions_of_newest(reader, subject, before, limit) == expected, (subject, before, limit)
+
+
+async def test_the_newest_messages_stay_within_a_limit_of_bytes(
+    client: TolerantClient, reader: SubjectReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newest_messages, "BYTES_MAX", 3_500)
+    for _ in range(10):
+        await client.jetstream().publish("membership.large", bytes(1_000))
+    assert await positions_of_newest(reader, "membership.large", None, 10) == [40, 39, 38]
+
+
+async def test_the_last_message_of_a_subject_is_found_at_once(reader: SubjectReader) -> None:
+    last = await reader.last(ODD)
+    assert last is not None
+    assert (last.position, last.body, last.subject) == (29, b"29", ODD)
+    assert await reader.last("membership.none") is None
+
+
+async def test_the_newest_messages_of_a_stopped_broker_are_unavailable(nats: NatsServer, reader: SubjectReader) -> None:
+    assert await positions_of_newest(reader, EVEN, None, 1) == [30]
+    nats.stop()
+    with pytest.raises(HistoryUnavailable):
+        await reader.newest(EVEN, None, 1)
+    with pytest.raises(HistoryUnavailable):
+        await reader.last(EVEN)

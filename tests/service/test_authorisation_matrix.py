@@ -97,6 +97,9 @@ PATHS: Final = {
     "/docs/assets/{name:path}": "/docs/assets/docs.js",
     JOB: "/ops/jobs/1",
     PARKED: "/ops/parked/1",
+    "/ops/customers/{customer_id:str}": f"/ops/customers/{customer_id(CUSTOMER)}",
+    "/ops/campaigns/{campaign_id:str}": f"/ops/campaigns/{campaign_id(CAMPAIGN)}",
+    "/ops/campaigns/{campaign_id:str}/members": f"/ops/campaigns/{campaign_id(CAMPAIGN)}/members",
 }
 """A path of each route that has parameters."""
 
