@@ -17,8 +17,8 @@ class JobSummary(Struct, frozen=True, omit_defaults=True, kw_only=True):
     kind: Kind
     state: OpenState | Literal["done", "failed", "cancelled"]
     phase: str
-    done: int = 0
-    total: int = 0
+    done: int
+    total: int
     progress: str = ""
     """The share of the phase that is done, such as `42%`; empty where the phase has no measure."""
     rate_per_s: float | None = None
@@ -28,7 +28,7 @@ class JobSummary(Struct, frozen=True, omit_defaults=True, kw_only=True):
     ended_at: datetime | None = None
     started_by: str
     outcome: str | None = None
-    awaits_approval: bool = False
+    awaits_approval: bool
     """Whether the gate refused the switch, and an operator may approve it."""
 
 

@@ -58,13 +58,13 @@ class CampaignState(Struct, frozen=True, kw_only=True):
         return f"{_state_sentence(self)}{_PENDING if self.resumes_at else ''}"
 
 
-class Member(Struct, frozen=True, omit_defaults=True):
+class Member(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A customer in a campaign."""
 
     customer_id: str
     enrolled_at: datetime | None = None
     """Absent if only a removal or a restoration is known."""
-    present: bool = True
+    present: bool
     """False after a removal."""
 
 

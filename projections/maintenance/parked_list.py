@@ -80,7 +80,7 @@ class WholeParkedEvent(Struct, frozen=True, omit_defaults=True, kw_only=True):
     type: str | None = None
     source: str | None = None
     first_seen_at: datetime
-    headers: dict[str, str] = {}
+    headers: dict[str, str]
     body: str
     """As text: bytes that are not UTF-8 are escaped (`\\\\xff`). Cut after 256 KiB."""
     body_bytes: int

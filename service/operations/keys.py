@@ -15,7 +15,7 @@ class ShownKey(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """An API key without its secret."""
 
     key_id: str
-    name: str = ""
+    name: str
     user_id: str
     is_admin: bool
     scopes: list[Scope]

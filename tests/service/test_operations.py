@@ -13,6 +13,7 @@ from projections.maintenance.samples import Sample, StreamReport, StreamSetting,
 from projections.maintenance.status import NO_LEADER
 from service.operations.overview import NO_RUNNER
 from tests.support.builders import body_of, customer_id, data_of, owner_id, published, subject_for
+from tests.support.operators import ask, require_documented
 from tests.support.processes import ADMIN, System, eventually
 from tests.support.scenario import bearer, code_of, locs, new_number
 
@@ -23,14 +24,6 @@ ENROLLED = "target.enrolled.v1"
 @pytest.fixture
 def admin(system: System) -> dict[str, str]:
     return {"Authorization": f"Bearer {system.admin_token}"}
-
-
-async def ask(client: httpx.AsyncClient, path: str, headers: dict[str, str], **params: Any) -> dict[str, Any]:
-    reply = await client.get(f"/ops{path}", headers=headers, params=params)
-    assert reply.status_code == 200, f"{reply.request.url}: {reply.status_code} {reply.text[:300]}"
-    assert reply.headers.get_list("cache-control") == ["no-store"]
-    body: dict[str, Any] = reply.json()
-    return body
 
 
 def instant(text: str) -> datetime:
@@ -227,7 +220,9 @@ async def test_generations_show_which_is_live_and_which_would_be_rolled_back_to(
     )
     await own_system.fetch("INSERT INTO control.checkpoint (generation) VALUES ('g7')")
     await own_system.fetch("UPDATE control.live SET previous = 'g7'")
-    shown = (await own_system.get("/ops/generations")).json()["generations"]
+    generations = (await own_system.get("/ops/generations")).json()
+    require_documented("/ops/generations", generations)
+    shown = generations["generations"]
     states = [(each["generation"], each["state"], each["is_previous"]) for each in shown]
     assert states == [("g1", "live", False), ("g7", "following", True)]
     assert instant(shown[1]["follows_until"]) > datetime.now(UTC)
@@ -271,6 +266,7 @@ async def test_keys_are_shown_with_their_state_and_without_their_secret(
     await api_keys.revoke(connection, keys[0].split("_")[1], actor="test")
     await connection.close()
     reply = await own_system.get("/ops/keys?limit=2")
+    require_documented("/ops/keys", reply.json())
     shown, cursor = reply.json()["keys"], reply.json()["next_cursor"]
     rest = (await own_system.get(f"/ops/keys?before={cursor}")).json()
     states = [(key["name"], key["state"]) for key in shown + rest["keys"]]
@@ -298,6 +294,7 @@ async def test_the_stream_is_shown_as_the_job_runner_found_it(own_system: System
     await samples.write_stream(connection, report)
     await connection.close()
     shown = (await own_system.get("/ops/stream")).json()
+    require_documented("/ops/stream", shown)
     assert instant(shown.pop("at")) <= datetime.now(UTC)
     assert shown == {
         "name": "MEMBERSHIP", "first_position": 1, "last_position": 9, "messages": 8, "bytes": 1234,
@@ -328,6 +325,7 @@ async def test_parked_events_are_grouped_by_reason_type_and_source(own_system: S
     last = await own_system.publish(parked_events(1))
     await own_system.wait_until_applied(last)
     shown = (await own_system.get("/ops/parked/groups")).json()
+    require_documented("/ops/parked/groups", shown)
     assert shown["total"] == 6
     found = [
         (each["reason"], each.get("type"), each.get("source"), each["count"], each["by_hour"][-1], sum(each["by_hour"]))
@@ -357,6 +355,7 @@ async def test_the_count_of_a_filtered_list_is_of_all_pages(own_system: System) 
     last = await own_system.publish(parked_events(1))
     await own_system.wait_until_applied(last)
     first = (await own_system.get("/ops/parked?source=crm&limit=3")).json()
+    require_documented("/ops/parked", first)
     rest = (await own_system.get(f"/ops/parked?source=crm&limit=3&before={first['next_cursor']}")).json()
     assert (first["total"], rest["total"]) == (4, 4)
     assert [event["position"] for event in first["events"] + rest["events"]] == [6, 5, 2, 1]
@@ -372,6 +371,7 @@ async def test_a_parked_event_shows_where_its_error_is(own_system: System) -> No
 
     async def shown(position: int) -> dict[str, Any]:
         found: dict[str, Any] = (await own_system.get(f"/ops/parked/{position}")).json()
+        require_documented(f"/ops/parked/{position}", found)
         return found
 
     wrong_type = await shown(1)
