@@ -8,7 +8,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any, Final, cast
 
@@ -44,10 +44,8 @@ OPERATIONS_CONTENT_BYTES_MAX: Final = 65_536
 """Length of a request's content on the operators' paths: a plan that names 5,000 positions takes 60 KB."""
 HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,253})(?::[0-9]{0,5})?")
 """A `Host` field's value (RFC 3986, 3.2.2). HTTP/1.1 requires exactly one field (RFC 9112, 3.2)."""
-ALLOW: Final[Mapping[Header, Header]] = {
-    (b"allow", b"GET, OPTIONS"): (b"allow", b"GET, HEAD, OPTIONS"),
-    (b"allow", b"GET, OPTIONS, POST"): (b"allow", b"GET, HEAD, OPTIONS, POST"),
-}
+LITESTAR_ALLOW: Final[Header] = (b"allow", b"GET, OPTIONS")
+ALLOW: Final[Header] = (b"allow", b"GET, HEAD, OPTIONS")
 """Litestar answers OPTIONS itself, but its `Allow` lacks HEAD, which this layer answers."""
 READINESS: Final = "/health/ready"
 
@@ -258,7 +256,7 @@ class Exchange:
             self._status = message["status"]
             present = {name.lower() for name, _ in message["headers"]}
             message["headers"] = [
-                *(ALLOW.get(header, header) if header[0] == b"allow" else header for header in message["headers"]),
+                *(ALLOW if header == LITESTAR_ALLOW else header for header in message["headers"]),
                 *(header for header in DEFAULT_HEADERS if header[0] not in present or header[0] == b"vary"),
                 *self._closing,
                 *(() if (charged := charge.get()) is None else charged.headers),

@@ -29,6 +29,8 @@ from service.representation import RawResponse
 
 NO_STORE: Final = (b"cache-control", b"no-store")
 SAME_ORIGIN: Final = "same-origin"
+_ALLOW: Final = {b"GET, OPTIONS, POST": (b"allow", b"GET, HEAD, OPTIONS, POST")}
+"""The `Allow` that Litestar answers for a path with both methods lacks HEAD, which the middleware answers."""
 JSON: Final = "application/json"
 _ENCODER: Final = msgspec.json.Encoder()
 _WHERE: Final = re.compile(r" - at `\$(?P<where>[^`]*)`\Z")
@@ -86,7 +88,8 @@ def _no_store(app: ASGIApp) -> ASGIApp:
     async def run(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_unstored(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], NO_STORE]
+                headers = (_ALLOW.get(header[1], header) for header in message["headers"])
+                message["headers"] = [*headers, NO_STORE]
             await send(message)
 
         await app(scope, receive, send_unstored)
