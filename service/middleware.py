@@ -186,6 +186,8 @@ class ResponseMiddleware:
 
     def _is_content_accepted(self, scope: HTTPScope) -> bool:
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        if not lengths:
+            return True
         is_operators = scope["path"].startswith(metrics.OPERATIONS)
         bytes_max = OPERATIONS_CONTENT_BYTES_MAX if is_operators else self._content_bytes_max
         return all(

@@ -1,13 +1,13 @@
 """What `membership jobs list`, `membership status` and the operators' API show of a job."""
 
 import re
-from datetime import datetime
 from typing import Literal
 
 from msgspec import Struct
 
 from projections.maintenance import jobs
 from projections.maintenance.jobs import Job, Kind, OpenState
+from projections.model.events import Instant
 
 
 class JobSummary(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -24,8 +24,8 @@ class JobSummary(Struct, frozen=True, omit_defaults=True, kw_only=True):
     rate_per_s: float | None = None
     eta_s: float | None = None
     generation: str | None = None
-    started_at: datetime
-    ended_at: datetime | None = None
+    started_at: Instant
+    ended_at: Instant | None = None
     started_by: str
     outcome: str | None = None
     awaits_approval: bool

@@ -4,12 +4,12 @@ Reads: customer, campaign, campaign_counters, membership, control.fan_out. State
 """
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
 from msgspec import Struct
 
+from projections.model.events import Instant
 from projections.model.quoting import quoted
 from projections.store.queries import Generation, statements
 
@@ -62,7 +62,7 @@ class Member(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A customer in a campaign."""
 
     customer_id: str
-    enrolled_at: datetime | None = None
+    enrolled_at: Instant | None = None
     """Absent if only a removal or a restoration is known."""
     present: bool
     """False after a removal."""

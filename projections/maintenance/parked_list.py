@@ -5,7 +5,6 @@ Reads: parked_event of the live generation. Statements: parking.sql.
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Final, Literal
 
 import asyncpg
@@ -14,7 +13,7 @@ from msgspec import Struct
 from projections.maintenance.parking import Filter
 from projections.model.attributes import read_attributes
 from projections.model.decode import decode
-from projections.model.events import REFUSED_BY_TABLES, Unreadable
+from projections.model.events import REFUSED_BY_TABLES, Instant, Unreadable
 from projections.store.queries import Generation, statements
 
 HOURS: Final = 24
@@ -32,8 +31,8 @@ class ParkedGroup(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Absent if the body does not say."""
     source: str | None = None
     count: int
-    first_seen_at: datetime
-    last_seen_at: datetime
+    first_seen_at: Instant
+    last_seen_at: Instant
     by_hour: list[int]
     """How many were first seen in each of the last 24 hours, the latest last."""
 
@@ -58,7 +57,7 @@ class ParkedEvent(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Why; cut after 500 characters."""
     type: str | None = None
     source: str | None = None
-    first_seen_at: datetime
+    first_seen_at: Instant
 
 
 class Retrial(Struct, frozen=True, omit_defaults=True):
@@ -79,7 +78,7 @@ class WholeParkedEvent(Struct, frozen=True, omit_defaults=True, kw_only=True):
     detail: str
     type: str | None = None
     source: str | None = None
-    first_seen_at: datetime
+    first_seen_at: Instant
     headers: dict[str, str]
     body: str
     """As text: bytes that are not UTF-8 are escaped (`\\\\xff`). Cut after 256 KiB."""

@@ -12,6 +12,8 @@ import asyncpg
 import msgspec
 from msgspec import Struct
 
+from projections.model.events import Instant
+
 EVERY_S: Final = 5.0
 """How often a process writes a sample."""
 APART_S: Final = 3.0
@@ -27,7 +29,7 @@ _COLUMNS: Final = (
 class Sample(Struct, frozen=True, kw_only=True):
     """The read model and the stream at one moment. What is None was not known."""
 
-    at: datetime | None = None
+    at: Instant | None = None
     """When it was written, by PostgreSQL's clock."""
     generation: str
     position: int
@@ -58,7 +60,7 @@ class StreamSource(Struct, frozen=True):
 
     source: str
     last_position: int
-    last_at: datetime
+    last_at: Instant
 
 
 class StreamReport(Struct, frozen=True, kw_only=True):

@@ -1,11 +1,11 @@
 """`GET /ops/audit`: what operators have changed, newest first."""
 
-from datetime import datetime
 from typing import Final
 
 from msgspec import Struct
 
 from projections.maintenance import audit
+from projections.model.events import Instant
 from service.operations import parameters
 from service.operations.endpoint import Call, Endpoint
 
@@ -14,7 +14,7 @@ class AuditEntry(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One action of an operator."""
 
     audit_id: int
-    at: datetime
+    at: Instant
     actor: str
     action: str
     position: int | None = None

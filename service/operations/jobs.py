@@ -1,7 +1,6 @@
 """`GET /ops/jobs…` and `GET /ops/generations`: rebuilds, verifications, erasures, and the copies of the read model."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Final
 
 import asyncpg
@@ -11,6 +10,7 @@ from projections.maintenance import job_summary, jobs, samples
 from projections.maintenance.job_summary import JobSummary
 from projections.maintenance.jobs import Job
 from projections.maintenance.samples import STALE_S
+from projections.model.events import Instant
 from projections.store import generations
 from projections.store.generations import GenerationStatus
 from service.operations import parameters
@@ -38,8 +38,8 @@ class ShownGeneration(Struct, frozen=True, omit_defaults=True, kw_only=True):
     position: int
     lag_events: int | None = None
     """Of a generation at the live one's position, as of the last sample."""
-    created_at: datetime
-    follows_until: datetime | None = None
+    created_at: Instant
+    follows_until: Instant | None = None
     """When it is dropped."""
     is_previous: bool
     """Whether a rollback would switch to it."""

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from projections import api_keys
 from projections.api_keys import ApiKey, Scope
+from projections.model.events import Instant
 from service.operations import parameters
 from service.operations.endpoint import Call, Endpoint
 
@@ -19,10 +20,10 @@ class ShownKey(Struct, frozen=True, omit_defaults=True, kw_only=True):
     user_id: str
     is_admin: bool
     scopes: list[Scope]
-    created_at: datetime
-    expires_at: datetime | None = None
-    revoked_at: datetime | None = None
-    last_used_at: datetime | None = None
+    created_at: Instant
+    expires_at: Instant | None = None
+    revoked_at: Instant | None = None
+    last_used_at: Instant | None = None
     """The hour of the last use."""
     replaced_by: str | None = None
     """The key that a rotation made in its place."""

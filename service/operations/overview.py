@@ -13,6 +13,7 @@ from projections.maintenance import samples
 from projections.maintenance.job_summary import JobSummary
 from projections.maintenance.samples import STALE_S, Sample
 from projections.maintenance.status import NO_LEADER, ReadModelStatus, read_status, stuck_sentence
+from projections.model.events import Instant
 from service import pydantic_compat
 from service.operations.endpoint import Call, Endpoint, Parameter
 from service.operations.statistics import Reads
@@ -29,13 +30,13 @@ class Runner(Struct, frozen=True, omit_defaults=True):
     """The process that executes plans and measures the stream."""
 
     alive: bool
-    seen_at: datetime | None = None
+    seen_at: Instant | None = None
 
 
 class Overview(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The read model now. What is unknown is absent, and `problems` says why."""
 
-    at: datetime
+    at: Instant
     generation: str
     position: int
     stream_position: int | None = None
@@ -45,7 +46,7 @@ class Overview(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Age of the first event that is not applied."""
     missing_events: int | None = None
     """Positions of the stream without a message that neither an erasure nor an acknowledgement explains."""
-    sampled_at: datetime | None = None
+    sampled_at: Instant | None = None
     events_per_s: float | None = None
     """Positions that the live generation has advanced by, per second."""
     leader: bool
@@ -64,7 +65,7 @@ class Overview(Struct, frozen=True, omit_defaults=True, kw_only=True):
 class ChartSample(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The read model and the stream at one moment."""
 
-    at: datetime
+    at: Instant
     position: int
     stream_position: int | None = None
     lag_events: int | None = None

@@ -6,6 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from projections.model.events import Instant
 from service.operations.endpoint import Call, Endpoint
 
 RELEASE: Final = version("campaign-membership")
@@ -19,7 +20,7 @@ class Session(Struct, frozen=True, omit_defaults=True, kw_only=True):
     scopes: list[str]
     release: str
     """The version of this API process."""
-    expires_at: datetime | None = None
+    expires_at: Instant | None = None
     """When the credentials expire; absent for an API key without expiry."""
 
 

@@ -47,7 +47,21 @@ def paths() -> dict[str, Node]:
 def schemas() -> dict[str, Node]:
     """Return the schemas of all answers and contents."""
     shapes = [shape for endpoint in ENDPOINTS for shape in (endpoint.answer, endpoint.content) if shape is not None]
-    return _schemas(shapes)[1]
+    return {name: _without_nulls(schema) for name, schema in _schemas(shapes)[1].items()}
+
+
+def _without_nulls(schema: Node) -> Node:
+    """Return a schema whose optional properties are absent rather than null, as they are when they are encoded."""
+    match schema:
+        case {"anyOf": [*kinds]} if {"type": "null"} in kinds:
+            rest = {name: value for name, value in schema.items() if name not in ("anyOf", "default")}
+            others = [_without_nulls(kind) for kind in kinds if kind != {"type": "null"}]
+            return rest | (others[0] if len(others) == 1 else {"anyOf": others})
+        case dict():
+            return {name: _without_nulls(value) for name, value in schema.items()}
+        case list():
+            return [_without_nulls(value) for value in schema]
+    return schema
 
 
 def _schemas(shapes: list[Any]) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:

@@ -9,7 +9,7 @@ from msgspec import Struct
 from projections.maintenance import samples
 from projections.maintenance.samples import StreamSetting, StreamSource
 from projections.model.attributes import read_attributes
-from projections.model.events import SUBJECT_ROOT, Message
+from projections.model.events import SUBJECT_ROOT, Instant, Message
 from service.operations import parameters
 from service.operations.endpoint import Call, Endpoint, Parameter
 from service.operations.refusals import Refused
@@ -35,7 +35,7 @@ class Stream(Struct, frozen=True, kw_only=True):
     settings: list[StreamSetting]
     sources: list[StreamSource]
     """Producers, the latest first."""
-    at: datetime
+    at: Instant
 
 
 async def show_stream(call: Call) -> Stream:
@@ -61,7 +61,7 @@ class StreamEvent(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A message of the stream, whether it is a valid event or not. What could not be read is absent."""
 
     position: int
-    time: datetime
+    time: Instant
     """When the broker stored it."""
     subject: str
     type: str | None = None
