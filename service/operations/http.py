@@ -147,7 +147,7 @@ async def _content(request: AnyRequest, kind: Any) -> Any:  # noqa: ANN401 - a S
             raise Refused("content_too_large")
     try:
         return msgspec.json.decode(bytes(body), type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise InvalidRequest(_violation(str(problem))) from None
 
 
