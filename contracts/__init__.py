@@ -1,1 +1,1 @@
-"""What clients depend on: the contracts as they were recorded, and their comparison with the code's."""
+"""What clients depend on: the recorded contracts, their comparison with the code's, and TypeScript types."""

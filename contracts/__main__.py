@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from contracts import asyncapi_comparison, openapi_comparison
+from contracts import asyncapi_comparison, openapi_comparison, typescript_types
 from contracts.changes import Change
 from projections.model import asyncapi
 from service import openapi
@@ -67,11 +67,13 @@ def check() -> int:
 
 
 def record(*, even_breaking: bool) -> int:
-    """Store the code's contracts, unless a change is breaking; return the exit code."""
+    """Store the code's contracts and their TypeScript types, unless a change is breaking; return the exit code."""
     if check() and not even_breaking:
         return 1
     for contract in CONTRACTS:
         (RECORDED / contract.file).write_text(contract.text(), encoding="utf-8")
+    for name, text in typescript_types.files().items():
+        (typescript_types.FOLDER / name).write_text(text, encoding="utf-8")
     return 0
 
 

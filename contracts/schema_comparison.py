@@ -55,8 +55,9 @@ class SchemaComparison:
         self._open.discard(pair)
 
     def _resolved(self, old: Node, new: Node, at: str) -> Iterator[Change]:
-        if unknown := sorted((old.keys() | new.keys()) - _KNOWN - _ANNOTATIONS):
-            raise ValueError(f"{at}: the comparison does not know {', '.join(unknown)}; teach it {__name__}.")
+        for keyword in sorted((old.keys() | new.keys()) - _KNOWN - _ANNOTATIONS):
+            if old.get(keyword) != new.get(keyword):
+                yield breaking(f"{at}: {keyword} changed, which {__name__} cannot judge")
         if _alternatives(old) or _alternatives(new):
             yield from self._unions(old, new, at)
             return
@@ -155,6 +156,8 @@ class SchemaComparison:
 
     def _unions(self, old: Node, new: Node, at: str) -> Iterator[Change]:
         """Compare alternatives of the same name; a schema without alternatives is its own only one."""
+        if _constraints_beside(old) != _constraints_beside(new):
+            yield breaking(f"{at}: what is beside the alternatives changed, which {__name__} cannot judge")
         before, after = _named(old, self._old), _named(new, self._new)
         for name in before:
             if name in after:
@@ -170,13 +173,16 @@ def _alternatives(schema: Node) -> list[Node]:
     return schema.get("anyOf") or schema.get("oneOf") or []
 
 
+def _constraints_beside(schema: Node) -> dict[str, Node]:
+    """Return the constraints next to a schema's alternatives; nothing for a schema without any."""
+    beside = schema.keys() - _ANNOTATIONS - {"anyOf", "oneOf"} if _alternatives(schema) else ()
+    return {name: schema[name] for name in beside}
+
+
 def _named(schema: Node, document: Node) -> dict[str, Node]:
-    alternatives = _alternatives(schema)
-    if alternatives and (others := schema.keys() - _ANNOTATIONS - {"anyOf", "oneOf"}):
-        raise ValueError(
-            f"A schema with alternatives also has {', '.join(sorted(others))}; teach {__name__} to compare."
-        )
-    return {_name(kind, document, number): kind for number, kind in enumerate(alternatives or [schema], start=1)}
+    return {
+        _name(kind, document, number): kind for number, kind in enumerate(_alternatives(schema) or [schema], start=1)
+    }
 
 
 def _resolve(schema: Node, document: Node) -> Node:

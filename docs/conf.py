@@ -8,7 +8,14 @@ from sphinx.application import Sphinx
 project = "Campaign Membership"
 extensions = ["myst_parser"]
 root_doc = "docs/README"
-include_patterns = ["*.md", "docs/**", "tests/README.md", "client/README.md", "examples/*/README.md"]
+include_patterns = [
+    "*.md",
+    "docs/**",
+    "tests/README.md",
+    "client/README.md",
+    "contracts/typescript/README.md",
+    "examples/*/README.md",
+]
 exclude_patterns = [".*", "**/node_modules", "dist"]
 html_theme = "furo"
 html_title = project

@@ -34,7 +34,8 @@ def document() -> bytes:
     listing |= {"operationId": LIST_OPERATION, "summary": "Which campaigns is this customer in?"}
     _list_sort_fields(listing["parameters"])
     for operations in content["paths"].values():
-        _add_examples(operations["get"].get("parameters", []))
+        for operation in operations.values():
+            _add_examples(operation.get("parameters", []))
     example = msgspec.json.decode(EXAMPLE.read_bytes())
     listing["responses"]["200"]["content"]["application/json"]["example"] = example
     return msgspec.json.encode(content)

@@ -362,9 +362,13 @@ def test_a_schema_that_contains_itself_is_compared_once() -> None:
     assert list(comparison.compare({"$ref": "#/tree"}, {"$ref": "#/tree"}, "it")) == []
 
 
-def test_a_keyword_that_the_gate_does_not_know_is_an_error() -> None:
-    with pytest.raises(ValueError, match="does not know dependentRequired"):
-        list(SchemaComparison({}, {}, "sent").compare({}, {"dependentRequired": {}}, "it"))
+def test_a_change_that_the_gate_cannot_judge_is_breaking() -> None:
+    unknown = {"dependentRequired": {"a": ["b"]}}
+    union = {"anyOf": [{"type": "object"}]}
+    comparison = SchemaComparison({}, {}, "sent")
+    for old, new in (({}, unknown), (unknown, {}), (union, union | {"required": ["a"]})):
+        assert [change.breaking for change in comparison.compare(old, new, "it")] == [True]
+        assert list(comparison.compare(new, new, "it")) == []
 
 
 def test_the_contracts_of_this_code_are_compatible_with_the_recorded_ones() -> None:
