@@ -37,6 +37,7 @@ def documented() -> dict[str, list[Block]]:
         *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("examples/*/README.md"),
         ROOT / "tests/README.md",
+        ROOT / "client/README.md",
     ]
     pages = {str(path.relative_to(ROOT)): blocks(path.read_text(encoding="utf-8")) for path in sorted(paths)}
     return {name: found for name, found in pages.items() if found}
