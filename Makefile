@@ -1,7 +1,7 @@
 # All development tasks, from a clean clone, with only Python 3.11 or newer, pip and make.
 .POSIX:
 .SUFFIXES:
-.PHONY: help setup run test coverage check contracts docs fix bench lock release sbom audit image
+.PHONY: help setup run test coverage check contracts reference docs fix bench lock release sbom audit image
 
 ARGS =
 BIN = .venv/bin
@@ -45,6 +45,9 @@ check: setup docs ## Lint, types, imports, migrations, Dockerfile, compose.yaml,
 
 contracts: setup ## Record additive changes of the HTTP and event contracts, after which they must stay compatible
 	@$(BIN)/python -m contracts record $(ARGS)
+
+reference: setup ## Write the generated pages of the documentation: commands, Python client
+	@$(BIN)/python -m reference
 
 docs: .build/docs/.set-up ## Build the documentation as a site into .build/site; a broken link is an error
 	@rm -rf .build/site
