@@ -7,14 +7,18 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from ops.devstack.demo import DEMO_CUSTOMER, DEMO_OWNER
+from ops.token import sign
 from tests.support.console_sessions import Block, Shell, blocks, matches
 from tests.support.processes import DEADLINE_S, eventually
 
 ROOT = Path(__file__).parent.parent
 RUN = (
     "docs/tutorials/reader.md",
+    "docs/api.md",
     "docs/tutorials/producer.md",
     "docs/tutorials/operator.md",
     "docs/how-to/identity-provider.md",
@@ -25,6 +29,7 @@ RUN = (
 EXACT = RUN[0]
 """Runs on a new stack, so that its numbers are those of the page."""
 START_S = 60.0
+TOKEN_S = 600
 
 
 def page(name: str) -> str:
@@ -73,6 +78,18 @@ async def shell(folder: Path) -> AsyncIterator[Shell]:
     shell = await Shell.start(folder, f"{programs}:{postgres}:/usr/local/bin:/usr/bin:/bin")
     yield shell
     await shell.close()
+
+
+async def test_the_example_of_an_answer_is_that_of_the_demo_data(folder: Path) -> None:
+    stack = json.loads((folder / ".membership" / "dev.json").read_bytes())
+    token = sign(stack["jwt_secret"], DEMO_OWNER, admin=False, ttl_s=TOKEN_S)
+    path = f"/customers/{DEMO_CUSTOMER}/campaigns?q=malaga&sort_field=name&limit=1&include_aggregations=true"
+    async with httpx.AsyncClient(base_url=stack["api_url"], headers={"Authorization": f"Bearer {token}"}) as client:
+        answer = (await client.get(path)).json()
+    example = json.loads(page("service/contract/example.json"))
+    assert answer["meta"].pop("next_cursor")  # signed with the stack's own key
+    assert example["meta"].pop("next_cursor")
+    assert answer == example
 
 
 @pytest.mark.parametrize("name", RUN)
