@@ -317,6 +317,24 @@ def test_a_change_that_clients_do_not_notice_passes(file: str, sentence: str, mu
     assert any(sentence in change.sentence for change in found), found
 
 
+def fields_of(file: str) -> list[tuple[str, str]]:
+    """Return the schema and name of every field that the paths or messages of a contract reach."""
+    schemas = recorded(file)["components"]["schemas"]
+    return [
+        (f"components > schemas > {name}", field) for name, schema in schemas.items() for field in schema["properties"]
+    ]
+
+
+@pytest.mark.parametrize("file", ["openapi.json", "asyncapi.json"])
+def test_no_field_of_any_schema_can_be_removed_or_change_its_type(file: str) -> None:
+    fields = fields_of(file)
+    assert len(fields) > 80
+    for schema, field in fields:
+        for mutate in (remove(f"{schema} > properties", field), put(f"{schema} > properties", field, {"type": "null"})):
+            found = [change.sentence for change in changes_of(file, mutate) if change.breaking]
+            assert any(f".{field}" in sentence for sentence in found), (schema, field, found)
+
+
 @pytest.mark.parametrize("file", ["openapi.json", "asyncapi.json"])
 def test_texts_may_change_freely(file: str) -> None:
     def reworded(node: Any) -> Any:

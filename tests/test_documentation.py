@@ -1,20 +1,23 @@
 """Documentation is checked against the code: everything that exists is documented, and everything documented exists."""
 
 import ast
+import json
 import re
 from pathlib import Path
 from typing import get_args
 
 import click
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
 from consumers import metrics as projector_metrics
 from ops.cli import cli
+from projections.model import event_schemas
 from projections.model.events import EVENT_TYPES, Reason
 from projections.settings import RESERVED_PREFIXES, TABLE, VARIABLES
 from service import metrics as api_metrics
-from service import routes
+from service import openapi, routes
 from service.identity.refusals import Refusal
 from service.operations.endpoint import PREFIX
 from service.operations.endpoints import ENDPOINTS
@@ -208,3 +211,25 @@ def test_the_contents_of_the_operations_page_are_its_sections() -> None:
     assert [
         (name, re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-")) for name in sections if name != "Rehearse"
     ] == listed
+
+
+def test_every_parameter_and_header_of_a_listing_is_documented() -> None:
+    document = json.loads(openapi.document())
+    listing = document["paths"]["/customers/{customer_id}/campaigns"]["get"]
+    text = page("docs/api.md")
+    named = [parameter["name"] for parameter in listing["parameters"] if parameter["in"] != "path"]
+    headers = {name for response in listing["responses"].values() for name in response["headers"]}
+    assert [name for name in (*named, *sorted(headers)) if f"`{name}" not in text and f"{name}:" not in text] == []
+
+
+def test_exactly_the_fields_of_each_event_type_are_documented() -> None:
+    rows = re.findall(
+        r"^\| .+? \| (`[a-z_.v1]+`(?:, `[a-z_.v1]+`)*) \| `(.+)` \|$", page("docs/events.md"), re.MULTILINE
+    )
+    documented = {name: fields for names, fields in rows for name in re.findall(r"`([\w.]+)`", names)}
+    types = event_schemas.data_types()
+    assert documented.keys() == types.keys()
+    for name, fields in documented.items():
+        required = {field.encode_name: field.required for field in msgspec.structs.fields(types[name])}
+        listed = [field.strip() for field in re.sub(r" = \w+", "", fields).split(",")]
+        assert {field.rstrip("‡"): "‡" not in field for field in listed} == required, name
