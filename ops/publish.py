@@ -13,6 +13,9 @@ import asyncpg
 import msgspec
 from rich.console import Console
 
+from campaign_membership_client.event import version_of
+from campaign_membership_client.field_errors import find_errors
+from campaign_membership_client.versions import implausible_version
 from consumers.broker_access import BrokerAccess
 from consumers.stream import STREAM
 from ops.not_ndjson import HEAD_BYTES_MAX, reason_of_json, reason_of_text
@@ -54,7 +57,7 @@ class _Sketch(msgspec.Struct):
     data: dict[str, Any]
 
 
-async def publish(settings: Settings, source: IO[bytes], *, skip_bad: bool, as_json: bool) -> int:
+async def publish(settings: Settings, source: IO[bytes], *, skip_bad: bool, dry_run: bool, as_json: bool) -> int:
     """Publish all events of `source`, or none if any is bad and not `skip_bad`; return the exit code."""
     head = bytearray()
     lines = list(_with_distinct_ids(read_lines(_bounded_lines(source), head)))
@@ -69,11 +72,26 @@ async def publish(settings: Settings, source: IO[bytes], *, skip_bad: bool, as_j
     if bad and not skip_bad:
         summary = f"{len(bad):,} of {counted(len(lines), 'line')} {'is' if len(bad) == 1 else 'are'} bad"
         return fail(f"{summary}; nothing was published. Fix the bad lines, or use --skip-bad.")
+    _warn_of_versions(good)
+    if dry_run:
+        print(f"{counted(len(good), 'event')} can be published; nothing was sent.")
+        return 1 if bad else 0
     try:
         lost = await _send(settings, good, as_json=as_json)
     except StreamNotCreated as absent:
-        raise await _missing_or_new(settings, absent) from None
+        raise await missing_or_new(settings, absent) from None
     return 1 if bad or lost else 0
+
+
+def _warn_of_versions(lines: list[Line]) -> None:
+    """Print how many events have a version far ahead of the clock, and the first of them."""
+    warnings = [
+        f"line {line.number}: {warning}"
+        for line in lines
+        if isinstance(line.result, Publication) and (warning := implausible_version(version_of(line.result)))
+    ]
+    if warnings:
+        fail(f"Warning: {counted(len(warnings), 'implausible version')}, first in {warnings[0]}")
 
 
 def _with_distinct_ids(lines: Iterable[Line]) -> Iterator[Line]:
@@ -156,13 +174,26 @@ def publication(body: bytes) -> Publication | Unreadable:
         return Unreadable("unknown_type", f"There is no event type {sketch.type!r}; allowed: {allowed}.")
     for name in SUBJECT_IDS[family]:
         if not isinstance(sketch.data.get(name), str):
-            return Unreadable("invalid_field", f"The subject needs `$.data.{name}`, a lower-case hyphenated UUID.")
+            detail = f"The subject needs `$.data.{name}`, a lower-case hyphenated UUID."
+            return _with_all_errors(Unreadable("invalid_field", detail), body)
     subject = ".".join([SUBJECT_ROOT, family, *(sketch.data[name] for name in SUBJECT_IDS[family])])
     event = decode(subject, body)
-    return event if isinstance(event, Unreadable) else Publication(subject, sketch.id, body)
+    return _with_all_errors(event, body) if isinstance(event, Unreadable) else Publication(subject, sketch.id, body)
 
 
-async def _missing_or_new(settings: Settings, absent: StreamNotCreated) -> StreamNotCreated | StreamMissing:
+def _with_all_errors(first: Unreadable, body: bytes) -> Unreadable:
+    """Add the event's other wrong fields to the error at which decoding stopped."""
+    if first.reason != "invalid_field":
+        return first
+    try:
+        errors = find_errors(msgspec.json.decode(body))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # in a part that decoding had not reached
+        return first
+    others = [str(error) for error in errors if f"`$.{error.field}`" not in first.detail]
+    return Unreadable(first.reason, f"{first.detail} Also {'; '.join(others)}.") if others else first
+
+
+async def missing_or_new(settings: Settings, absent: StreamNotCreated) -> StreamNotCreated | StreamMissing:
     """Distinguish a deleted stream from one never created, by the configured database's checkpoint, if any."""
     if not settings.database_url:
         return absent
@@ -207,11 +238,11 @@ async def _send(settings: Settings, lines: list[Line], *, as_json: bool) -> int:
         console.print(f"Published {counted(new, 'new event')}, {counted(duplicates, 'duplicate')}{last}{not_stored}.")
     if unknown:
         fail(f"{counted(unknown, 'duplicate')} could not be compared with the stored event, which cannot be read.")
-    _show_lost(lost)
+    show_lost(lost)
     return len(lost)
 
 
-def _show_lost(lost: list[str]) -> None:
+def show_lost(lost: list[str]) -> None:
     for sentence in lost[:BAD_SHOWN_MAX]:
         fail(sentence)
     if len(lost) > BAD_SHOWN_MAX:

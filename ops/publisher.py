@@ -21,6 +21,7 @@ from projections.errors import MembershipError
 
 __all__ = ["BATCH_EVENTS_MAX", "Publication", "Receipt", "publish_batch", "publish_events"]
 
+NOTHING: Final[frozenset[str]] = frozenset()
 RETRY_DEADLINE_S: Final = 30.0
 """How long a batch is retried while the broker does not answer."""
 
@@ -60,10 +61,15 @@ class PublishRefused(MembershipError):
     code = "publish_refused"
 
 
-async def publish_events(broker: BrokerAccess | str, publications: Iterable[Publication]) -> AsyncIterator[Receipt]:
-    """Publish in order and yield a receipt for each, in order; consumes `publications` lazily."""
+async def publish_events(
+    broker: BrokerAccess | str, publications: Iterable[Publication], not_compared: frozenset[str] = NOTHING
+) -> AsyncIterator[Receipt]:
+    """Publish in order and yield a receipt for each, in order; consumes `publications` lazily.
+
+    Attributes in `not_compared` make a duplicate no other event.
+    """
     client = await _connect(broker)
-    sender = _sender(client)
+    sender = _sender(client, not_compared)
     try:
         remaining = iter(publications)
         while batch := list(itertools.islice(remaining, BATCH_EVENTS_MAX)):
@@ -78,8 +84,8 @@ async def publish_batch(client: Client, broker: BrokerAccess | str, batch: Seque
     return await _sent(_sender(client), client, broker, batch)
 
 
-def _sender(client: Client) -> Sender:
-    return Sender(client, STREAM, Deadlines(retry_s=RETRY_DEADLINE_S))
+def _sender(client: Client, not_compared: frozenset[str] = NOTHING) -> Sender:
+    return Sender(client, STREAM, Deadlines(retry_s=RETRY_DEADLINE_S), not_compared)
 
 
 async def _connect(broker: BrokerAccess | str) -> Client:

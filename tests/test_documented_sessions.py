@@ -21,6 +21,7 @@ RUN = (
     "docs/api.md",
     "docs/tutorials/producer.md",
     "docs/tutorials/operator.md",
+    "docs/how-to/csv.md",
     "docs/how-to/identity-provider.md",
     "docs/how-to/backup.md",
     "docs/operations.md",

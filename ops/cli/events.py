@@ -1,26 +1,69 @@
 """Subcommands about events: `publish` and `parked`."""
 
-from typing import IO
+import functools
+from pathlib import Path
+from typing import IO, Final
 
 import rich_click as click
 
 from ops.cli.group import JSON, POSITION, ParkingReason, Rate, Text, cli, run_command, with_database
 from ops.environment import operator_settings
 
+FIELD_COLUMN: Final = "FIELD=COLUMN"
+FIELD_VALUE: Final = "FIELD=VALUE"
+
 
 @cli.command()
 @click.argument("file", type=click.File("rb"))
 @click.option("--skip-bad", is_flag=True, help="Publish the valid lines even if others are bad.")
+@click.option("--dry-run", is_flag=True, help="Check everything and send nothing.")
+@click.option("--type", "event_type", type=Text(), help="FILE is a table: each row is an event of this type.")
+@click.option("--source", type=Text(), help="The system that the rows come from, such as crm.")
+@click.option("--map", "columns", multiple=True, metavar=FIELD_COLUMN, help="The column that gives a field.")
+@click.option("--set", "constants", multiple=True, metavar=FIELD_VALUE, help="The same value for every row.")
+@click.option("--mapping", type=click.Path(path_type=Path), help="A TOML file with type, source, columns, constants.")
+@click.option(
+    "--format", "table_format", type=click.Choice(["csv", "ndjson"]), help="Of a table; default: by FILE's name."
+)
+@click.option("--delimiter", default=",", show_default=True, help="Between the columns of a CSV table.")
 @JSON
-def publish(file: IO[bytes], skip_bad: bool, as_json: bool) -> None:
+def publish(  # noqa: PLR0917 - click passes them by name
+    file: IO[bytes],
+    skip_bad: bool,
+    dry_run: bool,
+    event_type: str | None,
+    source: str | None,
+    columns: tuple[str, ...],
+    constants: tuple[str, ...],
+    mapping: Path | None,
+    table_format: str | None,
+    delimiter: str,
+    as_json: bool,
+) -> None:
     """Publish CloudEvents from FILE, one JSON object per line; `-` reads standard input.
 
     Every line is first checked with the code that reads the stream. Subject and message id are derived from the
     event, so publishing a file twice changes nothing. If any line is bad, nothing is sent.
-    """
-    from ops.publish import publish as run  # noqa: PLC0415
 
-    run_command(run(operator_settings("nats_url", optional={"database_url"}), file, skip_bad=skip_bad, as_json=as_json))
+    With --type or --mapping, FILE is a table, CSV with a header or NDJSON. A field is given by the column of its name,
+    or as --map and --set say. Dates with an offset may be versions: they become microseconds.
+    """
+    needed = () if dry_run else ("nats_url",)
+    settings = functools.partial(operator_settings, *needed, optional={"database_url"})
+    if event_type is None and mapping is None:
+        if source or columns or constants or table_format:
+            raise click.UsageError("--source, --map, --set and --format describe a table: add --type or --mapping.")
+        from ops.publish import publish as run  # noqa: PLC0415
+
+        run_command(run(settings(), file, skip_bad=skip_bad, dry_run=dry_run, as_json=as_json))
+    from ops.publish_rows import Table, publish_rows  # noqa: PLC0415
+    from ops.row_mapping import MappingFile, RowMapping, pairs, read_mapping  # noqa: PLC0415
+
+    options = MappingFile(event_type or "", source or "", pairs(columns, "--map"), dict(pairs(constants, "--set")))
+    rows = RowMapping(read_mapping(mapping, options))
+    is_json = table_format == "ndjson" or (table_format is None and file.name.endswith((".ndjson", ".jsonl")))
+    table = Table(file, "ndjson" if is_json else "csv", delimiter)
+    run_command(publish_rows(settings(), table, rows, skip_bad=skip_bad, dry_run=dry_run, as_json=as_json))
 
 
 @cli.group()
