@@ -29,7 +29,7 @@ def main() -> None:
     stack = _start_stack(options.data_dir, origin)
     try:
         endpoints = _wait_until_ready(stack, options.data_dir)
-        print(f"Page   {origin}/?api={endpoints['api_url']}\nToken  {endpoints['admin_token']}", flush=True)  # noqa: T201
+        print(f"Page   {origin}/?api={endpoints['api_url']}\nToken  {endpoints['admin_token']}", flush=True)
         server.serve_forever()
     except KeyboardInterrupt:
         pass
