@@ -1,9 +1,9 @@
 """`GET /ops/campaigns/{campaign_id}…`: a campaign's card, counters and pending fan-out, and its members."""
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from projections.maintenance import lens
 from projections.maintenance.lens import CampaignState, Member
@@ -53,7 +53,7 @@ class CampaignLens(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     campaign_id: str
     known: bool
-    card: msgspec.Raw | None = None
+    card: Annotated[msgspec.Raw | None, Meta(extra_json_schema={"type": "object"})] = None
     """The item as lists show it; absent without a definition, or if it is larger than a process caches."""
     owner_id: str | None = None
     status: str | None = None

@@ -6,11 +6,11 @@ events, and another sentence says why.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import asyncpg
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from projections.maintenance import lens
 from projections.model.events import CustomerId
@@ -52,6 +52,10 @@ class LensMembership(Struct, frozen=True, omit_defaults=True, kw_only=True):
     sentence: str
 
 
+LISTING_SCHEMA: Final = "#/components/schemas/PaginatedResponse_CampaignListItemOut_"
+"""The body of a listing, in the contract."""
+
+
 class CustomerLens(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A customer, known or not."""
 
@@ -62,7 +66,7 @@ class CustomerLens(Struct, frozen=True, omit_defaults=True, kw_only=True):
     deleted: bool | None = None
     position: int
     """Of the live generation, when the memberships were read."""
-    answer: msgspec.Raw | None = None
+    answer: Annotated[msgspec.Raw | None, Meta(extra_json_schema={"$ref": LISTING_SCHEMA})] = None
     """What the list answers to an admin: the first 50 campaigns, deleted ones too."""
     memberships: list[LensMembership]
     """In the order of the campaigns' ids."""
