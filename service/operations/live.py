@@ -33,6 +33,8 @@ from service.representation import CallerTooSlow
 _ENCODER: Final = msgspec.json.Encoder()
 
 EVERY_S: Final = 2.0
+AT_LEAST_S: Final = 0.1
+"""The shortest wait between two events, should the clocks of token and process disagree."""
 TAKE_MAX_S: Final = 5.0
 """How long the caller may take to accept an event."""
 
@@ -128,7 +130,7 @@ class LiveStream:
     def _wait_s(self) -> float:
         """Return how long to wait for the next event: not beyond the expiry of the credentials."""
         left_s = EVERY_S if self._expires_s is None else self._expires_s - time.time()
-        return max(0.0, min(EVERY_S, left_s))
+        return max(AT_LEAST_S, min(EVERY_S, left_s))
 
 
 async def _read(services: OperationsServices) -> Update:

@@ -57,8 +57,9 @@ class Stream:
 
     async def until(self, name: str) -> Event:
         """Return the first event of this name."""
-        while (event := await self.next())[0] != name:
-            pass
+        async with asyncio.timeout(EVENT_WITHIN_S):
+            while (event := await self.next())[0] != name:
+                pass
         return event
 
 
@@ -122,6 +123,7 @@ async def test_an_operator_has_a_bounded_number_of_streams(system: System) -> No
         streams = [await stack.enter_async_context(opened(system, headers)) for _ in range(STREAMS_PER_OPERATOR_MAX)]
         assert {stream.reply.status_code for stream in streams} == {200}
         async with opened(system, headers) as refused:
+            assert refused.reply.status_code == 503
             await refused.reply.aread()
             assert code_of(refused.reply) == (503, "too_many_streams")
         async with opened(system) as of_another:
