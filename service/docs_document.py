@@ -33,9 +33,9 @@ def document() -> bytes:
     listing = content["paths"][LIST]["get"]
     listing |= {"operationId": LIST_OPERATION, "summary": "Which campaigns is this customer in?"}
     _list_sort_fields(listing["parameters"])
-    for operations in content["paths"].values():
-        for operation in operations.values():
-            _add_examples(operation.get("parameters", []))
+    for path, operations in content["paths"].items():
+        if path.startswith(LIST):
+            _add_examples(operations["get"]["parameters"])
     example = msgspec.json.decode(EXAMPLE.read_bytes())
     listing["responses"]["200"]["content"]["application/json"]["example"] = example
     return msgspec.json.encode(content)
