@@ -292,9 +292,10 @@ async def last_message(client: Client, subject: str) -> Message | None:
     return Message(Position(int(headers["Nats-Sequence"])), subject, reply.data, stored_ns)
 
 
-async def purge(client: Client, subject: str) -> int:
-    """Remove all messages on a subject (wildcards allowed) from the stream; return how many there were."""
-    reply = await _request(client, f"STREAM.PURGE.{STREAM}", msgspec.json.encode({"filter": subject}))
+async def purge(client: Client, subject: str, through: Position | None = None) -> int:
+    """Remove the messages on a subject (wildcards allowed), up to a position or all; return how many there were."""
+    limit = {} if through is None else {"seq": through + 1}
+    reply = await _request(client, f"STREAM.PURGE.{STREAM}", msgspec.json.encode({"filter": subject, **limit}))
     if "error" in reply:
         raise StreamRefused(f"The broker refused to purge {STREAM}: {reply['error'].get('description')}.")
     return int(reply["purged"])

@@ -149,9 +149,9 @@ def _require_same_customer(state: StreamState, customer_id: str) -> None:
     """Raise `JobRefused` while the stream is marked by the erasure of another customer."""
     if state.tally.erasing_from is not None and not _is_of(state, customer_id):
         raise JobRefused(
-            f"An erasure of another customer from stream {stream.STREAM} is running or was interrupted. Finish it "
-            "first: run `membership erase` for that customer again, with this or the other database. Nothing was "
-            "erased."
+            f"An erasure of another customer from stream {stream.STREAM}, or a correction, is running or was "
+            "interrupted. Finish it first: run `membership erase` for that customer, or the same `membership correct`, "
+            "again, with this or the other database. Nothing was erased."
         )
 
 

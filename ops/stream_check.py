@@ -49,6 +49,7 @@ def require_no_erasure_elsewhere(state: StreamState) -> None:
     """Raise `JobRefused` while the stream is marked as being erased from."""
     if state.tally.erasing_from is not None:
         raise JobRefused(
-            f"An erasure from stream {stream.STREAM}, begun with another database, is running or was interrupted. "
-            "Finish it first: run the same `membership erase` again, with either database."
+            f"An erasure from stream {stream.STREAM}, begun with another database, or a correction, is running or was "
+            "interrupted. Finish it first: run the same `membership erase` or `membership correct` again, with either "
+            "database."
         )

@@ -38,6 +38,7 @@ click.rich_click.COMMAND_GROUPS = {
                 "rollback",
                 "jobs",
                 "audit",
+                "correct",
                 "acknowledge-missing",
                 "backup",
                 "restore",

@@ -1,4 +1,4 @@
-"""Subcommands about recovery: `backup` and `restore`."""
+"""Subcommands about recovery: `backup`, `restore` and `correct`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import rich_click as click
 
-from ops.cli.group import JSON, cli, run_command, with_database
+from ops.cli.group import JSON, Text, cli, run_command, with_database
 from ops.environment import operator_settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+INT64_MAX = 2**63 - 1
 ONLY = click.option("--only", type=click.Choice(["stream", "database"]), help="Only this part of it.")
 
 
@@ -62,3 +63,44 @@ def _run(only: str | None, work: "Callable[[asyncpg.Connection | None, Any], Awa
     if settings.database_url:
         run_command(with_database(settings.database_url, lambda connection: work(connection, settings)))
     run_command(work(None, settings))  # type: ignore[arg-type]  # a coroutine is awaitable
+
+
+@cli.command()
+@click.option("--customer", "customer_id", type=click.UUID, help="The customer; with --campaign: its target there.")
+@click.option("--campaign", "campaign_id", type=click.UUID, help="The campaign's definition, status and deletion.")
+@click.option("--counters", is_flag=True, help="With --campaign alone: its counters instead.")
+@click.option("--above", type=click.IntRange(0, INT64_MAX), help="Default: a day ahead of the clock, in microseconds.")
+@click.option("--reason", required=True, type=Text(), help="Why; kept in the audit.")
+@click.option("--dry-run", is_flag=True, help="Show which events would be removed and change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def correct(  # noqa: PLR0917 - click passes them by name
+    customer_id: object,
+    campaign_id: object,
+    counters: bool,
+    above: int | None,
+    reason: str,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    """Remove the events of one customer, campaign, target or counters whose version is too high.
+
+    Until versions exceed it, a too high version makes all later events of its entity superseded. This removes such
+    events from the stream, stores the entity's other events again, unchanged, and derives its rows again. Every rebuild
+    agrees.
+    """
+    from campaign_membership_client.versions import AHEAD_MAX_US, now_us  # noqa: PLC0415
+    from ops.correct import correct as run  # noqa: PLC0415
+    from ops.correction_plan import versioned  # noqa: PLC0415
+
+    if customer_id is None and campaign_id is None:
+        raise click.UsageError("Name what to correct: --customer ID, --campaign ID, or both for a target.")
+    if counters and (campaign_id is None or customer_id is not None):
+        raise click.UsageError("--counters needs --campaign alone.")
+    if not dry_run and not yes:
+        raise click.UsageError("Removed events cannot be brought back; look at --dry-run first, then add --yes.")
+    ids = [None if one is None else str(one) for one in (customer_id, campaign_id)]
+    what = versioned(ids[0], ids[1], counters=counters)
+    limit = now_us() + AHEAD_MAX_US if above is None else above
+    settings = operator_settings("database_url", "nats_url")
+    work = lambda connection: run(connection, settings, what, limit, reason=reason, dry_run=dry_run)  # noqa: E731
+    run_command(with_database(settings.database_url, work))
