@@ -1,7 +1,6 @@
 """Each migration is applied once, also by repeated or concurrent runs, and never from an edited file."""
 
 import asyncio
-import itertools
 import re
 
 import asyncpg
@@ -11,7 +10,8 @@ from projections.errors import DatabaseNotMigrated, MigrationChanged
 from projections.store import database, generations, migrations
 from projections.store.migrations import Migration, migrate, require_migrated
 from projections.store.queries import Generation, blocks, generation, writes
-from service.read_model.reads import SORT_KEYS, Shape, page_statement
+from service.read_model.reads import page_statement
+from tests.support.shapes import every_shape
 
 FRAGMENTS = {"before_and_after", "apply_summary_deltas"}
 
@@ -72,13 +72,7 @@ async def test_every_write_statement_prepares(connection: asyncpg.Connection) ->
 
 
 async def test_every_page_statement_prepares(connection: asyncpg.Connection) -> None:
-    shapes = [
-        Shape(field, direction, *flags)
-        for field in SORT_KEYS
-        for direction in ("asc", "desc")
-        for flags in itertools.product((False, True), repeat=7)
-    ]
-    shapes += [shape._replace(keys_only=True) for shape in shapes if not (shape.positioned or shape.large)]
+    shapes = every_shape()
     assert len(shapes) == 11 * 2 * (2**7 + 2**5)
     for shape in shapes:
         text = page_statement(Generation("g1"), shape)
