@@ -15,6 +15,7 @@ import pytest
 from projections.maintenance.erasure import OWNED
 from projections.store.database import CUSTOM_PLANS, GENERIC_PLANS, LOOKUP_PLANS
 from projections.store.queries import Generation, for_generation, statements, writes
+from service.parameters import SortField
 from service.read_model.reads import page_statement
 from tests.support.shapes import every_shape
 
@@ -46,7 +47,7 @@ BY_CAMPAIGN = {
 }
 """The only hot statements that do not begin with customers."""
 CUSTOMERS_OWN = {"customer", "membership", "customer_summary"}
-FIELDS = ("enrolled_at", "name", "status", "created_at", "progress")
+FIELDS: tuple[SortField, ...] = ("enrolled_at", "name", "status", "created_at", "progress")
 """One sort field of each kind: the counters differ only in their column."""
 
 
