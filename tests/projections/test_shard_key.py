@@ -36,6 +36,8 @@ PER_SHARD = {
     "control.discarded_event": "a position, beside parked_event",
     "control.erasure": "counts what the one stream lacks, so every shard records the same counts",
     "control.acknowledged_loss": "counts what the one stream lacks, so every shard records the same counts",
+    "control.sample": "what the job runner of a shard measured",
+    "control.stream_report": "the same",
     "control.api_key": "small, and the same rows in every shard",
     "control.signing_key": "one row, the same in every shard: a cursor is valid wherever it is read",
     "public.membership_migration": "each shard is migrated by itself",
