@@ -200,6 +200,17 @@ async def test_the_newest_messages_of_a_sparse_subject_are_found(client: Toleran
             assert await positions_of_newest(reader, subject, before, limit) == expected, (subject, before, limit)
 
 
+async def test_the_newest_messages_are_found_behind_a_gap_that_follows_many(
+    client: TolerantClient, reader: SubjectReader
+) -> None:
+    for subject, messages in (("membership.burst", 500), ("membership.later", 700)):
+        for _ in range(messages):
+            await client.jetstream().publish(subject, b"x")
+    assert await positions_of_newest(reader, "membership.burst", None, 3) == [530, 529, 528]
+    assert await positions_of_newest(reader, "membership.burst", None, 1) == [530]
+    assert await positions_of_newest(reader, "membership.burst", 100, 3) == [99, 98, 97]
+
+
 async def test_the_newest_messages_stay_within_a_limit_of_bytes(
     client: TolerantClient, reader: SubjectReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
