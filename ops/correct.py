@@ -199,7 +199,7 @@ def _show(plan: Plan, above: int) -> None:
 
 def _line(message: Message) -> str:
     attributes = read_attributes(message.body)
-    time_text = attributes.time.isoformat() if attributes.time else "no time"
+    time_text = attributes.time.isoformat().replace("+00:00", "Z") if attributes.time else "no time"
     return (
         f"position {message.position}  {attributes.type}  version {version_of(message)}  {attributes.id}  {time_text}"
     )
