@@ -336,7 +336,10 @@ def test_no_field_of_any_schema_can_be_removed_or_change_its_type(file: str) -> 
     fields = fields_of(file)
     assert len(fields) > 80
     for schema, field in fields:
-        for mutate in (remove(f"{schema} > properties", field), put(f"{schema} > properties", field, {"type": "null"})):
+        mutations = [remove(f"{schema} > properties", field)]
+        if at(recorded(file), f"{schema} > properties > {field}").keys() - {"description", "title"}:  # not: any value
+            mutations.append(put(f"{schema} > properties", field, {"type": "null"}))
+        for mutate in mutations:
             found = [change.sentence for change in changes_of(file, mutate) if change.breaking]
             assert any(f".{field}" in sentence for sentence in found), (schema, field, found)
 
