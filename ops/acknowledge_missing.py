@@ -17,10 +17,11 @@ from consumers.loss_check import Account
 from consumers.stream import StreamState
 from ops.actor import actor
 from ops.stream_check import require_no_erasure_elsewhere
-from ops.terminal import confirm, counted, fail
+from ops.terminal import confirm, fail
 from projections.errors import JobRefused, StreamMissing
 from projections.maintenance import audit, erasure, jobs
 from projections.maintenance.erasure import Tally
+from projections.maintenance.sentences import counted
 from projections.settings import Settings
 from projections.store import checkpoint as checkpoints
 from projections.store.checkpoint import Checkpoint

@@ -11,6 +11,7 @@ from ops.actor import actor
 from ops.terminal import fail, format_time, print_table
 from projections import api_keys
 from projections.api_keys import ApiKey, Scope
+from projections.maintenance import sentences
 
 
 async def create(
@@ -87,11 +88,11 @@ async def revoke(connection: asyncpg.Connection, key_id: str) -> int:
     """Revoke a key; return 1 when no key has that id."""
     revoked_at = next((key.revoked_at for key in await api_keys.listed(connection) if key.key_id == key_id), None)
     if revoked_at is not None:
-        print(f"{key_id} was already revoked, at {format_time(revoked_at)}.")
+        print(sentences.key_was_revoked(key_id, format_time(revoked_at)))
         return 0
     if not await api_keys.revoke(connection, key_id, actor=actor()):
-        return fail(f"There is no API key with the id {key_id!r}. `membership api-key list` shows all keys.")
-    print(f"Revoked {key_id}. API processes refuse it within 5 seconds.")
+        return fail(sentences.no_such_key(key_id))
+    print(sentences.key_revoked(key_id))
     return 0
 
 

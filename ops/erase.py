@@ -10,6 +10,9 @@ After a restore from a backup made before an erasure, the same command repeats t
 already are not counted twice.
 """
 
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
 import asyncpg
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
@@ -20,12 +23,13 @@ from consumers.broker_access import BrokerAccess
 from consumers.client import BrokerUnavailable, connect_reconnecting
 from consumers.stream import StreamState
 from ops.actor import actor
-from ops.terminal import counted, fail
+from ops.terminal import fail
 from projections.errors import JobRefused, MembershipError, StreamMissing, StreamRefused
-from projections.maintenance import audit, erasure, jobs
+from projections.maintenance import audit, erasure, jobs, sentences
 from projections.maintenance.erasure import Tally
 from projections.maintenance.jobs import Job
 from projections.maintenance.repair import Entity, has_rows
+from projections.maintenance.sentences import counted
 from projections.settings import Settings
 from projections.store import checkpoint as checkpoints
 from projections.store import database
@@ -46,22 +50,81 @@ class ErasureInterrupted(MembershipError):
         )
 
 
+class NothingToErase(MembershipError):
+    """There is no such customer."""
+
+    code = "nothing_to_erase"
+
+    def __init__(self, customer_id: str) -> None:
+        super().__init__(sentences.nothing_to_erase(customer_id))
+
+
+class Erased(NamedTuple):
+    """How much an erasure removed."""
+
+    messages: int
+    rows: int
+
+    @property
+    def sentence(self) -> str:
+        """What the erasure did."""
+        return sentences.erased(self.messages, self.rows)
+
+
+Begun = Callable[[Job], Awaitable[None]]
+"""Called with the job of an erasure that begins or is resumed, before anything is removed."""
+
+
+async def _nothing(_job: Job) -> None: ...
+
+
 async def erase(connection: asyncpg.Connection, settings: Settings, customer_id: str) -> int:
     """Erase a customer; return the exit code."""
-    begun = await _was_begun(connection, customer_id)
+    try:
+        erased = await erase_customer(connection, settings, customer_id, by=actor())
+    except NothingToErase as problem:
+        return fail(str(problem))
+    print(erased.sentence)
+    return 0
+
+
+async def erase_customer(
+    connection: asyncpg.Connection, settings: Settings, customer_id: str, *, by: str, begun: Begun = _nothing
+) -> Erased:
+    """Erase a customer, or finish its interrupted erasure.
+
+    Raises `NothingToErase`, `JobRefused`, `BrokerUnavailable`, and `ErasureInterrupted` once something may be removed.
+    """
+    was_begun = await _was_begun(connection, customer_id)
     try:
         client = await connect_reconnecting(BrokerAccess.of(settings), "membership-erase")
         try:
-            return await _erase(connection, client, settings, customer_id)
+            return await _erase(connection, client, settings, customer_id, by=by, begun=begun)
         finally:
             await client.close()
     except (BrokerUnavailable, NatsError, NatsTimeoutError) as problem:
-        if begun:
+        if was_begun:
             raise ErasureInterrupted(customer_id, problem) from None
         raise problem if isinstance(problem, BrokerUnavailable) else BrokerUnavailable(problem) from None
 
 
-async def _erase(connection: asyncpg.Connection, client: Client, settings: Settings, customer_id: str) -> int:
+async def count(connection: asyncpg.Connection, settings: Settings, customer_id: str) -> Erased:
+    """Return how many messages and rows an erasure would remove now; change nothing."""
+    try:
+        client = await connect_reconnecting(BrokerAccess.of(settings), "membership-erase")
+        try:
+            subjects = erasure.subjects(await _roots(connection, client, customer_id))
+            messages = sum([await stream.count(client, subject) for subject in subjects])
+        finally:
+            await client.close()
+    except (NatsError, NatsTimeoutError) as problem:
+        raise BrokerUnavailable(problem) from None
+    return Erased(messages, await erasure.count_rows(connection, customer_id))
+
+
+async def _erase(
+    connection: asyncpg.Connection, client: Client, settings: Settings, customer_id: str, *, by: str, begun: Begun
+) -> Erased:
     await jobs.take_lock(connection)
     await jobs.take_helpers_lock(connection)  # a job killed a moment ago may still be writing
     live = await checkpoints.read(connection, await checkpoints.live_generation(connection))
@@ -70,20 +133,16 @@ async def _erase(connection: asyncpg.Connection, client: Client, settings: Setti
     state = await stream.verify(client, live, settings.stream_replicas)
     # An erasure begun with another database may already have purged everything; this command completes its record.
     _require_same_customer(state, customer_id)
-    begun = await _was_begun(connection, customer_id) or state.tally.erasing_from is not None
-    if not begun and not await _exists(connection, client, live, customer_id):
-        return fail(f"There is no customer {customer_id}: no event or row refers to it. Nothing was erased.")
-    job = await jobs.open_or_resume(connection, "erase", "purge", actor())
+    was_begun = await _was_begun(connection, customer_id) or state.tally.erasing_from is not None
+    if not was_begun and not await _exists(connection, client, live, customer_id):
+        raise NothingToErase(customer_id)
+    job = await jobs.open_or_resume(connection, "erase", "purge", by)
+    await begun(job)
     try:
         with database.closed_is_unavailable(connection):
-            messages, rows = await _carry_out(connection, client, settings, live, job=job, customer_id=customer_id)
+            return await _carry_out(connection, client, settings, live, job=job, customer_id=customer_id, by=by)
     except (NatsError, NatsTimeoutError, StreamRefused, *UNAVAILABLE) as problem:
         raise ErasureInterrupted(customer_id, problem) from None
-    print(
-        f"Erased {counted(messages, 'message')} and {counted(rows, 'row')}. Backups were not touched; "
-        "an event published from now on creates the customer again."
-    )
-    return 0
 
 
 async def _exists(connection: asyncpg.Connection, client: Client, live: Checkpoint, customer_id: str) -> bool:
@@ -94,8 +153,15 @@ async def _exists(connection: asyncpg.Connection, client: Client, live: Checkpoi
 
 
 async def _carry_out(
-    connection: asyncpg.Connection, client: Client, settings: Settings, live: Checkpoint, *, job: Job, customer_id: str
-) -> tuple[int, int]:
+    connection: asyncpg.Connection,
+    client: Client,
+    settings: Settings,
+    live: Checkpoint,
+    *,
+    job: Job,
+    customer_id: str,
+    by: str,
+) -> Erased:
     """Remove messages and rows; return the number of each."""
     state = await stream.verify(client, live, settings.stream_replicas)
     await erasure.begin(connection, job, customer_id, state.created, state.missing)
@@ -111,9 +177,9 @@ async def _carry_out(
         await _complete_tally(client, customer_id)
         messages = await erasure.conclude(connection, job, after.created, after.missing)
         summary = f"{counted(messages, 'message')} and {counted(rows, 'row')} of one customer"
-        await audit.record(connection, actor(), "erase", summary)
+        await audit.record(connection, by, "erase", summary)
         await jobs.finish(connection, job, "done", summary)
-    return messages, rows
+    return Erased(messages, rows)
 
 
 async def _mark_erasing(connection: asyncpg.Connection, client: Client, created: str, customer_id: str) -> None:

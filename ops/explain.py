@@ -12,7 +12,8 @@ import asyncpg
 
 from consumers.broker_access import BrokerAccess
 from consumers.subject_reader import SubjectReader
-from ops.terminal import counted, fail, format_time, print_table, progress
+from ops.terminal import fail, format_time, print_table, progress
+from projections.maintenance.sentences import counted
 from projections.model.events import SUBJECT_ROOT
 from projections.model.explanation import MembershipState, answer
 from projections.model.explanation import explain as sentence_of

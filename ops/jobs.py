@@ -3,7 +3,7 @@
 import asyncio
 import json
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from ops.actor import actor
 from ops.rebuild.job import abandon
 from ops.terminal import fail, format_time, print_table
+from projections.errors import MembershipError
 from projections.maintenance import audit, jobs
 from projections.maintenance.job_summary import JobSummary, summary, without_advice
 from projections.maintenance.jobs import Job
@@ -68,19 +69,49 @@ async def cancel(connection: asyncpg.Connection) -> int:
     if await jobs.is_running(connection):
         await jobs.request_cancel(connection, job)
         print(f"Requested cancellation of job {job.job_id}; it checks for requests between steps.")
+    try:
+        cancelled = await complete_cancel(connection, job, actor())
+    except StillRunning as problem:
+        return fail(str(problem))
+    print(cancelled.sentence)
+    return 0 if cancelled.done else 1
+
+
+class StillRunning(MembershipError):
+    """A job has not noticed yet that it was cancelled."""
+
+    code = "job_still_running"
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(
+            f"Job {job.job_id} has not ended yet: a step takes long, or it waits for an answer at its "
+            "terminal. `membership jobs list` shows when it has ended."
+        )
+
+
+class Cancelled(NamedTuple):
+    """How a job that was to be cancelled ended."""
+
+    sentence: str
+    done: bool
+    """False if it ended in another way first."""
+
+
+async def complete_cancel(connection: asyncpg.Connection, job: Job, by: str) -> Cancelled:
+    """Wait until a job that was asked to end has ended; clean up if no process runs it.
+
+    Raises `StillRunning` after `CANCEL_WAIT_MAX_S`. The session keeps the jobs' lock if it had to clean up.
+    """
+    if await jobs.is_running(connection):
         if await _wait_until_ended(connection, job):
-            return await _report_outcome(connection, job)
+            return await _outcome(connection, job)
         if await jobs.is_running(connection):
-            return fail(
-                f"Job {job.job_id} has not ended yet: a step takes long, or it waits for an answer at its "
-                "terminal. `membership jobs list` shows when it has ended."
-            )
+            raise StillRunning(job)
     await jobs.take_lock(connection)
     if not await _is_unfinished(connection, job):
-        return await _report_outcome(connection, job)
-    await abandon(connection, job, actor())
-    print(f"Cancelled job {job.job_id} and dropped its partial results.")
-    return 0
+        return await _outcome(connection, job)
+    await abandon(connection, job, by)
+    return Cancelled(f"Cancelled job {job.job_id} and dropped its partial results.", done=True)
 
 
 async def stopped_sentence(database_url: str, kind: str) -> str:
@@ -121,13 +152,13 @@ async def list_audit(connection: asyncpg.Connection, rows_max: int) -> int:
     return 0
 
 
-async def _report_outcome(connection: asyncpg.Connection, job: Job) -> int:
-    """Print how a job ended; return 1 unless it was cancelled."""
+async def _outcome(connection: asyncpg.Connection, job: Job) -> Cancelled:
+    """Return how a job ended."""
     history = await jobs.history(connection, HISTORY_MAX)
     ended = next((past for past in history if past.job_id == job.job_id), job)
     outcome = without_advice(ended.outcome) if ended.state == "cancelled" else ended.outcome
-    print(f"Job {job.job_id} has ended: {ended.state}. {outcome or ''}".rstrip())
-    return 0 if ended.state == "cancelled" else 1
+    sentence = f"Job {job.job_id} has ended: {ended.state}. {outcome or ''}".rstrip()
+    return Cancelled(sentence, ended.state == "cancelled")
 
 
 async def _wait_until_ended(connection: asyncpg.Connection, job: Job) -> bool:

@@ -4,7 +4,7 @@ import codecs
 import json
 from typing import Final
 
-from ops.terminal import counted
+from projections.maintenance.sentences import counted
 
 HEAD_BYTES_MAX: Final = 256 * 1024
 """Bytes of the input that are examined; the largest event, so an event that spans lines fits."""

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import asyncpg
 
 from ops.actor import actor
-from ops.terminal import confirm, counted, fail, format_time, print_table, progress
-from projections.maintenance import parking
+from ops.terminal import confirm, fail, format_time, print_table, progress
+from projections.maintenance import parking, sentences
 from projections.maintenance.parking import Filter
+from projections.maintenance.sentences import counted
 from projections.store import checkpoint as checkpoints
 from projections.store import generations
 from projections.store.queries import generation
@@ -89,19 +90,14 @@ async def retry(connection: asyncpg.Connection, positions: Sequence[int], max_ra
             for position, failure in retried.still_parked.items():
                 print(f"{position}: still {failure.reason}: {failure.detail}")
             await asyncio.sleep(max(0.0, len(chunk) / max_rate - (time.monotonic() - began)))
-    print(f"Applied {applied:,}, still parked {still_parked:,}.")
+    print(sentences.retried(applied, still_parked))
     return 1 if still_parked else 0
 
 
 async def discard(connection: asyncpg.Connection, positions: Sequence[int], reason: str) -> int:
     """Discard parked events permanently; the reason is kept in the audit."""
     await parking.discard(connection, positions, reason, actor())
-    events = counted(len(positions), "event")
-    pronoun = "it" if len(positions) == 1 else "them"
-    print(
-        f"Discarded {events}; a rebuild does not park {pronoun} again. "
-        f"The stream keeps {pronoun}, the audit has the reason."
-    )
+    print(sentences.discarded(len(positions)))
     return 0
 
 

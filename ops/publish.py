@@ -20,9 +20,10 @@ from consumers.broker_access import BrokerAccess
 from consumers.stream import STREAM
 from ops.not_ndjson import HEAD_BYTES_MAX, reason_of_json, reason_of_text
 from ops.publisher import Publication, StreamNotCreated, publish_events
-from ops.terminal import counted, fail
+from ops.terminal import fail
 from projections.error_text import error_text
 from projections.errors import StreamMissing
+from projections.maintenance.sentences import counted
 from projections.model.decode import decode
 from projections.model.events import BODY_BYTES_MAX, EVENT_TYPES, SUBJECT_IDS, SUBJECT_ROOT, Unreadable, family_of
 from projections.settings import Settings

@@ -15,8 +15,8 @@ from consumers.replay import replay
 from ops.actor import actor
 from ops.row_diff import describe_difference
 from ops.stream_check import only_copy_warning, require_complete_stream
-from ops.terminal import counted
 from projections.maintenance import repair as repairs
+from projections.maintenance import sentences
 from projections.maintenance.differences import Difference
 from projections.maintenance.repair import Entity, Repaired
 from projections.model.batch import BatchBuilder
@@ -31,14 +31,7 @@ async def repair(
     connection: asyncpg.Connection, settings: Settings, entity: Entity, *, dry_run: bool, as_json: bool
 ) -> int:
     """Show the differing rows and, unless `dry_run`, write them; return the exit code."""
-    try:
-        client = await connect_reconnecting(BrokerAccess.of(settings), "membership-repair")
-        try:
-            repaired = await _repair(connection, client, entity, dry_run=dry_run)
-        finally:
-            await client.close()
-    except (NatsError, NatsTimeoutError) as problem:
-        raise BrokerUnavailable(problem) from None
+    repaired = await derive(connection, settings, entity, by=actor(), dry_run=dry_run)
     # Printed after the transaction, so that a slow terminal does not delay the projector.
     (differences, position), acknowledged = repaired
     if as_json:
@@ -49,10 +42,26 @@ async def repair(
     return 0
 
 
-async def _repair(
-    connection: asyncpg.Connection, client: TolerantClient, entity: Entity, *, dry_run: bool
+async def derive(
+    connection: asyncpg.Connection, settings: Settings, entity: Entity, *, by: str, dry_run: bool
 ) -> tuple[Repaired, int]:
-    """Return what was repaired, and how many lost messages are acknowledged."""
+    """Return the differing rows, which are written unless `dry_run`, and how many lost messages are acknowledged.
+
+    Raises `BrokerUnavailable`, and the refusals of a repair.
+    """
+    try:
+        client = await connect_reconnecting(BrokerAccess.of(settings), "membership-repair")
+        try:
+            return await _derive(connection, client, entity, by=by, dry_run=dry_run)
+        finally:
+            await client.close()
+    except (NatsError, NatsTimeoutError) as problem:
+        raise BrokerUnavailable(problem) from None
+
+
+async def _derive(
+    connection: asyncpg.Connection, client: TolerantClient, entity: Entity, *, by: str, dry_run: bool
+) -> tuple[Repaired, int]:
     live = await checkpoints.live_generation(connection)
     state = await require_complete_stream(connection, client, await checkpoints.read(connection, live))
     acknowledged = (await loss_check.tally_of(connection, state)).acknowledged
@@ -61,7 +70,7 @@ async def _repair(
         return replay(client, after, through, events_max=CHUNK_EVENTS, subject=subject)
 
     try:
-        repaired = await repairs.repair(connection, entity, source, actor=actor(), dry_run=dry_run)
+        repaired = await repairs.repair(connection, entity, source, actor=by, dry_run=dry_run)
     except TimeoutError:
         raise BrokerUnavailable("the last events did not arrive in time") from None
     return repaired, acknowledged
@@ -83,13 +92,13 @@ def _show(differences: list[Difference]) -> None:
             console.print(f"+ {difference.expected_json}", style="green")
 
 
-def _summary(entity: Entity, differences: list[Difference], position: int, *, dry_run: bool, acknowledged: int) -> str:
+def _summary(
+    entity: Entity, differences: list[Difference], position: Position, *, dry_run: bool, acknowledged: int
+) -> str:
     if not differences:
-        return f"Every row of {entity.kind} {entity.id} matches the stream, at position {position}."
-    rows = counted(len(differences), "row")
+        return sentences.nothing_differs(entity.kind, entity.id, position)
     warning = only_copy_warning(acknowledged)
     if dry_run:
-        advice = warning or "Run without --dry-run to write."
-        return f"{rows} would change, as of position {position}. {advice}"
+        return f"{sentences.would_repair(len(differences), position)} {warning or 'Run without --dry-run to write.'}"
     kept = " The lines above that begin with - show the old rows." if warning else ""
-    return f"{rows} written, as of position {position}.{kept}"
+    return sentences.repaired(len(differences), position) + kept

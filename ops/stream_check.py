@@ -8,9 +8,9 @@ import asyncpg
 from consumers import loss_check, stream
 from consumers.client import TolerantClient
 from consumers.stream import StreamState
-from ops.terminal import counted
 from projections.errors import JobRefused, StreamIncomplete, StreamMissing, StreamRestored
 from projections.maintenance import jobs
+from projections.maintenance.sentences import counted
 from projections.store.checkpoint import Checkpoint
 
 

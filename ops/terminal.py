@@ -78,8 +78,3 @@ async def confirm(question: str) -> bool:
         return (await answer).strip().lower() in {"y", "yes"}
     finally:
         loop.remove_reader(sys.stdin.fileno())
-
-
-def counted(number: int, what: str) -> str:
-    """Return `1 row`, `2 rows`."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

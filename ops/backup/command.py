@@ -27,9 +27,10 @@ from consumers.snapshot import SnapshotHead
 from ops.actor import actor
 from ops.backup import control_tables, manifest
 from ops.backup.manifest import DatabasePart, Manifest, StreamPart
-from ops.terminal import counted, fail, format_time, progress
+from ops.terminal import fail, format_time, progress
 from projections.errors import MembershipError, StreamRefused
 from projections.maintenance import audit, jobs
+from projections.maintenance.sentences import counted
 from projections.settings import Settings
 from projections.store import checkpoint as checkpoints
 from projections.store.leader import projector_leads

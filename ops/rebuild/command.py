@@ -14,7 +14,7 @@ from ops.rebuild.throttle import Pace, Throttle
 from ops.row_diff import describe_difference
 from ops.stream_check import only_copy_warning
 from ops.terminal import confirm, fail
-from projections.maintenance import audit
+from projections.maintenance import audit, sentences
 from projections.settings import Settings
 from projections.store import checkpoint as checkpoints
 from projections.store import generations
@@ -39,7 +39,7 @@ async def rebuild(settings: Settings, pace: Pace, *, yes: bool, as_json: bool) -
             return True
         if as_json or not sys.stdin.isatty():
             return False
-        differ = "1 row differs" if findings.count == 1 else f"{findings.count:,} rows differ"
+        differ = sentences.differing(findings.count)
         if findings.not_compared:
             differ = "The new generation was not compared with the live one"
         return await confirm(f"{differ}. Switch to the new generation anyway?")
@@ -48,11 +48,12 @@ async def rebuild(settings: Settings, pace: Pace, *, yes: bool, as_json: bool) -
     if as_json:
         _print_json(result)
     else:
-        print(_switched(result, settings.rollback_window_s / 3600))
+        print(switched_sentence(result, settings.rollback_window_s / 3600))
     return 0
 
 
-def _switched(result: Result, hours: float) -> str:
+def switched_sentence(result: Result, hours: float) -> str:
+    """Return what a rebuild did."""
     findings = result.findings
     compared = findings is not NOT_COMPARED and not findings.not_compared
     unchanged = ", row for row as before" if compared and not findings.count else ""
@@ -79,7 +80,7 @@ async def verify(settings: Settings, pace: Pace, *, as_json: bool) -> int:
         print_findings(findings)
         print_advice(findings)
     elif not findings.not_compared:
-        print(f"No row differs from the stream, at position {findings.position}.")
+        print(sentences.matching(findings.position))
     if findings.not_compared:
         advice = only_copy_warning(findings.acknowledged) or "`membership rebuild --yes` replaces it with a new one."
         return fail(f"{not_compared(result.was, findings)} {advice}")
@@ -88,17 +89,21 @@ async def verify(settings: Settings, pace: Pace, *, as_json: bool) -> int:
 
 async def rollback(connection: asyncpg.Connection) -> int:
     """Switch readers back to the previous generation."""
+    print(await roll_back(connection, actor()))
+    return 0
+
+
+async def roll_back(connection: asyncpg.Connection, by: str) -> str:
+    """Switch readers back to the previous generation, and return a sentence that says so. Owns the transaction."""
     async with connection.transaction():
-        await generations.lock_checkpoints(
-            connection
-        )  # two concurrent rollbacks must not both start from the same generation
+        # Two concurrent rollbacks must not both start from the same generation.
+        await generations.lock_checkpoints(connection)
         was = await checkpoints.live_generation(connection)
         to = await generations.previous(connection)
         await generations.switch(connection, to, old_follows_s=None)
         await generations.clear_expiry(connection, was)
-        await audit.record(connection, actor(), "rollback", f"switched from {was} back to {to}")
-    print(f"{to} is live again. {was} still follows: another `membership rollback` returns to it.")
-    return 0
+        await audit.record(connection, by, "rollback", f"switched from {was} back to {to}")
+    return sentences.rolled_back(to, was)
 
 
 def print_findings(findings: Findings) -> None:
@@ -109,8 +114,7 @@ def print_findings(findings: Findings) -> None:
         print(describe_difference(difference))
     if findings.count > SHOWN:
         print(f"… and {findings.count - SHOWN:,} more rows; --json has up to {ROWS_READ_MAX:,}.")
-    differ = "1 row differs" if findings.count == 1 else f"{findings.count:,} rows differ"
-    print(f"{differ} from what this release reads in the stream, at position {findings.position}.")
+    print(sentences.differing_at(findings.count, findings.position))
     if findings.count and findings.acknowledged:
         print(only_copy_warning(findings.acknowledged))
 

@@ -7,7 +7,7 @@ has to pause: the projector keeps writing the live generation while the transact
 import asyncio
 import time
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 from msgspec import Struct
@@ -16,8 +16,9 @@ from msgspec.structs import replace
 from consumers import loss_check, stream
 from consumers.replay import replay
 from ops.rebuild.context import JobContext
+from ops.stream_check import only_copy_warning
 from projections.errors import JobRefused
-from projections.maintenance import rebuild
+from projections.maintenance import rebuild, reviews, sentences
 from projections.maintenance.differences import KEYS, Comparison, Difference, Part
 from projections.store import checkpoint as checkpoints
 from projections.store import fan_out, generations
@@ -31,6 +32,8 @@ COMPARE_ROWS: Final = 20_000
 THROTTLED_COMPARE_ROWS: Final = 250
 """Rows compared in one statement, so that the job can pause between statements."""
 SLICES_MAX: Final = 2**14
+NEWLY_PARKED_MAX: Final = 100
+"""Positions of newly parked events in a report."""
 ROWS_READ_MAX: Final = 1_000
 """Differences read in full; further ones are only counted."""
 
@@ -53,6 +56,8 @@ class Findings(Struct, frozen=True):
     """Positions that the new generation parked and the live one did not."""
     not_compared: str = ""
     """PostgreSQL's message when the live generation could not be compared, otherwise empty."""
+    by_table: dict[str, int] = {}
+    """How many rows differ, by table."""
     acknowledged: int = 0
     """Lost messages that an operator has acknowledged: differing rows may be the only copy of their data."""
 
@@ -129,18 +134,18 @@ async def _differences(context: JobContext, position: int) -> Findings:
     parts = await _parts(context)
     progress = await context.enter("compare", "slices", 0, len(parts))
     differences: list[Difference] = []
-    count = 0
+    by_table: dict[str, int] = {}
     for number, (part, bounds) in enumerate(parts, start=1):
         began = time.perf_counter()
         differing = await comparison.count(part, *bounds)
         if differing and len(differences) < ROWS_READ_MAX:
             differences += await comparison.find(part, *bounds, rows_max=ROWS_READ_MAX - len(differences))
-        count += differing
+        by_table[part.table] = by_table.get(part.table, 0) + differing
         await context.report_progress(progress, number, progress.total)
         await context.pace.pause_after(time.perf_counter() - began)
     context.reporter.end(progress)
     newly = await rebuild.newly_parked(context.connection, context.new, context.live)
-    return Findings(position, differences, count, newly)
+    return Findings(position, differences, sum(by_table.values()), newly, by_table=by_table)
 
 
 async def _parts(context: JobContext) -> list[tuple[Part, tuple[str, ...]]]:
@@ -158,3 +163,23 @@ def _slices(number_min: int) -> list[tuple[str, str]]:
     size = 2**16 // number
     first, last = "0000-0000-0000-0000-000000000000", "ffff-ffff-ffff-ffff-ffffffffffff"
     return [(f"{start:04x}{first}", f"{start + size - 1:04x}{last}") for start in range(0, 2**16, size)]
+
+
+def report_of(live: str, new: str, findings: Findings) -> dict[str, Any]:
+    """Return what the console shows of a comparison."""
+    facts: dict[str, Any] = {
+        "position": findings.position,
+        "newly_parked": findings.newly_parked[:NEWLY_PARKED_MAX],
+        "not_compared": bool(findings.not_compared),
+    }
+    said = [sentences.differing_at(findings.count, findings.position)]
+    if findings.not_compared:
+        said = [sentences.not_compared(live, findings.not_compared)]
+    if findings.count > len(findings.differences):
+        said.append(f"Columns, sides and samples are those of the first {len(findings.differences):,} differing rows.")
+    if findings.newly_parked:
+        events = sentences.counted(len(findings.newly_parked), "event")
+        said.append(f"{new} parked {events} that {live} has applied.")
+    if findings.acknowledged:
+        said.append(only_copy_warning(findings.acknowledged))
+    return reviews.report_of(findings.differences, findings.by_table, said, **facts)

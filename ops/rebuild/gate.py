@@ -8,9 +8,9 @@ from consumers import stream
 from ops.rebuild.compare import Findings
 from ops.rebuild.context import JobContext
 from ops.stream_check import only_copy_warning
-from ops.terminal import counted
 from projections.errors import GateRefused
-from projections.maintenance import jobs, rebuild
+from projections.maintenance import jobs, rebuild, sentences
+from projections.maintenance.sentences import counted
 from projections.store import generations
 
 LAG_MAX_S: Final = 30.0
@@ -46,7 +46,7 @@ def _choices(findings: Findings) -> str:
 
 def not_compared(live: str, findings: Findings) -> str:
     """Return the sentence that the live generation cannot be compared, and why."""
-    return f"The live generation {live} cannot be compared: {findings.not_compared.rstrip('.')}."
+    return sentences.not_compared(live, findings.not_compared)
 
 
 async def _lag(context: JobContext, findings: Findings) -> list[str]:

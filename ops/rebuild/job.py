@@ -11,7 +11,7 @@ Fails: `JobRefused`, `GateRefused`, `JobCancelled`, `StreamRefused`. Waits for a
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final, Literal, NamedTuple
 
@@ -22,19 +22,19 @@ from nats.errors import TimeoutError as NatsTimeoutError
 
 from consumers.broker_access import BrokerAccess
 from consumers.client import BrokerUnavailable, TolerantClient, connect_reconnecting
-from ops.rebuild.compare import NOT_COMPARED, Findings, compare
+from ops.rebuild.compare import NOT_COMPARED, Findings, compare, report_of
 from ops.rebuild.context import POLL_S, JobContext
 from ops.rebuild.fill import fill
 from ops.rebuild.gate import Approve, not_compared, pass_gate
 from ops.rebuild.progress import ProgressReporter
 from ops.rebuild.throttle import Pace
 from ops.stream_check import require_complete_stream
-from ops.terminal import counted
 from projections.errors import JobCancelled, JobRefused
 from projections.fold_version import FOLD_VERSION
 from projections.log_once import LogOnce
-from projections.maintenance import audit, jobs, rebuild
+from projections.maintenance import audit, jobs, rebuild, reviews
 from projections.maintenance.jobs import Job
+from projections.maintenance.sentences import counted
 from projections.settings import Settings
 from projections.store import checkpoint as checkpoints
 from projections.store import database, generations
@@ -60,6 +60,12 @@ class Result(NamedTuple):
     """Whether the previous live generation still follows, so that a rollback can return to it."""
 
 
+Begun = Callable[[Job], Awaitable[None]]
+
+
+async def _nothing(_job: Job) -> None: ...
+
+
 class GenerationJob:
     """One run of a rebuild or a verify, resumed where an earlier run stopped."""
 
@@ -70,8 +76,11 @@ class GenerationJob:
         self._reporter = reporter
         self._log_once = LogOnce()
 
-    async def run(self, actor: str, approve: Approve) -> Result:
-        """Run to completion; wait for a lost database or broker, raise a refusal."""
+    async def run(self, actor: str, approve: Approve, begun: Begun = _nothing) -> Result:
+        """Run to completion; wait for a lost database or broker, raise a refusal.
+
+        Calls `begun` with the job that begins or is resumed, before anything is done.
+        """
         client = await connect_reconnecting(BrokerAccess.of(self._settings), "membership-job")
         job: Job | None = None
         try:
@@ -80,6 +89,8 @@ class GenerationJob:
                     async with self._context(client) as context:
                         with database.closed_is_unavailable(context.connection):
                             await _open(context, self._kind, actor, job)
+                        if job is None:
+                            await begun(context.job)
                         job = context.job
                         return await _finish(context, actor, approve)
                 except (NatsError, NatsTimeoutError) as problem:
@@ -181,6 +192,8 @@ async def _phases(context: JobContext, actor: str, approve: Approve) -> Result:
         checkpoint = await checkpoints.take_over(context.connection, context.new)
         checkpoint = await fill(context, checkpoint)
         findings = await compare(context, checkpoint)
+        report = report_of(context.live, context.new, findings)
+        await reviews.keep(context.report_connection, context.job, report)
         if context.job.kind == "verify":
             await _end_verification(context, findings)
             return Result(findings, context.live, None, can_roll_back=False)

@@ -74,9 +74,11 @@ class Pace:
 class Throttle(Pace):
     """A pace that yields to readers."""
 
-    def __init__(self, database_url: str, max_rate: int | None = None) -> None:
+    def __init__(self, database_url: str, max_rate: int | None = None, *, niceness: int = NICENESS) -> None:
         super().__init__(max_rate)
         self._database_url = database_url
+        self._niceness = niceness
+        """Added to this process's niceness, for good: 0 in a process that also does other work."""
         self._share = SHARE_FIRST
         self._share_min = SHARE_MIN
         self._busy = True
@@ -96,7 +98,7 @@ class Throttle(Pace):
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,  # Ctrl-C must reach only the job, which then ends the probe
         )
-        os.nice(NICENESS)  # after the probe starts: it must run at the same priority as readers
+        os.nice(self._niceness)  # after the probe starts: it must run at the same priority as readers
         self._reader_task = asyncio.create_task(self._read_probe(self._probe), name="throttle")
         with suppress(TimeoutError):
             async with asyncio.timeout(3 * AT_REST_READS * AT_REST_EVERY_S):

@@ -12,6 +12,7 @@ from typing import Final
 import asyncpg
 from msgspec import Struct
 
+from projections.maintenance import reviews
 from projections.maintenance.jobs import Job
 from projections.model.events import SUBJECT_ROOT
 from projections.store import generations, notices
@@ -19,6 +20,10 @@ from projections.store.queries import Generation, for_generation, generation
 
 OWNED: Final = ("customer_summary", "membership", "customer", "fill_target", "fill_customer")
 """Tables with a customer_id; the `fill_` tables exist only while a generation is being filled."""
+SHOWN: Final = ("customer_summary", "membership", "customer")
+"""Those of a live generation."""
+ERASED: Final = "an erased customer"
+"""What replaces the customer's id in texts that are kept."""
 
 
 class Tally(Struct, frozen=True):
@@ -216,7 +221,35 @@ async def remove_rows(connection: asyncpg.Connection, customer_id: str) -> int:
     for status in await generations.statuses(connection):
         rows = await _remove_from(connection, generation(status.generation), customer_id)
         removed += rows if status.live else 0
+    await reviews.forget(connection, customer_id)
+    await _forget_plans(connection, customer_id)
     return removed
+
+
+async def count_rows(connection: asyncpg.Connection, customer_id: str) -> int:
+    """Return how many rows of the customer the live generation has, parked events included."""
+    live = next(status.generation for status in await generations.statuses(connection) if status.live)
+    counts = [f"(SELECT count(*) FROM {live}.{table} WHERE customer_id = $1)" for table in SHOWN]  # noqa: S608 - closed sets
+    count = await connection.fetchval(f"SELECT {' + '.join(counts)}", customer_id)
+    parked = await connection.fetchval(
+        for_generation(
+            f"SELECT count(*) FROM {{generation}}.parked_event WHERE {_OF_CUSTOMER}",  # noqa: S608 - constants
+            generation(live),
+        ),
+        *_of_customer(customer_id),
+    )
+    return int(count + parked)
+
+
+async def _forget_plans(connection: asyncpg.Connection, customer_id: str) -> None:
+    """Remove what names the customer from plans, such as the sample of a repair; the plan of this erasure included."""
+    await connection.execute(
+        "UPDATE control.plan SET parameters = '{}', sample = '[]', details = '[]', sentence = action, "
+        "outcome = replace(lower(outcome), $1, $2), reason = replace(lower(reason), $1, $2) "
+        "WHERE strpos(lower(concat(parameters, sample, details, sentence, outcome, reason)), $1) > 0",
+        customer_id,
+        ERASED,
+    )
 
 
 async def _remove_from(connection: asyncpg.Connection, name: Generation, customer_id: str) -> int:

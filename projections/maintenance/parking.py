@@ -109,7 +109,7 @@ async def discard(connection: asyncpg.Connection, requested: Sequence[int], reas
         for status in await generations.statuses(connection):
             name = generation(status.generation)
             # One being filled is only read: its job removes discarded events when it compares.
-            missing -= await _parked_among(connection, name, requested)
+            missing -= await parked_among(connection, name, requested)
             if status.state != "filling":
                 await connection.execute(_statements(name)["remove"], list(requested))
         if missing:
@@ -156,12 +156,13 @@ async def _retry_in(connection: asyncpg.Connection, name: Generation, requested:
 async def require_parked(connection: asyncpg.Connection, requested: Sequence[int]) -> None:
     """Raise `NotParked` unless the live generation has a parked event at each of these positions."""
     live = next(status for status in await generations.statuses(connection) if status.live)
-    parked = await _parked_among(connection, generation(live.generation), requested)
+    parked = await parked_among(connection, generation(live.generation), requested)
     if missing := sorted(set(requested) - parked):
         raise NotParked(missing, Position(live.position))
 
 
-async def _parked_among(connection: asyncpg.Connection, name: Generation, requested: Sequence[int]) -> set[int]:
+async def parked_among(connection: asyncpg.Connection, name: Generation, requested: Sequence[int]) -> set[int]:
+    """Return those of the positions at which the generation has a parked event."""
     return {row["position"] for row in await connection.fetch(_statements(name)["parked_among"], list(requested))}
 
 
