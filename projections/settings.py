@@ -119,6 +119,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Maximum number of events applied in one transaction."""
     rollback_window_s: float
     """How long a replaced generation keeps following the stream, ready for a rollback."""
+    approval_wait_s: float
+    """How long a rebuild that was started at the console waits for a decision if rows differ."""
     access_log: str
     """Which requests the API logs: `off`, `sampled` or `on`."""
     log_format: str
@@ -393,6 +395,12 @@ TABLE: tuple[Variable, ...] = (
         _seconds(0, 30 * 86_400),
         "86400",
         "how long a replaced generation follows the stream, ready for `membership rollback`, before it is dropped",
+    ),
+    Variable(
+        "approval_wait_s",
+        _seconds(1, 7 * 86_400),
+        "3600",
+        "how long a rebuild that was started at the console waits for an operator's decision if rows differ",
     ),
     Variable(
         "access_log",

@@ -41,6 +41,9 @@ DERIVED: Final[Mapping[str, str]] = {
     "fan_out": "work in progress on a generation",
     "sample": "measured again every few seconds",
     "stream_report": "the same",
+    "plan": "the audit has what was run",
+    "job_review": "what comparisons found in generations that are not in the backup",
+    "runner": "which process runs",
 }
 """Tables of schema control that are not in a backup, and why."""
 

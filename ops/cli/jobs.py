@@ -3,7 +3,7 @@
 import rich_click as click
 
 from ops.cli.group import JSON, Rate, cli, run_command, until_stopped, with_database, with_job
-from ops.environment import operator_settings
+from ops.environment import operator_settings, process_settings
 
 
 @cli.command()
@@ -119,7 +119,21 @@ def rollback() -> None:
 
 @cli.group()
 def jobs() -> None:
-    """List and cancel jobs (rebuild, verify, erase). One job runs at a time."""
+    """List and cancel jobs (rebuild, verify, erase), one of which runs at a time; run those of the console."""
+
+
+@jobs.command("run")
+def jobs_run() -> None:
+    """Run the process that executes what operators start at the console; one is active, further ones stand by.
+
+    SIGTERM ends it after the current step. Another runner continues what was not finished.
+    """
+    from ops.logs import configure  # noqa: PLC0415
+    from ops.runner.process import run  # noqa: PLC0415
+
+    settings = process_settings("database_url", "nats_url")
+    configure(settings)
+    run_command(run(settings))
 
 
 @jobs.command("list")

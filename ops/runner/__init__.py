@@ -1,0 +1,1 @@
+"""The process that executes operators' plans: `membership jobs run`."""
