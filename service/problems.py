@@ -41,6 +41,7 @@ IDENTITY_PROVIDER_UNAVAILABLE: Final = (
 )
 PAGE_MEMORY_BUSY: Final = "The memory for large pages is in use by other requests; try again shortly."
 
+RUNNER_UNAVAILABLE: Final = "No job runner is running; start `membership jobs run`."
 HISTORY_TOO_LONG: Final = (
     "This membership has more events than a history is made of; omit include=counters if it is sent."
 )
@@ -63,6 +64,18 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
             "method_not_allowed", 405, "Method Not Allowed", "This path has no such method; Allow lists its methods."
         ),
         Problem("bad_request", 400, "Bad Request", "The request is malformed."),
+        Problem(
+            "beyond_caller",
+            403,
+            "Forbidden",
+            "Credentials that are no admin's create and revoke keys of their own user only.",
+        ),
+        Problem("plan_not_found", 404, "Not Found", "There is no such plan."),
+        Problem("nothing_to_plan", 409, "Conflict", "The action would do nothing, or cannot be done now."),
+        Problem("plan_already_run", 409, "Conflict", "The plan was run before; a plan runs once."),
+        Problem("plan_changed", 409, "Conflict", "What the plan acts on has changed since it was made."),
+        Problem("plan_expired", 409, "Conflict", "The plan has expired; make a new one."),
+        Problem("plan_not_ready", 409, "Conflict", "What the plan would do is not known yet, or could not be found."),
         Problem("query_too_long", 414, "URI Too Long", "The query string is longer than this server accepts."),
         Problem(
             "content_too_large", 413, "Content Too Large", "The request's content is longer than this path accepts."
@@ -99,6 +112,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         Problem("stream_unavailable", 503, "Service Unavailable", "Nothing is known of the stream at the moment."),
         Problem("draining", 503, "Service Unavailable", "This process is shutting down; send requests to another."),
         Problem("not_ready", 503, "Service Unavailable", "The read model is still being filled for the first time."),
+        Problem("runner_unavailable", 503, "Service Unavailable", RUNNER_UNAVAILABLE),
         Problem(
             "position_not_reached",
             503,

@@ -21,6 +21,7 @@ import asyncpg
 import structlog
 
 from consumers.client import BrokerUnavailable
+from ops import sampler
 from ops.erase import ErasureInterrupted
 from ops.runner import previews
 from ops.runner.execution import Execution, execute
@@ -118,15 +119,16 @@ async def _work(settings: Settings, connection: asyncpg.Connection, epoch: int, 
     """Work until the process stops, or PostgreSQL or the lock is lost."""
     lanes = [asyncio.create_task(_lane(settings, lane, epoch, stopping), name=lane.name) for lane in LANES]
     lanes.append(asyncio.create_task(_previews(settings, stopping), name="previews"))
+    sampling = asyncio.create_task(sampler.run(settings), name="sampler")
     report = asyncio.create_task(_report(connection, epoch), name="report")
     stopped = asyncio.create_task(stopping.wait(), name="stopping")
     try:
-        await asyncio.wait((*lanes, report, stopped), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((*lanes, report, sampling, stopped), return_when=asyncio.FIRST_COMPLETED)
         if stopping.is_set():
             await asyncio.wait(lanes, timeout=DRAIN_MAX_S)
     finally:
-        await _cancel((*lanes, report, stopped))
-    for task in (*lanes, report):
+        await _cancel((*lanes, report, sampling, stopped))
+    for task in (*lanes, report, sampling):
         if not task.cancelled() and (problem := task.exception()) is not None:
             raise problem
 

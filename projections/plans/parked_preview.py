@@ -4,6 +4,7 @@ Reads: parked_event of the live generation. Writes nothing: a retry is tried in 
 """
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -23,6 +24,8 @@ from projections.store.queries import Generation, for_generation
 SAMPLE_MAX: Final = 20
 DECODED_AT_ONCE: Final = 200
 """Parked events read together: one may have 256 KB, or more if it was parked for its size."""
+DECODE_MAX_S: Final = 2.0
+"""The forecast of so many events that it would take longer covers the first ones, and says so."""
 TRIED_MAX: Final = 1_000
 """Events that are also tried against the tables; more of them would delay the projector noticeably."""
 TRIED_AT_ONCE: Final = 100
@@ -37,6 +40,8 @@ class Forecast(NamedTuple):
     """Reason and detail."""
     tried: bool
     """Whether the tables were asked too."""
+    decoded: int
+    """How many events, the first ones, were decoded in `DECODE_MAX_S`."""
 
 
 async def selected(connection: asyncpg.Connection, action: ParkedRetry | ParkedDiscard) -> list[int]:
@@ -62,7 +67,7 @@ async def preview(connection: asyncpg.Connection, action: ParkedRetry | ParkedDi
         them = "it" if len(positions) == 1 else "them"
         events = counted(len(positions), "parked event")
         sentence = f"Discards {events}: no generation ever applies {them}. The stream keeps {them}."
-        forecast, details = Forecast({}, tried=False), await _reasons(connection, name, positions)
+        forecast, details = Forecast({}, tried=False, decoded=0), await _reasons(connection, name, positions)
     else:
         events = counted(len(positions), "parked event")
         sentence = f"Decodes {events} with this release and applies those that are valid."
@@ -83,16 +88,19 @@ def _require_some(action: ParkedRetry | ParkedDiscard, positions: Sequence[int])
 async def forecast_retry(connection: asyncpg.Connection, name: Generation, positions: Sequence[int]) -> Forecast:
     """Return which events this release cannot decode, and of a few, also which ones the tables refuse."""
     still_parked: dict[int, tuple[str, str]] = {}
+    give_up_at = time.monotonic() + DECODE_MAX_S
     for start in range(0, len(positions), DECODED_AT_ONCE):
+        if time.monotonic() > give_up_at:
+            return Forecast(still_parked, tried=False, decoded=start)
         messages = await _messages(connection, name, positions[start : start + DECODED_AT_ONCE])
         for parked in read_batch(messages).parked if messages else ():
             still_parked[parked.message.position] = parked.why.reason, parked.why.detail
     decoded = [position for position in positions if position not in still_parked]
     if len(decoded) > TRIED_MAX:
-        return Forecast(still_parked, tried=False)
+        return Forecast(still_parked, tried=False, decoded=len(positions))
     for start in range(0, len(decoded), TRIED_AT_ONCE):
         still_parked |= await _try(connection, decoded[start : start + TRIED_AT_ONCE])
-    return Forecast(still_parked, tried=True)
+    return Forecast(still_parked, tried=True, decoded=len(positions))
 
 
 async def _try(connection: asyncpg.Connection, positions: Sequence[int]) -> dict[int, tuple[str, str]]:
@@ -120,10 +128,14 @@ async def _messages(connection: asyncpg.Connection, name: Generation, positions:
 
 def _forecast_details(positions: Sequence[int], forecast: Forecast) -> list[str]:
     still = len(forecast.still_parked)
-    details = [f"{len(positions) - still:,} would apply, {still:,} still {'fails' if still == 1 else 'fail'}."]
+    details = [f"{forecast.decoded - still:,} would apply, {still:,} still {'fails' if still == 1 else 'fail'}."]
     reasons = Counter(reason for reason, _ in forecast.still_parked.values())
     details += [f"{number:,} would stay parked: {reason}." for reason, number in reasons.most_common(REASONS_SHOWN)]
-    if not forecast.tried:
+    if forecast.decoded < len(positions):
+        details.append(
+            f"This is known of the first {forecast.decoded:,} events; there was no time to decode the others."
+        )
+    elif not forecast.tried:
         details.append("The events were decoded, but not tried: the tables may refuse further ones.")
     return details
 
@@ -158,6 +170,6 @@ async def _sample(
 
 def _would(position: int, forecast: Forecast) -> dict[str, Any]:
     if position not in forecast.still_parked:
-        return {"outcome": "would_apply"}
+        return {"outcome": "would_apply"} if forecast.tried else {}
     reason, detail = forecast.still_parked[position]
     return {"outcome": "still_parked", "now": {"reason": reason, "detail": detail}}

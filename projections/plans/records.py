@@ -103,19 +103,20 @@ async def create(
     connection: asyncpg.Connection, action: Action, by: str, confirm_word: str | None, preview: Preview | None
 ) -> Plan:
     """Create a plan: ready with `preview`; without one, a runner makes it."""
-    row = await connection.fetchrow(
-        "INSERT INTO control.plan (action, parameters, state, confirm_word, created_by, expires_at) "  # noqa: S608 - constants
-        "VALUES ($1, $2, 'planning', $3, $4, now() + make_interval(secs => $5)) "
-        f"RETURNING {_COLUMNS}",
-        name_of(action),
-        _json(parameters_of(action)),
-        confirm_word,
-        by,
-        PLAN_TTL_S,
-    )
-    assert row is not None  # noqa: S101 - RETURNING
-    plan = _plan(row)
-    return plan if preview is None else await set_preview(connection, plan.plan_id, preview) or plan
+    async with connection.transaction():  # a runner must not see a plan that has its preview already
+        row = await connection.fetchrow(
+            "INSERT INTO control.plan (action, parameters, state, confirm_word, created_by, expires_at) "  # noqa: S608 - constants
+            "VALUES ($1, $2, 'planning', $3, $4, now() + make_interval(secs => $5)) "
+            f"RETURNING {_COLUMNS}",
+            name_of(action),
+            _json(parameters_of(action)),
+            confirm_word,
+            by,
+            PLAN_TTL_S,
+        )
+        assert row is not None  # noqa: S101 - RETURNING
+        plan = _plan(row)
+        return plan if preview is None else await set_preview(connection, plan.plan_id, preview) or plan
 
 
 async def set_preview(connection: asyncpg.Connection, plan_id: str, preview: Preview) -> Plan | None:

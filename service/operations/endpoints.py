@@ -3,8 +3,8 @@
 from itertools import chain
 from typing import Final
 
-from service.operations import audit, campaigns, customers, jobs, keys, live, overview, parked, session, stream
+from service.operations import audit, campaigns, customers, jobs, keys, live, overview, parked, plans, session, stream
 from service.operations.endpoint import Endpoint
 
-MODULES: Final = (session, overview, live, jobs, parked, customers, campaigns, audit, stream, keys)
+MODULES: Final = (session, overview, live, jobs, parked, plans, customers, campaigns, audit, stream, keys)
 ENDPOINTS: Final[tuple[Endpoint, ...]] = tuple(chain.from_iterable(module.ENDPOINTS for module in MODULES))
