@@ -25,7 +25,7 @@ GARBAGE_THRESHOLD = 20_000
 )
 @click.option("--no-demo", is_flag=True, help="Start with an empty stream.")
 def dev(port: int, data_dir: Path, no_demo: bool) -> None:
-    """Run everything on this machine: PostgreSQL, NATS, projector, API, with a demo data set.
+    """Run everything on this machine: PostgreSQL, NATS, projector, API, job runner, with a demo data set.
 
     Needs the `dev` extra (`make setup` installs it), but neither Docker nor root. Ctrl-C stops everything; the data is
     kept for the next start. Delete the data directory to start from scratch.

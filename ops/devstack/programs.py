@@ -1,4 +1,4 @@
-"""The project's own processes as children: projector, API, and commands that end by themselves."""
+"""The project's own processes as children: projector, API, job runner, and commands that end by themselves."""
 
 import http.client
 import os
@@ -63,6 +63,16 @@ class Api(Program):
         return self.running and response is not None and response[0] == http.client.OK
 
 
+class JobRunner(Program):
+    """The process that executes what operators start at the console; the stack is ready without it."""
+
+    name: ClassVar[str] = "jobs"
+    role: ClassVar[str] = "jobs run"
+
+    def _ready(self) -> bool:
+        return self.running
+
+
 def run_command(role: str, log: Path, environment: Mapping[str, str], descriptors: Sequence[int]) -> Iterator[float]:
     """Run `membership <role>` to its end, in steps; raise `EmbeddedFailed` with the end of its log if it fails."""
     process = launch(_command(role), log, environment=environment, descriptors=descriptors)
@@ -108,4 +118,4 @@ def http_get(port: int, path: str) -> tuple[int, bytes] | None:
 
 
 def _command(role: str) -> Sequence[str]:
-    return (sys.executable, "-m", "ops", role)
+    return (sys.executable, "-m", "ops", *role.split())

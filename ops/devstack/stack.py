@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from ops.devstack.banner import DemoUser, Endpoints, banner, sample_enrolment
 from ops.devstack.folder import DevFolder, DevRefused
-from ops.devstack.programs import Api, Projector, child_environment, http_get, run_command
+from ops.devstack.programs import Api, JobRunner, Projector, child_environment, http_get, run_command
 from ops.devstack.servers.child import EmbeddedMissing
 from ops.devstack.servers.nats import NatsServer
 from ops.devstack.servers.ports import free_port, is_free
@@ -88,7 +88,7 @@ def _on_signals(stop: Callable[[], None]) -> None:
 
 
 class Stack:
-    """The servers, the projector and the API over one data directory."""
+    """The servers, the projector, the API and the job runner over one data directory."""
 
     def __init__(self, folder: DevFolder, port: int) -> None:
         self.folder = folder
@@ -141,6 +141,7 @@ class Stack:
         self._api = Api(self.folder.log("api"), environment, self._inherited)
         await self.supervisor.start(self._projector)
         await self.supervisor.start(self._api)
+        await self.supervisor.start(JobRunner(self.folder.log("jobs"), environment, self._inherited))
         # Saved now, so that the next start has the same addresses even if this one ends before it is ready.
         self._state.ports = {
             "postgres": self._postgres.port,

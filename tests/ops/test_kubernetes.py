@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from ops.cli import cli
+from ops.runner.process import DRAIN_MAX_S
 from projections.settings import VARIABLES, Settings, load
 from tests.support.processes import System, eventually
 
@@ -26,6 +27,7 @@ OF_KUSTOMIZE = {"Kustomization", "Component"}
 ROLES = {
     "membership-api": {"database_url", "jwt_secret"},
     "membership-projector": {"database_url", "nats_url"},
+    "membership-jobs": {"database_url", "nats_url"},
     "membership-migrate": {"database_url"},
 }
 """What the process of each workload requires."""
@@ -117,9 +119,10 @@ def test_every_workload_runs_an_existing_command() -> None:
     assert {name: container(name)["args"] for name in workloads()} == {
         "membership-api": ["serve"],
         "membership-projector": ["project"],
+        "membership-jobs": ["jobs", "run"],
         "membership-migrate": ["migrate"],
     }
-    assert {"serve", "project", "migrate"} <= cli.commands.keys()
+    assert {"serve", "project", "migrate", "jobs"} <= cli.commands.keys()
 
 
 def test_ports_are_those_of_the_settings() -> None:
@@ -231,6 +234,7 @@ def test_a_pod_may_finish_what_it_does() -> None:
     api, projector = workloads()["membership-api"]["spec"], workloads()["membership-projector"]["spec"]
     assert api["terminationGracePeriodSeconds"] >= settings("membership-api").drain_s + 10
     assert projector["terminationGracePeriodSeconds"] >= 10
+    assert workloads()["membership-jobs"]["spec"]["terminationGracePeriodSeconds"] >= DRAIN_MAX_S + 5
 
 
 def test_the_autoscaler_stays_within_the_connections_of_postgresql() -> None:

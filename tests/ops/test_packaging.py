@@ -42,6 +42,7 @@ CLIENT = "campaign-membership-client"
 ROLES = {
     "migrate": {"database_url"},
     "projector": {"database_url", "nats_url"},
+    "jobs": {"database_url", "nats_url"},
     "api": {"database_url", "jwt_secret"},
 }
 """The settings that each of our services requires."""
