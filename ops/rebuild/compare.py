@@ -7,7 +7,7 @@ has to pause: the projector keeps writing the live generation while the transact
 import asyncio
 import time
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 from msgspec import Struct
@@ -20,6 +20,7 @@ from ops.stream_check import only_copy_warning
 from projections.errors import JobRefused
 from projections.maintenance import rebuild, reviews, sentences
 from projections.maintenance.differences import KEYS, Comparison, Difference, Part
+from projections.maintenance.reviews import Report
 from projections.store import checkpoint as checkpoints
 from projections.store import fan_out, generations
 from projections.store.checkpoint import Checkpoint
@@ -165,13 +166,8 @@ def _slices(number_min: int) -> list[tuple[str, str]]:
     return [(f"{start:04x}{first}", f"{start + size - 1:04x}{last}") for start in range(0, 2**16, size)]
 
 
-def report_of(live: str, new: str, findings: Findings) -> dict[str, Any]:
+def report_of(live: str, new: str, findings: Findings) -> Report:
     """Return what the console shows of a comparison."""
-    facts: dict[str, Any] = {
-        "position": findings.position,
-        "newly_parked": findings.newly_parked[:NEWLY_PARKED_MAX],
-        "not_compared": bool(findings.not_compared),
-    }
     said = [sentences.differing_at(findings.count, findings.position)]
     if findings.not_compared:
         said = [sentences.not_compared(live, findings.not_compared)]
@@ -182,4 +178,11 @@ def report_of(live: str, new: str, findings: Findings) -> dict[str, Any]:
         said.append(f"{new} parked {events} that {live} has applied.")
     if findings.acknowledged:
         said.append(only_copy_warning(findings.acknowledged))
-    return reviews.report_of(findings.differences, findings.by_table, said, **facts)
+    return Report(
+        findings.count,
+        findings.position,
+        said,
+        reviews.tables_of(findings.differences, findings.by_table),
+        findings.newly_parked[:NEWLY_PARKED_MAX],
+        bool(findings.not_compared),
+    )

@@ -49,8 +49,6 @@ from projections.store import generations
 RETRIED_PER_S: Final = 1_000
 """The same as the command line's default."""
 POLL_S: Final = 0.2
-HISTORY_MAX: Final = 1_000
-"""Jobs among which a plan's job is looked for; it is one of the newest."""
 
 
 class Stopped(PlanRefused):
@@ -116,7 +114,7 @@ async def _cancel(execution: Execution, action: Cancel) -> None:
     connection = execution.connection
     job = next((job for job in await jobs.unfinished(connection) if job.job_id == action.job_id), None)
     if job is None:
-        ended = await _job(connection, action.job_id)
+        ended = await jobs.get(connection, action.job_id)
         await execution.end(f"Job {action.job_id} has ended: {ended.state if ended else 'long ago'}.")
         return
     try:
@@ -225,7 +223,7 @@ async def _ended_with_its_job(execution: Execution) -> bool:
         if execution.stopping.is_set():
             return True
         await asyncio.sleep(POLL_S)
-    job = None if execution.plan.job_id is None else await _job(execution.connection, execution.plan.job_id)
+    job = None if execution.plan.job_id is None else await jobs.get(execution.connection, execution.plan.job_id)
     if job is None or job.state == "open":
         return False
     code = None if job.state == "done" else f"job_{job.state}"
@@ -240,7 +238,3 @@ def _linking(execution: Execution) -> erase.Begun:
         await records.set_job(execution.connection, execution.plan, execution.epoch, job.job_id)
 
     return link
-
-
-async def _job(connection: asyncpg.Connection, job_id: int) -> Job | None:
-    return next((job for job in await jobs.history(connection, HISTORY_MAX) if job.job_id == job_id), None)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import asyncpg
+import msgspec
 
 from ops import erase, repair
 from ops.erase import Erased
@@ -47,7 +48,8 @@ async def _repair(connection: asyncpg.Connection, settings: Settings, action: Re
     details = [sentences.would_repair(len(differences), position)]
     if acknowledged:
         details.append(only_copy_warning(acknowledged))
-    sample = [sample for row in differences[:SAMPLE_MAX] for sample in reviews.samples_of(row)][:SAMPLE_MAX]
+    samples = [sample for row in differences[:SAMPLE_MAX] for sample in reviews.samples_of(row)]
+    sample = [msgspec.to_builtins(each) for each in samples[:SAMPLE_MAX]]
     return Preview(len(differences), "row", repair_fingerprint(differences), sentence, sample, details)
 
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 from projections.maintenance import jobs
 from projections.maintenance.jobs import Job, Kind, OpenState
 from projections.model.events import Instant
+from projections.maintenance.reviews import Report, Review
 
 
 class JobSummary(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -29,10 +30,14 @@ class JobSummary(Struct, frozen=True, omit_defaults=True, kw_only=True):
     started_by: str
     outcome: str | None = None
     awaits_approval: bool
-    """Whether the gate refused the switch, and an operator may approve it."""
+    """Whether the job waits for an operator to approve or refuse the switch."""
+    awaits_until: Instant | None = None
+    """Until when; then the switch is refused."""
+    report: Report | None = None
+    """What the comparison found."""
 
 
-def summary(job: Job, *, running: bool) -> JobSummary:
+def summary(job: Job, *, running: bool, review: Review | None = None) -> JobSummary:
     """Return what is shown of a job; `running`: whether a process runs an open job now."""
     state = jobs.open_state(job, running=running) if job.state == "open" else job.state
     eta_s = job.eta_s if running else None
@@ -51,7 +56,9 @@ def summary(job: Job, *, running: bool) -> JobSummary:
         ended_at=job.ended_at,
         started_by=job.started_by,
         outcome=without_advice(job.outcome) if job.state == "cancelled" else job.outcome,
-        awaits_approval=state == "refused",
+        awaits_approval=review is not None and review.awaits_approval,
+        awaits_until=review.awaits_until if review is not None and review.awaits_approval else None,
+        report=None if review is None else review.report,
     )
 
 

@@ -23,11 +23,55 @@ TEXT_MAX: Final = 300
 """Characters of a value that a report shows: a campaign's definition may have a hundred thousand."""
 
 
+class DifferingColumn(Struct, frozen=True):
+    """A column of a table whose rows differ."""
+
+    column: str
+    rows: int
+
+
+class DifferenceSample(Struct, frozen=True, omit_defaults=True):
+    """A differing value, or without `column` a whole row that one side lacks."""
+
+    table: str
+    key: dict[str, Any]
+    column: str | None = None
+    live: Any = None
+    new: Any = None
+
+
+class DifferingTable(Struct, frozen=True):
+    """A table whose rows differ. Its columns, sides and samples are those of the first differing rows."""
+
+    table: str
+    differing: int
+    only_live: int
+    """Rows that the new generation lacks."""
+    only_new: int
+    """Rows that the live generation lacks."""
+    columns: list[DifferingColumn]
+    samples: list[DifferenceSample]
+
+
+class Report(Struct, frozen=True, omit_defaults=True):
+    """What the comparison of a rebuild or verification found."""
+
+    differing_rows: int
+    position: int
+    """Both generations were compared at this position."""
+    sentences: list[str]
+    tables: list[DifferingTable] = []
+    newly_parked: list[int] = []
+    """Positions that the new generation parked and the live one applied; at most 100."""
+    not_compared: bool = False
+    """Whether the live generation could not be read."""
+
+
 class Review(Struct, frozen=True):
     """The report of a job's comparison, and whether the job waits for a decision."""
 
     job_id: int
-    report: dict[str, Any]
+    report: Report
     awaits_until: datetime | None
     awaits_approval: bool
     decision: Decision | None
@@ -45,42 +89,32 @@ _SELECT: Final = (
 )
 
 
-def report_of(
-    differences: Sequence[Difference],
-    by_table: Mapping[str, int],
-    sentences: Iterable[str],
-    **facts: Any,  # noqa: ANN401
-) -> dict[str, Any]:
-    """Return the report of a comparison. `by_table`: all differing rows; `differences`: the first of them.
-
-    Columns, sides and samples are those of `differences`.
-    """
-    tables = [_table(table, count, differences) for table, count in by_table.items() if count]
-    return facts | {"differing_rows": sum(by_table.values()), "tables": tables, "sentences": list(sentences)}
+def tables_of(differences: Sequence[Difference], by_table: Mapping[str, int]) -> list[DifferingTable]:
+    """Return the tables of a report. `by_table`: all differing rows; `differences`: the first of them."""
+    return [_table(table, count, differences) for table, count in by_table.items() if count]
 
 
-def _table(table: str, count: int, differences: Sequence[Difference]) -> dict[str, Any]:
+def _table(table: str, count: int, differences: Sequence[Difference]) -> DifferingTable:
     rows = [row for row in differences if row.table == table]
     columns = Counter(column for row in rows if row.held_json and row.expected_json for column, _, _ in row.columns())
-    return {
-        "table": table,
-        "differing": count,
-        "only_live": sum(not row.expected_json for row in rows),
-        "only_new": sum(not row.held_json for row in rows),
-        "columns": [{"column": column, "rows": number} for column, number in columns.most_common()],
-        "samples": [sample for row in rows for sample in samples_of(row)][:SAMPLES_MAX],
-    }
+    return DifferingTable(
+        table,
+        count,
+        only_live=sum(not row.expected_json for row in rows),
+        only_new=sum(not row.held_json for row in rows),
+        columns=[DifferingColumn(column, number) for column, number in columns.most_common()],
+        samples=[sample for row in rows for sample in samples_of(row)][:SAMPLES_MAX],
+    )
 
 
-def samples_of(row: Difference) -> list[dict[str, Any]]:
+def samples_of(row: Difference) -> list[DifferenceSample]:
     """Return one sample for each differing column of a row, or one without a column for a row of one side only."""
-    named = {"table": row.table, "key": row.key}
     if row.held_json and row.expected_json:
         return [
-            named | {"column": column, "live": _short(held), "new": _short(expected)}
+            DifferenceSample(row.table, row.key, column, _short(held), _short(expected))
             for column, held, expected in row.columns()
         ]
-    return [named | {"live": _short(row.held or None), "new": _short(row.expected or None)}]
+    return [DifferenceSample(row.table, row.key, None, _short(row.held or None), _short(row.expected or None))]
 
 
 def _short(value: Any) -> Any:  # noqa: ANN401 - any column
@@ -89,7 +123,7 @@ def _short(value: Any) -> Any:  # noqa: ANN401 - any column
     return value[:TEXT_MAX] + "…" if isinstance(value, str) and len(value) > TEXT_MAX else value
 
 
-async def keep(connection: asyncpg.Connection, job: Job, report: dict[str, Any]) -> None:
+async def keep(connection: asyncpg.Connection, job: Job, report: Report) -> None:
     """Keep the report of a job; an earlier one, and the decision about it, are replaced."""
     await connection.execute(
         "INSERT INTO control.job_review (job_id, report) VALUES ($1, $2) ON CONFLICT (job_id) DO UPDATE "
@@ -103,7 +137,11 @@ async def keep(connection: asyncpg.Connection, job: Job, report: dict[str, Any])
 async def of(connection: asyncpg.Connection, job_ids: Iterable[int]) -> dict[int, Review]:
     """Return the reviews of these jobs, by job; a job without a comparison has none."""
     rows = await connection.fetch(_SELECT, list(job_ids))
-    return {row["job_id"]: Review(**{**dict(row), "report": msgspec.json.decode(row["report"])}) for row in rows}
+    return {row["job_id"]: _review(row) for row in rows}
+
+
+def _review(row: asyncpg.Record) -> Review:
+    return Review(**{**dict(row), "report": msgspec.json.decode(row["report"], type=Report)})
 
 
 async def await_decision(connection: asyncpg.Connection, job_id: int, wait_s: float) -> None:

@@ -15,8 +15,8 @@ from projections import api_keys
 from projections.errors import NothingToRollBackTo
 from projections.maintenance import jobs, reviews
 from projections.maintenance.jobs import Job
-from projections.maintenance.reviews import Review
-from projections.maintenance.sentences import counted, key_was_revoked, no_such_key
+from projections.maintenance.reviews import Report, Review
+from projections.maintenance.sentences import differing, key_was_revoked, no_such_key
 from projections.plans import parked_preview
 from projections.plans.actions import (
     Action,
@@ -105,28 +105,22 @@ def _resumes(job_id: int | None) -> list[str]:
 
 async def _decision(connection: asyncpg.Connection, action: Approve | Refuse) -> Preview:
     job, review = await _waiting(connection, action.job_id)
-    rows = review.report["differing_rows"]
-    sample = [sample for table in review.report.get("tables", ()) for sample in table["samples"]][:SAMPLE_MAX]
+    report = review.report
+    sample = [msgspec.to_builtins(sample) for table in report.tables for sample in table.samples][:SAMPLE_MAX]
     if isinstance(action, Approve):
-        sentence = (
-            f"Job {job.job_id} switches readers to {job.generation}, although "
-            f"{'the live generation could not be compared' if _not_compared(review) else _differ(rows)}."
-        )
+        although = "the live generation could not be compared" if report.not_compared else _differ(report)
+        sentence = f"Job {job.job_id} switches readers to {job.generation}, although {although}."
     else:
         sentence = (
             f"Job {job.job_id} ends without a switch. {job.generation} is kept: a rebuild compares it again, a cancel "
             "drops it."
         )
-    fingerprint = digest(job.job_id, msgspec.json.encode(review.report).decode())
-    return Preview(rows, "row", fingerprint, sentence, sample, review.report["sentences"])
+    fingerprint = digest(job.job_id, msgspec.json.encode(report).decode())
+    return Preview(report.differing_rows, "row", fingerprint, sentence, sample, report.sentences)
 
 
-def _not_compared(review: Review) -> bool:
-    return bool(review.report.get("not_compared"))
-
-
-def _differ(rows: int) -> str:
-    return f"{counted(rows, 'row')} {'differs' if rows == 1 else 'differ'} from the live one"
+def _differ(report: Report) -> str:
+    return f"{differing(report.differing_rows)} from the live one"
 
 
 async def _waiting(connection: asyncpg.Connection, job_id: int) -> tuple[Job, Review]:

@@ -5,8 +5,9 @@ from typing import Final
 
 import asyncpg
 from msgspec import Struct
+from msgspec.structs import replace
 
-from projections.maintenance import job_summary, jobs, samples
+from projections.maintenance import job_summary, jobs, reviews, samples
 from projections.maintenance.job_summary import JobSummary
 from projections.maintenance.jobs import Job
 from projections.maintenance.samples import STALE_S
@@ -69,13 +70,24 @@ async def show_job(call: Call) -> JobSummary:
         job = await jobs.get(connection, call.values["job_id"])
         if job is None:
             raise Refused("job_not_found")
-        return (await shown_jobs(connection, [job]))[0]
+        return (await shown_jobs(connection, [job], samples_too=True))[0]
 
 
-async def shown_jobs(connection: asyncpg.Connection, found: Sequence[Job]) -> list[JobSummary]:
-    """Return what is shown of jobs."""
+async def shown_jobs(
+    connection: asyncpg.Connection, found: Sequence[Job], *, samples_too: bool = False
+) -> list[JobSummary]:
+    """Return what is shown of jobs; their reports have samples of differing rows only with `samples_too`."""
     running = await jobs.is_running(connection)
-    return [job_summary.summary(job, running=running) for job in found]
+    found_reviews = await reviews.of(connection, [job.job_id for job in found])
+    shown = [job_summary.summary(job, running=running, review=found_reviews.get(job.job_id)) for job in found]
+    return shown if samples_too else [_without_samples(job) for job in shown]
+
+
+def _without_samples(job: JobSummary) -> JobSummary:
+    if job.report is None:
+        return job
+    tables = [replace(table, samples=[]) for table in job.report.tables]
+    return replace(job, report=replace(job.report, tables=tables))
 
 
 async def show_generations(call: Call) -> Generations:
@@ -85,7 +97,7 @@ async def show_generations(call: Call) -> Generations:
         origins = await generations.origins(connection)
         newest = await samples.newest(connection)
         latest = await shown_jobs(connection, await jobs.page(connection, None, JOBS_SHOWN))
-        unfinished = await shown_jobs(connection, await jobs.unfinished(connection))
+        unfinished = await shown_jobs(connection, await jobs.unfinished(connection), samples_too=True)
     lag_events = None if newest is None or newest[1] > STALE_S else newest[0].lag_events
     live = next(status for status in statuses if status.live)
     by_generation = {job.generation: job for job in unfinished}

@@ -9,8 +9,9 @@ from typing import Final
 import asyncpg
 from msgspec import Struct
 
-from projections.maintenance import samples
+from projections.maintenance import runner_presence, samples
 from projections.maintenance.job_summary import JobSummary
+from projections.maintenance.runner_presence import Presence
 from projections.maintenance.samples import STALE_S, Sample
 from projections.maintenance.status import NO_LEADER, ReadModelStatus, read_status, stuck_sentence
 from projections.model.events import Instant
@@ -107,14 +108,14 @@ async def overview(connection: asyncpg.Connection, reads: Reads) -> Overview:
         parked=status.parked,
         fan_outs=status.fan_outs,
         reads=reads,
-        runner=_runner(found),
+        runner=_runner(await runner_presence.read(connection)),
         problems=_problems(status, found, sample),
         jobs=status.jobs,
     )
 
 
-def _runner(found: tuple[Sample, float] | None) -> Runner:
-    return Runner(alive=False) if found is None else Runner(found[1] <= STALE_S, found[0].at)
+def _runner(presence: Presence | None) -> Runner:
+    return Runner(alive=False) if presence is None else Runner(presence.alive, presence.seen_at)
 
 
 def _events_per_s(recent: list[Sample]) -> float | None:

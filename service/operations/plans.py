@@ -13,19 +13,17 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from projections.model.events import INT64_MAX
 from projections.plans import acceptance, records, refusals
 from projections.plans.acceptance import REASON_MAX, Caller
 from projections.plans.actions import Action
 from projections.plans.records import Plan, State
-from service import pydantic_compat
-from service.operations.endpoint import Call, Endpoint, InvalidRequest, Parameter, Refused
+from service.operations import parameters
+from service.operations.endpoint import Call, Endpoint, InvalidRequest, Refused
 from service.parameters import Violation
 
 PLANNING_WAIT_S: Final = 4.0
 """How long a request waits for the job runner to describe a plan; less than a request may take."""
 PLANNING_POLL_S: Final = 0.1
-LIMIT_MAX: Final = 200
 
 _AS_CONTENT: Final = {"reason_missing": "reason", "confirm_wrong": "confirm", "plan_invalid": "action"}
 """Refusals of the content, with the field to which each belongs; they are 422."""
@@ -165,20 +163,7 @@ def _refused(problem: refusals.PlanRefused) -> Refused | InvalidRequest:
     return Refused(problem.code, str(problem), **counts)
 
 
-PLAN_ID: Final = Parameter("plan_id", pydantic_compat.uuid, {"type": "string", "format": "uuid"}, "The id of a plan.")
-LIMIT: Final = Parameter(
-    "limit",
-    pydantic_compat.integer(1, LIMIT_MAX),
-    {"type": "integer", "minimum": 1, "maximum": LIMIT_MAX},
-    "Plans per page.",
-    50,
-)
-BEFORE: Final = Parameter(
-    "before",
-    pydantic_compat.integer(0, INT64_MAX),
-    {"type": "integer", "minimum": 0, "maximum": INT64_MAX},
-    "`next_cursor` of the previous page.",
-)
+PLAN_ID: Final = parameters.identity("plan_id", "The id of a plan.")
 ENDPOINTS: Final = (
     Endpoint(
         "/plans",
@@ -191,7 +176,14 @@ ENDPOINTS: Final = (
         content=Action,
         status=201,
     ),
-    Endpoint("/plans", "list_plans", "Which plans were made?", list_plans, PlanList, (LIMIT, BEFORE)),
+    Endpoint(
+        "/plans",
+        "list_plans",
+        "Which plans were made?",
+        list_plans,
+        PlanList,
+        (parameters.before("plans"), parameters.limit()),
+    ),
     Endpoint(
         "/plans/{plan_id}", "show_plan", "How far is this plan?", show_plan, PlanAnswer, (PLAN_ID,), ("plan_not_found",)
     ),

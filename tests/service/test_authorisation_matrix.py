@@ -72,6 +72,8 @@ HISTORY: Final = "/customers/{customer_id:str}/campaigns/{campaign_id:str}/histo
 LIVE: Final = "/ops/live"
 JOB: Final = "/ops/jobs/{job_id:str}"
 PARKED: Final = "/ops/parked/{position:str}"
+PLAN: Final = "/ops/plans/{plan_id:str}"
+PLAN_RUN: Final = "/ops/plans/{plan_id:str}/run"
 MATRIX: Final[dict[str, Access]] = {
     LISTING: OWNED,
     HISTORY: OWNED,
@@ -89,7 +91,14 @@ MATRIX: Final[dict[str, Access]] = {
     JOB: MISSING,
     PARKED: MISSING,
     "/ops/stream": UNMEASURED,
+    PLAN: MISSING,
+    PLAN_RUN: dict.fromkeys(OWNED, 405),
 }
+WRITES: Final[dict[str, Access]] = {
+    "/ops/plans": {kind: 422 if status == 200 else status for kind, status in OPERATED.items()},
+    PLAN_RUN: MISSING,
+}
+"""The paths that have a POST; the content is an action that does not exist, or runs a plan that does not."""
 PATHS: Final = {
     LISTING: f"/customers/{customer_id(CUSTOMER)}/campaigns",
     HISTORY: f"/customers/{customer_id(CUSTOMER)}/campaigns/{campaign_id(CAMPAIGN)}/history",
@@ -100,6 +109,8 @@ PATHS: Final = {
     "/ops/customers/{customer_id:str}": f"/ops/customers/{customer_id(CUSTOMER)}",
     "/ops/campaigns/{campaign_id:str}": f"/ops/campaigns/{campaign_id(CAMPAIGN)}",
     "/ops/campaigns/{campaign_id:str}/members": f"/ops/campaigns/{campaign_id(CAMPAIGN)}/members",
+    PLAN: f"/ops/plans/{customer_id(CUSTOMER)}",
+    PLAN_RUN: f"/ops/plans/{customer_id(CUSTOMER)}/run",
 }
 """A path of each route that has parameters."""
 
@@ -200,6 +211,22 @@ async def _status(client: httpx.AsyncClient, method: str, path: str, headers: di
         return (await client.request(method, path, headers=headers)).status_code
     async with client.stream(method, path, headers=headers) as reply:  # it has no end
         return reply.status_code
+
+
+def test_every_path_with_a_post_is_in_the_matrix() -> None:
+    assert {path for path, methods in routes().items() if "POST" in methods} == {_format(path) for path in WRITES}
+
+
+@pytest.mark.parametrize("route", WRITES)
+async def test_each_kind_of_caller_may_write_what_the_matrix_says(
+    client: httpx.AsyncClient, callers: dict[str, dict[str, str]], route: str
+) -> None:
+    content = {"action": "none"} if route == "/ops/plans" else {"reason": "a test"}
+    path = PATHS.get(route, route)
+    actual = {
+        kind: (await client.post(path, json=content, headers=headers)).status_code for kind, headers in callers.items()
+    }
+    assert actual == WRITES[route]
 
 
 async def test_a_403_names_the_missing_scope(client: httpx.AsyncClient, callers: dict[str, dict[str, str]]) -> None:

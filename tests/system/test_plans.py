@@ -314,6 +314,18 @@ async def test_a_rebuild_waits_for_approval_then_switches_and_rolls_back(own_con
     await own_console.run(rebuild)
     job_id = await awaits_approval(own_console)
     assert (await own_console.refused_plan("rebuild"))["code"] == "nothing_to_plan"
+    waiting = await own_console.get(f"/ops/jobs/{job_id}")
+    assert (waiting["awaits_approval"], waiting["started_by"]) == (True, ACTOR)
+    assert waiting["report"]["differing_rows"] == 6
+    (table,) = waiting["report"]["tables"]
+    assert (table["table"], table["differing"], table["columns"]) == (
+        "membership",
+        6,
+        [{"column": "status", "rows": 6}],
+    )
+    assert {sample["key"]["customer_id"] for sample in table["samples"]} == {customer_id(1)}
+    listed = (await own_console.get("/ops/jobs"))["jobs"][0]
+    assert listed["report"]["tables"][0]["samples"] == []
     approve = await own_console.plan("approve", job_id=job_id)
     assert (approve["count"], approve["unit"]) == (6, "row")
     assert approve["sample"]
@@ -322,6 +334,7 @@ async def test_a_rebuild_waits_for_approval_then_switches_and_rolls_back(own_con
     assert (ended["state"], ended["job_id"]) == ("done", job_id)
     assert ended["outcome"].startswith("g2 is live")
     assert await live(system) == "g2"
+    assert "awaits_approval" not in await own_console.get(f"/ops/jobs/{job_id}")
     rolled = await own_console.do("rollback")
     assert rolled["outcome"].startswith("g1 is live again")
     assert await live(system) == "g1"
