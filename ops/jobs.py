@@ -12,7 +12,7 @@ from ops.actor import actor
 from ops.rebuild.job import abandon
 from ops.terminal import fail, format_time, print_table
 from projections.errors import MembershipError
-from projections.maintenance import audit, jobs
+from projections.maintenance import audit, jobs, runner_presence
 from projections.maintenance.job_summary import JobSummary, summary, without_advice
 from projections.maintenance.jobs import Job
 from projections.store import database
@@ -52,6 +52,18 @@ async def list_jobs(connection: asyncpg.Connection, rows_max: int, *, as_json: b
     headings = ("job", "kind", "state", "phase", "progress", "started", "ended", "by", "outcome")
     rows = [[str(job[field] or "") for field in fields] for job in summaries]
     print_table(headings, rows, folded=("by", "outcome"))
+    return 0
+
+
+async def check_runner(connection: asyncpg.Connection) -> int:
+    """Print whether a job runner is alive; return 1 if none is."""
+    presence = await runner_presence.read(connection)
+    if presence is None:
+        return fail("No job runner has ever run. Start `membership jobs run`.")
+    if not presence.alive:
+        seen = format_time(presence.seen_at)
+        return fail(f"No job runner is alive; {presence.name} was seen at {seen}. Start `membership jobs run`.")
+    print(f"The job runner {presence.name} is alive, since {format_time(presence.started_at)}.")
     return 0
 
 

@@ -136,6 +136,14 @@ def jobs_run() -> None:
     run_command(run(settings))
 
 
+@jobs.command("check")
+def jobs_check() -> None:
+    """Say whether a job runner is alive, on any machine. Exits 1 if none is: for health checks."""
+    from ops.jobs import check_runner  # noqa: PLC0415
+
+    run_command(with_database(operator_settings("database_url").database_url, check_runner))
+
+
 @jobs.command("list")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Maximum number of rows.")
 @JSON

@@ -192,7 +192,10 @@ async def _connection(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
 async def _execute(execution: Execution) -> None:
     """Execute a plan; whatever it raises becomes its outcome, except what another attempt may overcome."""
     plan = execution.plan
-    log.info("plan_resumed" if execution.resumed else "plan_started", plan=plan.plan_id, action=plan.action)
+    if execution.resumed:
+        log.info("plan_resumed", plan=plan.plan_id, action=plan.action)
+    else:
+        log.info("plan_started", plan=plan.plan_id, action=plan.action)
 
     async def fail(code: str, sentence: str) -> None:
         log.warning("plan_failed", plan=plan.plan_id, action=plan.action, code=code)

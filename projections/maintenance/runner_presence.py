@@ -29,7 +29,8 @@ async def begin(connection: asyncpg.Connection, name: str) -> int:
         await connection.fetchval(
             "INSERT INTO control.runner AS runner (name, epoch, started_at, seen_at) VALUES ($1, 1, now(), now()) "
             "ON CONFLICT (only_row) DO UPDATE "
-            "SET name = excluded.name, epoch = runner.epoch + 1, started_at = now(), seen_at = now() RETURNING epoch",
+            "SET name = excluded.name, epoch = runner.epoch + 1, started_at = now(), seen_at = now(), ended_at = NULL "
+            "RETURNING epoch",
             name,
         )
     )
@@ -45,14 +46,14 @@ async def beat(connection: asyncpg.Connection, epoch: int) -> bool:
 
 async def end(connection: asyncpg.Connection, epoch: int) -> None:
     """Report that the runner has ended, so that nobody waits for the silence."""
-    await connection.execute("UPDATE control.runner SET seen_at = '-infinity' WHERE epoch = $1", epoch)
+    await connection.execute("UPDATE control.runner SET ended_at = now() WHERE epoch = $1", epoch)
 
 
 async def read(connection: asyncpg.Connection) -> Presence | None:
     """Return the runner as it was last seen; None if there has never been one."""
     row = await connection.fetchrow(
-        "SELECT name, started_at, nullif(seen_at, '-infinity') AS seen_at, "
-        "seen_at > clock_timestamp() - make_interval(secs => $1) AS alive FROM control.runner",
+        "SELECT name, started_at, seen_at, "
+        "ended_at IS NULL AND seen_at > clock_timestamp() - make_interval(secs => $1) AS alive FROM control.runner",
         SILENCE_MAX_S,
     )
     return (

@@ -47,6 +47,8 @@ FINGERPRINTS: Final[Mapping[str, str]] = {
     "parked": "SELECT concat(count(*), ' ', max(position), ' ', min(position)) FROM {generation}.parked_event",
     "generations": "SELECT concat((SELECT concat(generation, previous) FROM control.live), "
     "string_agg(concat(generation, state, follows_until), ',' ORDER BY generation)) FROM control.generation",
+    "plans": "SELECT concat(max(number), ' ', sum(done), ' ', count(*) FILTER (WHERE state = 'planning'), ' ', "
+    "count(run_at), ' ', count(started_at), ' ', count(ended_at)) FROM control.plan",
     "audit": "SELECT max(audit_id)::text FROM control.audit",
 }
 """What a stream reports as changed, and the statement whose result changes with it. `{generation}` is the live one."""

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from tests.support.builders import customer_id
+from tests.support.command import membership
 from tests.support.console import RUNNER, Console
 from tests.support.known_outcome import Dataset
 from tests.support.operations import assert_dataset_rows, live
@@ -50,6 +51,14 @@ async def assert_discarded_once(console: Console, plan: dict[str, Any]) -> None:
     rows = await console.system.fetch("SELECT position FROM control.audit WHERE action = 'parked.discard'")
     assert Counter(row["position"] for row in rows) == dict.fromkeys(range(1, PARKED + 1), 1)
     assert await console.system.parked_positions() == set()
+
+
+async def test_a_check_says_whether_a_runner_is_alive(console: Console) -> None:
+    alive = await membership(console.system.environment, "jobs", "check")
+    assert (alive.code, "is alive, since" in alive.out) == (0, True)
+    console.system.kill(RUNNER, signal.SIGTERM)
+    ended = await membership(console.system.environment, "jobs", "check")
+    assert (ended.code, "No job runner is alive" in ended.err) == (1, True)
 
 
 async def test_a_killed_runners_discard_is_continued_by_the_next_one(console: Console) -> None:

@@ -48,7 +48,8 @@ CREATE TABLE control.runner (
     name text NOT NULL,
     epoch bigint NOT NULL,
     started_at timestamptz NOT NULL,
-    seen_at timestamptz NOT NULL
+    seen_at timestamptz NOT NULL,
+    ended_at timestamptz
 );
 COMMENT ON TABLE control.runner IS
 'The process that executes plans (`membership jobs run`), and when it last reported.';
