@@ -56,8 +56,4 @@ async def read(connection: asyncpg.Connection) -> Presence | None:
         "ended_at IS NULL AND seen_at > clock_timestamp() - make_interval(secs => $1) AS alive FROM control.runner",
         SILENCE_MAX_S,
     )
-    return (
-        None
-        if row is None
-        else Presence(row["name"], row["started_at"], row["seen_at"] or row["started_at"], row["alive"])
-    )
+    return None if row is None else Presence(**dict(row))

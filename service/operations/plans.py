@@ -18,7 +18,8 @@ from projections.plans.acceptance import REASON_MAX, Caller
 from projections.plans.actions import Action
 from projections.plans.records import Plan, State
 from service.operations import parameters
-from service.operations.endpoint import Call, Endpoint, InvalidRequest, Refused
+from service.operations.endpoint import Call, Endpoint
+from service.operations.refusals import InvalidRequest, Refused
 from service.parameters import Violation
 
 PLANNING_WAIT_S: Final = 4.0

@@ -220,7 +220,7 @@ async def test_an_open_job_shows_its_rate_and_whether_it_awaits_approval(
     )
     (job,) = (await own_system.get("/ops/overview")).json()["jobs"]
     assert (job["state"], job["progress"]) == ("refused", "25%")
-    assert "awaits_approval" not in job
+    assert job["awaits_approval"] is False
     await own_system.fetch(
         "INSERT INTO control.job_review (job_id, report, awaits_until) VALUES ($1, $2, now() + interval '1 hour')",
         job["job_id"],

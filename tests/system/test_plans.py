@@ -334,7 +334,7 @@ async def test_a_rebuild_waits_for_approval_then_switches_and_rolls_back(own_con
     assert (ended["state"], ended["job_id"]) == ("done", job_id)
     assert ended["outcome"].startswith("g2 is live")
     assert await live(system) == "g2"
-    assert "awaits_approval" not in await own_console.get(f"/ops/jobs/{job_id}")
+    assert (await own_console.get(f"/ops/jobs/{job_id}"))["awaits_approval"] is False
     rolled = await own_console.do("rollback")
     assert rolled["outcome"].startswith("g1 is live again")
     assert await live(system) == "g1"
