@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from projections.maintenance import jobs
 from tests.support.builders import customer_id
 from tests.support.command import membership
 from tests.support.console import RUNNER, Console
@@ -121,9 +122,9 @@ async def begin_rebuild(console: Console) -> dict[str, Any]:
     await console.run(plan)
 
     async def filling() -> bool:
-        jobs = await console.system.fetch("SELECT phase, done FROM control.job")
-        assert not jobs or jobs[0]["phase"] == "fill", "the fault must come in the middle of the plan"
-        return bool(jobs and jobs[0]["done"] > 0)
+        found = await console.system.fetch("SELECT phase, done FROM control.job")
+        assert not found or found[0]["phase"] == "fill", "the fault must come in the middle of the plan"
+        return bool(found and found[0]["done"] > 0)
 
     await eventually(filling, "the new generation is being filled")
     await console.system.fetch("UPDATE control.plan SET parameters = '{}' WHERE plan_id = $1", plan["plan_id"])
@@ -134,8 +135,8 @@ async def assert_rebuilt_once(console: Console, plan: dict[str, Any]) -> None:
     ended = await console.ended(plan)
     assert ended["state"] == "done", ended
     assert await live(console.system) == "g2"
-    jobs = await console.system.fetch("SELECT job_id, state FROM control.job")
-    assert [(job["job_id"], job["state"]) for job in jobs] == [(ended["job_id"], "done")]
+    found = await console.system.fetch("SELECT job_id, state FROM control.job")
+    assert [(job["job_id"], job["state"]) for job in found] == [(ended["job_id"], "done")]
     assert len(await console.audit("switch")) == 1
     await assert_dataset_rows(console.system, plan["dataset"])
 
@@ -146,6 +147,22 @@ async def test_an_interrupted_rebuild_is_continued_by_the_next_runner(console: C
     console.system.kill(RUNNER, number)
     assert (await console.get(f"/ops/plans/{plan['plan_id']}"))["state"] == "running"
     await console.start_runner("next")
+    await assert_rebuilt_once(console, plan)
+
+
+async def test_a_plan_is_continued_only_when_no_process_runs_its_job(console: Console) -> None:
+    plan = await begin_rebuild(console)
+    console.system.kill(RUNNER)
+    holder = await asyncpg.connect(console.system.database_url)
+    await holder.execute("SELECT pg_advisory_lock($1, $2)", jobs.LOCK_CLASS, jobs.LOCK_ID)
+    await console.start_runner("next")
+
+    async def waits() -> bool:
+        asks = "SELECT FROM pg_stat_activity WHERE application_name = 'membership-runner' AND query LIKE '%pg_locks%'"
+        return bool(await console.system.fetch(asks))
+
+    await eventually(waits, "the next runner waits for the job's lock")
+    await holder.close()
     await assert_rebuilt_once(console, plan)
 
 

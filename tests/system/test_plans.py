@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
 
 from ops.token import sign
@@ -119,6 +120,24 @@ async def test_of_many_simultaneous_runs_exactly_one_is_accepted(console: Consol
     assert len(audited) == 3
     runs = [detail for _, detail in await console.audit("plan.run") if plan["plan_id"] in detail]
     assert len(runs) == 1
+
+
+async def test_a_run_that_waited_for_another_one_is_refused(console: Console) -> None:
+    plan = await console.plan("parked_retry", positions=await park(console.system, b"{"))
+    holder = await asyncpg.connect(console.system.database_url)
+    transaction = holder.transaction()
+    await transaction.start()
+    await holder.execute("SELECT FROM control.plan WHERE plan_id = $1 FOR UPDATE", plan["plan_id"])
+    runs = [asyncio.create_task(console.try_run(plan)) for _ in range(2)]
+
+    async def both_wait() -> bool:
+        waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        return len(await console.system.fetch(waiting)) == 2
+
+    await eventually(both_wait, "both runs wait for the plan", deadline_s=4)
+    await transaction.rollback()
+    await holder.close()
+    assert sorted(reply.status_code for reply in await asyncio.gather(*runs)) == [202, 409]
 
 
 async def test_a_run_without_reason_or_with_a_wrong_word_changes_nothing(console: Console) -> None:
