@@ -7,8 +7,8 @@ from msgspec import Struct
 
 from projections.maintenance import jobs
 from projections.maintenance.jobs import Job, Kind, OpenState
-from projections.model.events import Instant
 from projections.maintenance.reviews import Report, Review
+from projections.model.events import Instant
 
 
 class JobSummary(Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -7,12 +7,12 @@ Writes: control.plan, control.audit, and what the actions write that need no job
 
 import asyncio
 import time
-from datetime import datetime
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Struct
 
+from projections.model.events import Instant
 from projections.plans import acceptance, records, refusals
 from projections.plans.acceptance import REASON_MAX, Caller
 from projections.plans.actions import Action
@@ -48,8 +48,8 @@ class PlanAnswer(Struct, frozen=True, omit_defaults=True, kw_only=True):
     parameters: dict[str, Any]
     state: State
     created_by: str
-    created_at: datetime
-    expires_at: datetime
+    created_at: Instant
+    expires_at: Instant
     """Until when it may be run."""
     count: int | None = None
     """How much it acts on, exactly."""
@@ -64,8 +64,8 @@ class PlanAnswer(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The word to type to run it."""
     reason: str | None = None
     run_by: str | None = None
-    run_at: datetime | None = None
-    ended_at: datetime | None = None
+    run_at: Instant | None = None
+    ended_at: Instant | None = None
     done: int = 0
     """How many of `count` are done so far, where the action works through them."""
     job_id: int | None = None
