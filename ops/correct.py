@@ -29,12 +29,12 @@ from ops.actor import actor
 from ops.correction_plan import CHUNK_EVENTS, CorrectionRefused, Plan, Versioned, make_plan, version_of
 from ops.publisher import BATCH_EVENTS_MAX, Publication, publish_batch
 from ops.stream_check import require_complete_stream
-from ops.terminal import counted
 from projections.errors import JobRefused, StreamMissing
 from projections.maintenance import audit, erasure, jobs
 from projections.maintenance import repair as repairs
 from projections.maintenance.erasure import Tally
 from projections.maintenance.repair import NothingToRepair
+from projections.maintenance.sentences import counted
 from projections.model.attributes import read_attributes
 from projections.model.batch import BatchBuilder
 from projections.model.events import Message, Position

@@ -25,8 +25,9 @@ from consumers.broker_access import BrokerAccess
 from ops.publish import ALIKE_SHOWN_MAX, BAD_SHOWN_MAX, LINE_BYTES_MAX, missing_or_new, show_lost
 from ops.publisher import StreamNotCreated, publish_events
 from ops.row_mapping import RowMapping
-from ops.terminal import counted, fail, progress
+from ops.terminal import fail, progress
 from projections.errors import MembershipError
+from projections.maintenance.sentences import counted
 from projections.settings import Settings
 
 CSV: Final = "csv"
