@@ -26,7 +26,7 @@ from ops.devstack.supervisor import in_steps
 AWAITED_SHARE: Final = 20
 """Publishing one event after the other is slow, so only one in so many is published that way."""
 PENDING_MAX: Final = 4_000
-ACK_S: Final = 10.0
+ACK_S: Final = 60.0
 AT: Final = datetime(2026, 1, 5, tzinfo=UTC)
 
 

@@ -69,6 +69,10 @@ class Connection:
 
     async def close(self) -> None:
         """Close; events without a receipt may or may not be stored."""
+        if not self.client.is_connected:
+            # nats-py would write what is pending to a closed socket, and its error would hide the caller's.
+            self.client._pending.clear()  # noqa: SLF001 - has no public way; the version of nats-py is bounded
+            self.client._pending_data_size = 0  # noqa: SLF001 - the same
         await self.client.close()
 
     async def _connect_once(self, name: str) -> None:

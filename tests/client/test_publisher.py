@@ -291,6 +291,17 @@ async def test_a_full_stream_is_told_apart(nats: NatsServer, count: int) -> None
     await client.close()
 
 
+async def test_a_broker_that_dies_is_reported_when_the_publisher_closes(client: Client, nats: NatsServer) -> None:
+    async def publish_to_a_stopped_broker() -> None:
+        async with Publisher(nats.url, source="crm", deadlines=SHORT) as publisher:
+            await asyncio.to_thread(nats.stop)
+            await publisher.enrolled(CUSTOMER, CAMPAIGN, version=1, at=AT)
+
+    assert await stored(client) == 0
+    with pytest.raises(BrokerUnavailable, match="does not answer"):
+        await publish_to_a_stopped_broker()
+
+
 async def test_an_event_that_the_broker_refuses_is_named(nats: NatsServer) -> None:
     client = await nats_py.connect(nats.url)
     config = stream.configuration(1) | {"max_msg_size": 500}
