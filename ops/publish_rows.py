@@ -1,6 +1,6 @@
 """`membership publish` with a mapping: sends an event for each row of a CSV or NDJSON table, after checking all rows.
 
-Reads: the input twice, from the file or from a temporary copy, so that memory does not grow with the rows' size.
+Reads: the input twice, from the file or from a temporary copy, so that memory grows by some 300 bytes per row only.
 Writes: the stream. Fails: `MappingInvalid`, `RowsUnreadable` and what `publish_events` raises.
 """
 
@@ -180,7 +180,8 @@ async def _send(
         if receipt.differs:
             lost.append(f"row {number}: another event has this id, stored at position {receipt.position}.")
         if as_json:
-            print(json.dumps({"row": number} | receipt._asdict()))
+            report = {"row": number, "id": receipt.msg_id, "position": receipt.position}
+            print(json.dumps(report | {"duplicate": receipt.duplicate, "differs": receipt.differs}))
         bar.advance(task)
     if not as_json:
         new = index - duplicates - len(lost)
