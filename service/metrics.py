@@ -91,6 +91,7 @@ _FIXED: Final = frozenset(
         "/docs",
         "/docs/openapi.json",
         "/docs/events",
+        "/console",
     )
 )
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from projections.model import asyncapi, event_schemas
-from service import docs_document, events_page, metrics, openapi
+from service import console, docs_document, events_page, metrics, openapi
 from service.freshness import Freshness
 from service.list_campaigns import ListCall, ListCampaigns
 from service.membership_history import HistoryCall, MembershipHistory
@@ -33,7 +33,12 @@ class Services(Struct, frozen=True):
 
 
 STATIC: Final = Path(__file__).parent / "static"
-ASSETS: Final = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()}
+ASSETS: Final = {
+    path.relative_to(STATIC).as_posix(): path
+    for path in STATIC.rglob("*")
+    if path.is_file() and console.FOLDER not in path.parents
+}
+"""The files of /docs."""
 DOCS_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 }
@@ -171,5 +176,6 @@ HANDLERS: Final = (
     docs_contract,
     events,
     asset,
+    *console.HANDLERS,
 )
 OPERATIONS: Final = http.router(ENDPOINTS)

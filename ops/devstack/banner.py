@@ -39,6 +39,7 @@ def banner(endpoints: Endpoints, admin_token: str, demo_user: DemoUser | None) -
     addresses = {
         "API": endpoints.api_url,
         "Docs": f"{endpoints.api_url}/docs",
+        "Console": f"{endpoints.api_url}/console",
         "NATS": endpoints.nats_url,
         "PostgreSQL": endpoints.database_url,
         "Logs": str(endpoints.folder / "log"),
@@ -85,6 +86,8 @@ def _experiments(endpoints: Endpoints) -> list[str]:
     return [
         "- read the API's documentation:",
         f"    {endpoints.api_url}/docs",
+        "- look at the read model in the operator's console, with the admin's token:",
+        f"    {endpoints.api_url}/console",
         "- see how far the read model is behind the stream:",
         f"    {_environment_prefix(endpoints, 'DATABASE_URL', 'NATS_URL')}{_command('status')}",
         "- kill the projector; it is restarted and loses nothing:",

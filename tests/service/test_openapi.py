@@ -186,7 +186,7 @@ def test_the_documented_paths_are_the_routes(served: Any) -> None:
     paths |= {PREFIX + endpoint.path for endpoint in ENDPOINTS}
 
     documents = {"/openapi.json", "/docs/openapi.json", "/asyncapi.json", "/schemas/{event_type}"}
-    pages = {"/docs", "/docs/events", "/docs/assets/{name}"}
+    pages = {"/docs", "/docs/events", "/docs/assets/{name}", "/console", "/console/assets/{name}"}
     assert paths - documents - pages == served["paths"].keys()
 
 
