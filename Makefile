@@ -21,10 +21,12 @@ setup: $(SET_UP) ## Create .venv with the membership command; repeated only when
 run: setup ## Start PostgreSQL, NATS, projector and API locally, with demo data (ARGS='--port 8080')
 	@$(BIN)/membership dev $(ARGS)
 
-test: setup ## Run the tests (ARGS='-k word -x')
+test: setup ## Run the tests (ARGS='-k word -x'); installs Chromium where it is missing and apt-get may
+	@bash .ci/chromium
 	@$(BIN)/python -m pytest $(ARGS)
 
 coverage: setup ## Run the tests and print line and branch coverage, child processes included (ARGS as for test)
+	@bash .ci/chromium
 	@rm -f .build/coverage/data*
 	@COVERAGE_FILE=$(CURDIR)/.build/coverage/data $(BIN)/python -m coverage run -m pytest $(ARGS)
 	@COVERAGE_FILE=$(CURDIR)/.build/coverage/data $(BIN)/python -m coverage combine --quiet
