@@ -11,6 +11,7 @@ from msgspec import Struct
 from nats.aio.client import Client
 
 from consumers import loss_check, stream
+from consumers.replicas import Replication
 from projections.store.checkpoint import Checkpoint
 
 
@@ -28,6 +29,7 @@ class Lag(Struct, frozen=True):
     """Positions without a message that neither an erasure nor an acknowledgement explains."""
     returned: int = 0
     """Messages recorded as erased or lost that are in the stream again."""
+    replication: Replication | None = None
 
 
 async def measure(client: Client, connection: asyncpg.Connection, checkpoint: Checkpoint) -> Lag:
@@ -39,7 +41,8 @@ async def measure(client: Client, connection: asyncpg.Connection, checkpoint: Ch
     events = await stream.count_after(client, checkpoint.position) if state.last_position > checkpoint.position else 0
     seconds = await _age_s(client, checkpoint.position) if events else 0.0
     account = await loss_check.account(client, connection, state)
-    return Lag(state.first_position, state.last_position, events, seconds, account.lost, account.returned)
+    first, last = state.first_position, state.last_position
+    return Lag(first, last, events, seconds, account.lost, account.returned, state.replication)
 
 
 async def _age_s(client: Client, position: int) -> float:

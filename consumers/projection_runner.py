@@ -17,6 +17,7 @@ import asyncpg
 import structlog
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js.errors import APIError
 
 from consumers import loss_check, metrics, stream
 from consumers.batch_limits import BatchLimits
@@ -25,8 +26,9 @@ from consumers.client import TolerantClient
 from consumers.intake import Interrupted, OrderedSubscription
 from consumers.leadership import leadership
 from consumers.prefetch import Prefetcher
+from consumers.replicas import QuorumLost
 from consumers.spans import batch_span
-from projections.errors import Fenced, MembershipError, TablesRefuse
+from projections.errors import Fenced, MembershipError, StreamRefused, TablesRefuse
 from projections.log_once import LogOnce
 from projections.model.batch import BatchBuilder
 from projections.model.events import Position
@@ -50,7 +52,11 @@ from projections.tracing import Tracing
 TICK_S: Final = 1.0
 """Interval of an idle leader's heartbeat; well below the silence after which PostgreSQL ends its session."""
 WATCH_S: Final = 5.0
-"""How often an idle subscription is compared with the broker's pending count."""
+"""How often an idle subscription is compared with the broker's pending count, and its server with the others."""
+MOVE_EVERY_S: Final = 4.0
+"""The shortest interval between two moves to another server of the cluster; an election takes 4 to 9 s."""
+PONG_MAX_S: Final = 1
+"""How long a server may take to answer a ping before another one of its cluster is used."""
 RETRY_S: Final = 0.25
 RETRY_MAX_S: Final = 2.0
 """Pauses, first and longest, between attempts while PostgreSQL is unavailable or cannot write; with a full disk, each
@@ -132,6 +138,7 @@ class BrokerLink:
     def __init__(self, settings: Settings) -> None:
         self._access = BrokerAccess.of(settings)
         self._log_once = LogOnce()
+        self._moved_at = time.monotonic()
         self.subscription: OrderedSubscription | None = None
         self.closing = False
         """Whether the process is stopping: the end of the connection is then expected."""
@@ -153,6 +160,18 @@ class BrokerLink:
                 return client
             await asyncio.sleep(RETRY_S)
 
+    async def move_from(self, client: TolerantClient, problem: Exception) -> None:
+        """Connect to another server of the cluster, if there is one and this one was cut off or is silent.
+
+        nats-py's pings notice a silent server after 15 s, and never one that answers without its cluster. A request may
+        also be unanswered because another server is silent; then this one is kept.
+        """
+        if len(client.servers) < 2 or time.monotonic() - self._moved_at < MOVE_EVERY_S:  # noqa: PLR2004 - itself only
+            return
+        if isinstance(problem, QuorumLost) or not await _responds(client):
+            self._moved_at = time.monotonic()
+            await client.force_reconnect()
+
     async def _on_error(self, problem: Exception) -> None:
         explained = isinstance(problem, CONNECTION_REFUSED)
         self._log_once.warning("broker_error", self._access.problem(problem) if explained else problem)
@@ -165,6 +184,15 @@ class BrokerLink:
         log.info("broker_reconnected")
         if self.subscription is not None:
             self.subscription.interrupt("the connection to the broker was lost and restored")
+
+
+async def _responds(client: TolerantClient) -> bool:
+    """Return whether the server to which a client is connected answers a ping."""
+    try:
+        await client.flush(PONG_MAX_S)
+    except BROKER_ERRORS:
+        return False
+    return True
 
 
 class Term:
@@ -187,10 +215,14 @@ class Term:
         self._client = client
         self._link = link
         self._log_once = LogOnce()
+        self._replicas_log = LogOnce()
         self._checkpoints: list[Checkpoint] = []
         self._caught_up = False
         self._recovering = False
         """Whether the live generation is broken and tried again, because no generation is followed."""
+        self._replicated = False
+        """Whether the stream has replicas, so that a server may answer that was cut off from the others."""
+        self._compared_at = time.monotonic()
         self._fanning_out = True  # the previous term may have left unfinished fan-outs
         self._fanned_out_at = self._expiry_checked_at = time.monotonic()
 
@@ -226,6 +258,11 @@ class Term:
                 state = await self._with_heartbeat(
                     stream.verify(self._client, checkpoint, self._settings.stream_replicas)
                 )
+            if state.replication.wanted < self._settings.stream_replicas:
+                await self._with_heartbeat(self._raise_replicas())
+            self._replicated = state.replication.wanted > 1
+            if self._replicated and not state.replication.has_quorum:
+                raise QuorumLost(stream.STREAM, state.replication)
             # Set before it opens, so that a reconnect meanwhile interrupts it.
             self._link.subscription = OrderedSubscription(self._client, self._applied_position())
             async with AsyncExitStack() as stack:
@@ -244,13 +281,33 @@ class Term:
                 self._resubscribe(Interrupted(subscription.interruption))
         except (*BROKER_ERRORS, Interrupted) as problem:
             self._resubscribe(problem)
+            if isinstance(problem, (QuorumLost, NatsTimeoutError)):
+                await self._with_heartbeat(self._link.move_from(self._client, problem))
         finally:
             self._link.subscription = None
         return False
 
     def _resubscribe(self, problem: Exception) -> None:
         metrics.RESUBSCRIPTIONS.inc()
-        self._log_once.warning("resubscribing", problem)
+        self._log_once.warning("resubscribing", stream.explain(problem) if isinstance(problem, APIError) else problem)
+
+    async def _raise_replicas(self) -> None:
+        """Raise the stream's replicas to the setting; if the broker refuses, apply events all the same."""
+        replicas = self._settings.stream_replicas
+        try:
+            if await stream.raise_replicas(self._client, replicas):
+                log.info("stream_replicas_raised", replicas=replicas)
+        except (*BROKER_ERRORS, StreamRefused) as problem:
+            self._replicas_log.warning("stream_replicas_not_raised", problem)
+
+    async def _require_quorum(self) -> None:
+        """Raise `QuorumLost` if the server was cut off from the others: events may arrive elsewhere meanwhile."""
+        if not self._replicated or time.monotonic() - self._compared_at < WATCH_S:
+            return
+        self._compared_at = time.monotonic()
+        state = await stream.fetch_state(self._client)
+        if state is not None and not state.replication.has_quorum:
+            raise QuorumLost(stream.STREAM, state.replication)
 
     def _applied_position(self) -> Position:
         return min(checkpoint.position for checkpoint in self._checkpoints)
@@ -262,6 +319,7 @@ class Term:
             await self._adopt_result(await fan_out_in_all(self._connection, self._checkpoints))
             self._fanned_out_at = time.monotonic()
         elif not events:
+            await self._with_heartbeat(self._require_quorum())
             await self._with_heartbeat(subscription.check_pending(WATCH_S))
         # A prefetched batch has left the subscription but is not applied yet.
         if not self._caught_up and subscription.caught_up and subscription.position <= self._applied_position():

@@ -7,6 +7,7 @@ Fails: `StreamRefused` and its subclasses, when applying the stream could corrup
 nats-py's errors when the broker is unavailable.
 """
 
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -20,7 +21,11 @@ from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError
 
+from consumers import replicas as stream_replicas
+from consumers.replicas import QuorumLost, Replication
 from projections.errors import (
+    ReplicasRefused,
+    StreamBackupTooOld,
     StreamMissing,
     StreamRecreated,
     StreamRefused,
@@ -46,6 +51,8 @@ CREATED_KEY: Final = "membership-created"
 """When the stream was created from which a restored one was backed up: nats-server 2.15 gives it a new time."""
 RESTORING_KEY: Final = "membership-restoring"
 """Set while the stream is restored, and left by a restore that was interrupted."""
+RESTORED_KEY: Final = "membership-restored"
+"""Where and when a restore ended: the last position of the backup, and the time in nanoseconds since 1970."""
 _TALLY_KEYS: Final = {ERASED_KEY, ERASING_KEY, ERASING_CUSTOMER_KEY, ACKNOWLEDGED_KEY}
 UPDATES_MAX: Final = 5
 """Attempts to change the tally; each further one means that another process wrote in the same few milliseconds."""
@@ -67,6 +74,9 @@ class StreamState(Struct, frozen=True):
     messages: int
     tally: Tally = Tally()
     """Positions without a message that the stream's own metadata accounts for."""
+    replication: Replication = Replication()
+    restored: tuple[Position, int] | None = None
+    """For a stream that came from a backup: its last position then, and when that was, in nanoseconds since 1970."""
 
     @property
     def missing(self) -> int:
@@ -115,14 +125,28 @@ async def finish_restoring(client: Client) -> None:
     if reply is None:
         raise StreamRefused(f"Stream {STREAM} no longer exists.")
     metadata = {name: value for name, value in reply["config"]["metadata"].items() if name != RESTORING_KEY}
-    await _update(client, reply["config"], metadata)
+    restored = f"{reply['state']['last_seq']} {time.time_ns()}"
+    await _update(client, reply["config"], metadata | {RESTORED_KEY: restored})
 
 
 def _state_of(reply: dict[str, Any]) -> StreamState:
     state = reply["state"]
     first, last = Position(state["first_seq"]), Position(state["last_seq"])
-    created = (reply["config"].get("metadata") or {}).get(CREATED_KEY, reply["created"])
-    return StreamState(created, first, last, state["messages"], _tally_of(reply["config"]))
+    metadata = reply["config"].get("metadata") or {}
+    return StreamState(
+        metadata.get(CREATED_KEY, reply["created"]),
+        first,
+        last,
+        state["messages"],
+        _tally_of(reply["config"]),
+        stream_replicas.replication_of(reply),
+        _restored_of(metadata),
+    )
+
+
+def _restored_of(metadata: dict[str, str]) -> tuple[Position, int] | None:
+    position, _, time_ns = metadata.get(RESTORED_KEY, "").partition(" ")
+    return (Position(int(position)), int(time_ns)) if position.isdigit() and time_ns.isdigit() else None
 
 
 async def update_tally(client: Client, change: Callable[[StreamState], Tally]) -> Tally:
@@ -201,8 +225,25 @@ async def create(client: Client, replicas: int) -> StreamState:
     state = await fetch_state(client)
     if state is None:
         description = reply.get("error", {}).get("description", "no reason given")
+        if stream_replicas.cannot_place(reply.get("error", {})):
+            raise ReplicasRefused(STREAM, replicas, description)
         raise StreamRefused(f"The broker refused to create stream {STREAM}: {description}.")
     return state
+
+
+async def raise_replicas(client: Client, replicas: int) -> bool:
+    """Raise the number of the stream's replicas, never lower it; return whether that changed anything.
+
+    Raises `ReplicasRefused` if the broker has too few servers. The broker copies the stream in the background.
+    """
+    reply = await information(client)
+    if reply is None or reply["config"]["num_replicas"] >= replicas:
+        return False
+    config = reply["config"] | {"num_replicas": replicas}
+    changed = await _request(client, f"STREAM.UPDATE.{STREAM}", msgspec.json.encode(config))
+    if "error" in changed:
+        raise ReplicasRefused(STREAM, replicas, changed["error"].get("description", "no reason given"))
+    return True
 
 
 async def verify(client: Client, checkpoint: Checkpoint, replicas: int) -> StreamState:
@@ -214,7 +255,8 @@ async def identify(client: Client, checkpoint: Checkpoint) -> StreamState | None
     """Return the state of the checkpoint's stream; None if it does not exist and nothing was ever applied.
 
     Raises subclasses of `StreamRefused`. Compares creation time, last position and the time of the message at the
-    checkpoint. Sequences are reused after a loss, so none of the three is enough alone.
+    checkpoint. Sequences are reused after a loss, so none of the three is enough alone. Raises `QuorumLost` instead of
+    reporting a loss if the server that answers has no majority: it may have been cut off before the checkpoint.
     """
     state = await fetch_state(client)
     if state is None:
@@ -226,12 +268,23 @@ async def identify(client: Client, checkpoint: Checkpoint) -> StreamState | None
     if state.created != checkpoint.stream_created:
         raise StreamRecreated(STREAM, str(checkpoint.stream_created), state.created)
     if state.last_position < checkpoint.position:
-        raise StreamWentBack(STREAM, checkpoint.position, f"its last position is {state.last_position}")
+        raise _went_back(state, checkpoint, f"its last position is {state.last_position}")
     stored_ns = await _stored_time_ns(client, {"seq": checkpoint.position})
     # No message means that it was purged, as by an erasure; after a loss another message takes the position.
     if stored_ns is not None and stored_ns != checkpoint.message_time_ns:
-        raise StreamWentBack(STREAM, checkpoint.position, "another message is at that position now")
+        raise _went_back(state, checkpoint, "another message is at that position now")
     return state
+
+
+def _went_back(state: StreamState, checkpoint: Checkpoint, found: str) -> Exception:
+    """Return why the stream lacks what the checkpoint has applied: an old view, an old backup, or a loss."""
+    if not state.replication.has_quorum:
+        return QuorumLost(STREAM, state.replication)
+    if state.restored is not None:
+        position, time_ns = state.restored
+        if position < checkpoint.position and (checkpoint.message_time_ns or 0) < time_ns:
+            return StreamBackupTooOld(STREAM, position, checkpoint.position)
+    return StreamWentBack(STREAM, checkpoint.position, found)
 
 
 async def count(client: Client, subject: str) -> int:
@@ -323,8 +376,9 @@ async def _request(client: Client, call: str, body: bytes) -> dict[str, Any]:
     """Call JetStream's API; raises nats-py's errors for temporary failures: no responders, no cluster leader."""
     reply = await client.request(f"$JS.API.{call}", body, timeout=REQUEST_TIMEOUT_S)
     response: dict[str, Any] = msgspec.json.decode(reply.data)
-    if response.get("error", {}).get("code", 0) >= _SERVER_ERROR:
-        raise APIError.from_error(response["error"])
+    error = response.get("error", {})
+    if error.get("code", 0) >= _SERVER_ERROR and not stream_replicas.cannot_place(error):
+        raise APIError.from_error(error)
     return response
 
 
@@ -337,6 +391,8 @@ def explain(problem: BaseException) -> str:
     """Return a sentence, without a full stop, for an error that a JetStream request raised."""
     if isinstance(problem, NoRespondersError):
         return f"nothing answers for JetStream on the broker: it is disabled there, or still starting. {_RESTART}"
+    if isinstance(problem, APIError) and problem.err_code in _NO_META_LEADER:
+        return f"JetStream has no leader in the cluster ({problem.description}). {_START_SERVERS}"
     if isinstance(problem, APIError) and (problem.code or 0) >= _SERVER_ERROR:
         return f"JetStream is unavailable on the broker ({problem.description}). {_RESTART}"
     return str(problem).rstrip(".") or "no answer in time"
@@ -345,8 +401,12 @@ def explain(problem: BaseException) -> str:
 async def explain_unstored(client: Client, problem: BaseException) -> str:
     """Like `explain`, for a publication without an answer: after a full disk, a broker answers everything else."""
     try:
-        if not await exists(client):
+        reply = await information(client)
+        if reply is None:
             return explain(problem)
+        replication = stream_replicas.replication_of(reply)
+        if not replication.has_quorum:
+            return stream_replicas.quorum_sentence(STREAM, replication)
     except (NatsError, NatsTimeoutError) as request_problem:
         return explain(request_problem)
     except StreamRefused:
@@ -354,6 +414,12 @@ async def explain_unstored(client: Client, problem: BaseException) -> str:
     return f"it answers, but stores nothing. {_RESTART}"
 
 
+_NO_META_LEADER: Final = {10008, 10009}
+"""JetStream's codes for a cluster without a leader; a single server never sends them."""
+_START_SERVERS: Final = (
+    "A majority of its servers is not in contact, or they elect a leader, which takes up to 10 s. Nothing is stored "
+    "meanwhile, and no acknowledged event is lost by that: start the missing servers with the storage that they had"
+)
 _RESTART: Final = (
     "nats-server stops storing when its disk is full, and stores again only after a restart: "
     "check its log and its /healthz, free disk space, restart it"

@@ -59,6 +59,8 @@ class Status(msgspec.Struct, frozen=True):
     """All existing copies of the read model, the live one first."""
     fan_outs: int
     """Campaigns whose changed keys are not yet copied to all their memberships in the live generation."""
+    stream_replicas: list[dict[str, Any]] | None = None
+    """The servers that keep a copy of the stream, its leader first."""
 
 
 async def show(settings: Settings, *, as_json: bool) -> int:
@@ -152,8 +154,9 @@ async def _with_stream(
         lag_events=measured.events,
         lag_s=measured.seconds,
         missing_events=measured.missing,
+        stream_replicas=measured.replication and msgspec.to_builtins(measured.replication.replicas),
     )
-    return status, stream_sentence(measured)
+    return status, stream_sentence(measured, settings.stream_replicas)
 
 
 _FIELDS: Final = (
@@ -186,6 +189,7 @@ def _print_table(status: Status) -> None:
     table = Table(show_header=False, box=None)
     for field in _FIELDS:
         table.add_row(field, _text(getattr(status, field)))
+    table.add_row("stream_replicas", "\n".join(map(_replica_line, status.stream_replicas or ())) or "unknown")
     table.add_row("jobs", "\n".join(map(_job_line, status.jobs)) or "none")
     table.add_row("generations", "\n".join(map(_generation_line, status.generations)))
     console().print(table)
@@ -196,6 +200,14 @@ def _job_line(job: dict[str, Any]) -> str:
     details = {"running": "", "refused": f", refused: {job['outcome']}"}
     state = details.get(job["state"], ", interrupted: run the same command to resume it")
     return f"{job['job_id']} {job['kind']}: {' '.join(filter(None, (job['phase'], job['progress'])))}{remaining}{state}"
+
+
+def _replica_line(replica: dict[str, Any]) -> str:
+    if replica["leader"]:
+        return f"{replica['name']}: leads"
+    if not replica["in_contact"]:
+        return f"{replica['name']}: does not answer, {replica['lag']} behind when it last did"
+    return f"{replica['name']}: current" if replica["current"] else f"{replica['name']}: {replica['lag']} behind"
 
 
 def _generation_line(generation: dict[str, Any]) -> str:

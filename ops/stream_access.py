@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from nats.errors import Error as NatsError
 
-from consumers import stream
+from consumers import replicas, stream
 from consumers.broker_access import CONNECTION_REFUSED, BrokerAccess
 from consumers.client import TolerantClient, connect_once
 from consumers.lag import Lag
@@ -37,8 +37,10 @@ async def read_stream(
         return None, f"The broker cannot be queried: {stream.explain(problem)}."
 
 
-def stream_sentence(measured: Lag) -> str:
-    """Return a sentence if messages are missing from the stream, or are in it again."""
+def stream_sentence(measured: Lag, replicas_wanted: int = 1) -> str:
+    """Return a sentence if messages are missing from the stream or in it again, or its replicas need an operator."""
     if measured.returned:
         return str(StreamRestored(stream.STREAM, measured.returned))
-    return loss_sentence(stream.STREAM, measured.missing)
+    replication = measured.replication
+    problem = "" if replication is None else replicas.problem(stream.STREAM, replication, replicas_wanted)
+    return loss_sentence(stream.STREAM, measured.missing) or problem

@@ -13,9 +13,11 @@ MembershipError
 ├── JobCancelled               job_cancelled
 ├── GateRefused                gate_refused
 └── StreamRefused              stream_refused
+    ├── ReplicasRefused        replicas_refused
     ├── StreamMissing          stream_missing
     ├── StreamRecreated        stream_recreated
     ├── StreamWentBack         stream_went_back
+    ├── StreamBackupTooOld     stream_backup_too_old
     ├── StreamRestored         stream_restored
     ├── StreamRestoring        stream_restoring
     ├── StreamIncomplete       stream_incomplete
@@ -168,6 +170,21 @@ _RESTORE_OR_ACKNOWLEDGE: Final = (
 )
 
 
+class ReplicasRefused(StreamRefused):
+    """The broker has too few servers for the configured number of replicas."""
+
+    code = "replicas_refused"
+
+    def __init__(self, stream: str, replicas: int, reason: str) -> None:
+        self.stream = stream
+        self.replicas = replicas
+        super().__init__(
+            f"The broker cannot keep {replicas} replicas of stream {stream}: {reason}. Each replica needs a server of "
+            "its own, with JetStream and free storage. Start more servers, or set MEMBERSHIP_STREAM_REPLICAS to at "
+            "most their number."
+        )
+
+
 class StreamMissing(StreamRefused):
     """The stream no longer exists, although events of it were applied."""
 
@@ -213,6 +230,23 @@ class StreamWentBack(StreamRefused):
             f"Stream {stream} went back: the read model has applied position {position}, but {found}. "
             "The broker lost acknowledged messages (see nats-server's sync_interval). Restore the stream from its "
             "backup, or start with an empty database to read the remaining messages from the beginning. "
+            f"{_RESTORE_WARNING}"
+        )
+
+
+class StreamBackupTooOld(StreamRefused):
+    """The stream was restored from a backup that ends before what the read model has applied."""
+
+    code = "stream_backup_too_old"
+
+    def __init__(self, stream: str, restored: int, position: int) -> None:
+        self.stream = stream
+        self.restored = restored
+        self.position = position
+        super().__init__(
+            f"Stream {stream} was restored from a backup that ends at position {restored}, but the read model has "
+            f"applied position {position}. The positions between belong to events that only this database still shows: "
+            "keep it (`pg_dump`). Restore a newer backup of the stream, or continue with an empty database. "
             f"{_RESTORE_WARNING}"
         )
 

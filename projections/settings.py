@@ -114,7 +114,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: float
     """How long the API keeps answering after SIGTERM, with its readiness check failing, before it stops."""
     stream_replicas: int
-    """Number of replicas when creating the stream; 3 or 5 in a cluster."""
+    """Replicas of the stream, 3 or 5 in a cluster; a stream with fewer is raised to them."""
     batch_events_max: int
     """Maximum number of events applied in one transaction."""
     rollback_window_s: float
@@ -388,7 +388,7 @@ TABLE: tuple[Variable, ...] = (
         "3",
         "how long the API keeps answering after SIGTERM, with its readiness check failing, before it stops",
     ),
-    Variable("stream_replicas", _whole(1, 5), "1", "number of replicas when creating the stream; 3 in a cluster"),
+    Variable("stream_replicas", _whole(1, 5), "1", "replicas of the stream, raised if it has fewer; 3 in a cluster"),
     Variable("batch_events_max", _whole(1, 50_000), "16000", "maximum number of events applied in one transaction"),
     Variable(
         "rollback_window_s",

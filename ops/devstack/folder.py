@@ -35,6 +35,8 @@ class State(msgspec.Struct):
     """State that one run keeps for the next."""
 
     ports: dict[str, int] = {}
+    nats_nodes: int | None = None
+    """Number of nats-servers, decided at the first start: a single server does not become part of a cluster."""
     demo: Literal["undecided", "declined", "published"] = "undecided"
     """Decided once, at the first start; `published` means that the broker acknowledged every event."""
 
@@ -103,6 +105,17 @@ class DevFolder:
             return msgspec.json.decode(self._state.read_bytes(), type=State)
         except (FileNotFoundError, msgspec.DecodeError):
             return State()
+
+    def nats_nodes(self, requested: int | None) -> int:
+        """Return the number of nats-servers; raise `DevRefused` if the directory was made with another."""
+        state = self.state()
+        made_with = state.nats_nodes or (1 if state.ports else None)
+        if None not in (requested, made_with) and requested != made_with:
+            raise DevRefused(
+                f"{self.root} was made with {made_with} NATS nodes, and nats-server does not move a stream between a "
+                "single server and a cluster. Choose another directory with --data-dir, or leave out --nats-nodes."
+            )
+        return requested or made_with or 1
 
     def save_state(self, state: State) -> None:
         """Save the state for the next run."""

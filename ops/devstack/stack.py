@@ -24,6 +24,7 @@ from ops.devstack.folder import DevFolder, DevRefused
 from ops.devstack.programs import Api, JobRunner, Projector, child_environment, http_get, run_command
 from ops.devstack.servers.child import EmbeddedMissing
 from ops.devstack.servers.nats import NatsServer
+from ops.devstack.servers.nats_cluster import NatsCluster
 from ops.devstack.servers.ports import free_port, is_free
 from ops.devstack.servers.postgres import PostgresServer
 from ops.devstack.supervisor import Supervisor, in_steps, report
@@ -40,16 +41,17 @@ KILLED: Final = 130
 """The exit code after a second Ctrl-C, as shells use it for SIGINT."""
 
 
-async def run_dev(port: int, data_dir: Path, demo: bool) -> int:
+async def run_dev(port: int, data_dir: Path, demo: bool, nats_nodes: int | None = None) -> int:
     """Run the stack in the foreground until Ctrl-C, SIGTERM or SIGHUP; return the exit code.
 
     `port` is the API's, 0 for any free one. With `demo`, the first start on a directory publishes the demo data set.
+    `nats_nodes` is the number of nats-servers; None: as many as the directory was made with, at first one.
     """
     folder = DevFolder(data_dir)
     try:
         folder.lock()
         await in_steps(folder.wait_until_unused())
-        stack = Stack(folder, _api_port(port, folder.state().ports.get("api")))
+        stack = Stack(folder, _api_port(port, folder.state().ports.get("api")), folder.nats_nodes(nats_nodes))
         return await _run_until_signal(stack, demo)
     except EmbeddedMissing as problem:
         return fail(str(problem), MISSING)
@@ -90,7 +92,7 @@ def _on_signals(stop: Callable[[], None]) -> None:
 class Stack:
     """The servers, the projector, the API and the job runner over one data directory."""
 
-    def __init__(self, folder: DevFolder, port: int) -> None:
+    def __init__(self, folder: DevFolder, port: int, nats_nodes: int = 1) -> None:
         self.folder = folder
         self.port = port
         self.supervisor = Supervisor(
@@ -105,7 +107,7 @@ class Stack:
             log=folder.log("postgres"),
             descriptors=self._inherited,
         )
-        self._nats = NatsServer(folder.root / "nats", self._last_port("nats"), folder.log("nats"), self._inherited)
+        self._nats = self._broker(nats_nodes)
         self._secret = folder.jwt_secret()
         self._admin_token = sign(self._secret, ADMIN, admin=True, ttl_s=TOKEN_TTL_S)
         self._projector_port = self._last_port("projector") or free_port()
@@ -123,7 +125,7 @@ class Stack:
         began = time.monotonic()
         with console.status("Starting PostgreSQL and nats-server"):
             await self.supervisor.start(self._postgres)
-            await self.supervisor.start(self._nats)
+            await self._start_broker()
         with console.status("Starting projector and API"):
             await self._start_programs()
             await self._wait_until_applied()
@@ -133,9 +135,30 @@ class Stack:
         console.print(banner(self._endpoints(), self._admin_token, self._demo_user()))
         await self.supervisor.wait_until_cancelled()
 
+    def _broker(self, nodes: int) -> NatsServer | NatsCluster:
+        """Return one server, or the nodes of a cluster; the first has the names that a single one has."""
+        names = ["nats", *(f"nats-{number}" for number in range(2, nodes + 1))]
+        folders = [self.folder.root / name for name in names]
+        ports, logs = [self._last_port(name) for name in names], [self.folder.log(name) for name in names]
+        if nodes == 1:
+            return NatsServer(folders[0], ports[0], logs[0], self._inherited)
+        return NatsCluster(folders, ports, logs, self._inherited)
+
+    async def _start_broker(self) -> None:
+        for server in self._nats.servers:
+            await self.supervisor.start(server)
+        if isinstance(self._nats, NatsCluster):
+            await in_steps(self._nats.settling())
+
+    @property
+    def _nats_names(self) -> dict[str, NatsServer]:
+        servers = self._nats.servers
+        return {"nats": servers[0]} | {f"nats-{number}": server for number, server in enumerate(servers[1:], start=2)}
+
     async def _start_programs(self) -> None:
         database_url = self._postgres.url
         environment = child_environment(database_url, self._nats.url, self._secret, self.port, self._projector_port)
+        environment |= {"MEMBERSHIP_STREAM_REPLICAS": str(len(self._nats.servers))}
         await in_steps(run_command("migrate", self.folder.log("migrate"), environment, self._inherited))
         self._projector = Projector(self.folder.log("projector"), environment, self._inherited)
         self._api = Api(self.folder.log("api"), environment, self._inherited)
@@ -145,10 +168,11 @@ class Stack:
         # Saved now, so that the next start has the same addresses even if this one ends before it is ready.
         self._state.ports = {
             "postgres": self._postgres.port,
-            "nats": self._nats.port,
             "api": self.port,
             "projector": self._projector_port,
+            **{name: server.port for name, server in self._nats_names.items()},
         }
+        self._state.nats_nodes = len(self._nats.servers)
         self.folder.save_state(self._state)
 
     async def _wait_until_applied(self, position: int = 0) -> None:
@@ -193,7 +217,7 @@ class Stack:
             self._describe()
 
     def _describe(self) -> None:
-        children = {"api": self._api, "projector": self._projector, "nats": self._nats, "postgres": self._postgres}
+        children = {"api": self._api, "projector": self._projector, **self._nats_names, "postgres": self._postgres}
         self.folder.describe(
             {
                 "api_url": self.api_url,

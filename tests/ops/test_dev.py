@@ -16,9 +16,11 @@ from typing import Any
 
 import asyncpg
 import httpx
-import nats
 import pytest
 
+from consumers.client import connect_once
+from consumers.stream import fetch_state
+from ops.publisher import Publication, publish_events
 from tests.support.builders import customer_id, published
 from tests.support.processes import DEADLINE_S, eventually
 
@@ -44,9 +46,9 @@ class Dev:
                 stdin=subprocess.DEVNULL,
             )
 
-    async def start(self) -> None:
+    async def start(self, *options: str) -> None:
         """Start and wait until dev.json appears."""
-        self.process = self.launch()
+        self.process = self.launch(*options)
         await eventually(self.stack, "dev.json appears")
 
     async def signal(self, number: int) -> int:
@@ -91,12 +93,10 @@ class Dev:
 
     async def publish(self, number: int) -> int:
         """Publish an event as a producer would; return its position."""
-        client = await nats.connect(self.running_stack()["nats_url"])
-        try:
-            receipt = await client.jetstream().publish(*published("customer.upserted.v1", 1, customer=number))
-        finally:
-            await client.close()
-        return receipt.seq
+        subject, body = published("customer.upserted.v1", 1, customer=number)
+        publication = Publication(subject, f"test-{number}", body)
+        [receipt] = [receipt async for receipt in publish_events(self.running_stack()["nats_url"], [publication])]
+        return receipt.position
 
     async def assert_visible(self, number: int, position: int) -> None:
         """Assert that an admin can read the customer once the API has applied `position`."""
@@ -126,9 +126,9 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Dev]
 
 
 @asynccontextmanager
-async def _running(folder: Path) -> AsyncIterator[Dev]:
+async def _running(folder: Path, *options: str) -> AsyncIterator[Dev]:
     dev = Dev(folder)
-    await dev.start()
+    await dev.start(*options)
     try:
         yield dev
     finally:
@@ -185,6 +185,25 @@ async def test_dev_json_has_everything_other_programs_need(shared: Dev) -> None:
     connection = await asyncpg.connect(stack["database_url"])
     await connection.close()
     await shared.assert_visible(1, await shared.publish(1))
+
+
+async def test_three_nats_nodes_replicate_the_stream(tmp_path: Path) -> None:
+    async with _running(tmp_path / "data", "--nats-nodes", "3") as dev:
+        stack = dev.running_stack()
+        assert tuple(stack["pids"]) == ("api", "projector", "nats", "nats-2", "nats-3", "postgres")
+        assert stack["nats_url"].count("nats://") == 3
+        await dev.assert_visible(1, await dev.publish(1))
+        await dev.kill("nats")
+        await dev.assert_visible(2, await dev.publish(2))
+        client = await connect_once(stack["nats_url"], "test")
+        state = await fetch_state(client)
+        await client.close()
+        assert state is not None
+        assert (state.replication.wanted, state.replication.has_quorum) == (3, True)
+        assert await dev.signal(signal.SIGTERM) == 0
+        other = dev.launch("--nats-nodes", "1")
+        assert await asyncio.to_thread(other.wait, DEADLINE_S) == 1
+        assert "was made with 3 NATS nodes" in dev.output
 
 
 async def test_tokens_addresses_and_commands_can_be_copied(shared: Dev) -> None:

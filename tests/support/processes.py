@@ -120,7 +120,7 @@ class System:
 
     async def publish(self, messages: Iterable[tuple[str, bytes]], window: int = 200) -> int:
         """Publish (subject, body) pairs in order and return the last position."""
-        client = await nats.connect(self.nats_url)
+        client = await nats.connect(self.nats_url.split(","))
         stream = client.jetstream()
         last = 0
         batch: list[tuple[str, bytes]] = list(messages)

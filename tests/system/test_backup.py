@@ -8,10 +8,12 @@ from typing import Any
 
 import asyncpg
 import httpx
+import msgspec
 import pytest
 
 from consumers import stream
 from consumers.client import connect_once
+from consumers.replicas import Replication
 from ops.backup.control_tables import DERIVED, TABLES
 from ops.devstack.servers.nats import NatsServer
 from ops.devstack.servers.postgres import PostgresServer
@@ -70,9 +72,11 @@ async def all_rows(system: System) -> dict[str, list[dict[str, Any]]]:
 async def state_of(system: System) -> stream.StreamState | None:
     client = await connect_once(system.nats_url, "test")
     try:
-        return await stream.fetch_state(client)
+        state = await stream.fetch_state(client)
     finally:
         await client.close()
+    # Which server has the stream, and that it came from a backup, may differ.
+    return state and msgspec.structs.replace(state, replication=Replication(), restored=None)
 
 
 async def status_with_key(api_url: str, key: str) -> int:
@@ -170,10 +174,11 @@ async def test_a_checkpoint_ahead_of_the_restored_stream_is_reported_at_once(
 
     outcome = await succeed(own_system, "restore", tmp_path / "backup", "--only", "stream")
 
-    assert f"went back: the read model has applied position {later}" in outcome.err
+    ends = f"was restored from a backup that ends at position {first}, but the read model has applied position {later}"
+    assert ends in outcome.err
     own_system.launch("project", "refusing")
     assert own_system.children["refusing"].wait(30) == 1
-    assert "went back" in own_system.log("refusing")
+    assert ends in own_system.log("refusing")
 
 
 async def test_a_restore_into_a_used_broker_or_database_writes_nothing(

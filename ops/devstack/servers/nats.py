@@ -46,6 +46,11 @@ class NatsServer(ServerProcess):
         """Where the server reports its health; a new one at each start."""
 
     @property
+    def servers(self) -> "Sequence[NatsServer]":
+        """All servers of the broker: this one."""
+        return (self,)
+
+    @property
     def url(self) -> str:
         """The URL for clients."""
         return f"nats://127.0.0.1:{self.port}"
@@ -57,10 +62,12 @@ class NatsServer(ServerProcess):
     def _prepare(self) -> Iterator[float]:
         self.store_dir.mkdir(parents=True, exist_ok=True)
         self.monitoring_port = free_port()
-        store_dir = json.dumps(str(self.store_dir), ensure_ascii=False)
-        text = _CONFIGURATION.format(port=self.port, monitoring_port=self.monitoring_port, store_dir=store_dir)
-        self._configuration.write_text(text, encoding="utf-8")
+        self._configuration.write_text(self._configuration_text(), encoding="utf-8")
         yield from ()
+
+    def _configuration_text(self) -> str:
+        store_dir = json.dumps(str(self.store_dir), ensure_ascii=False)
+        return _CONFIGURATION.format(port=self.port, monitoring_port=self.monitoring_port, store_dir=store_dir)
 
     def _launch(self, descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
         command = (_program(), "--config", self._configuration)
