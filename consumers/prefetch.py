@@ -60,6 +60,8 @@ class Prefetcher:
             self._batch = BatchBuilder(self._subscription.position)
             self._task = asyncio.create_task(self._fill())
             self._task.add_done_callback(self._on_task_done)
+        if not self._full:
+            self._not_full.set()  # the limits have grown since the batch was full
         started = time.monotonic()
         while self._can_grow():
             remaining_s = started + (GATHER_S if self._batch.events else wait_s) - time.monotonic()

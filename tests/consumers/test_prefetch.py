@@ -264,3 +264,14 @@ async def test_a_single_message_is_returned_at_once(client: TolerantClient) -> N
             batch = await waiting
     assert batch is not None
     assert (batch.events, batch.position) == (1, 1)
+
+
+async def test_a_full_batch_grows_at_once_when_the_limits_do(client: TolerantClient) -> None:
+    await publish(client, history(Random(1), 40))
+    limits = BatchLimits(32)
+    limits.events_max = 2
+    async with OrderedSubscription(client, START) as subscription, Prefetcher(subscription, limits) as prefetcher:
+        assert (await next_batch(prefetcher)).events == 2
+        await wait_until_idle(subscription)
+        limits.events_max = 32
+        assert (await next_batch(prefetcher)).events > 2
