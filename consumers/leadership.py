@@ -44,7 +44,9 @@ async def leadership(
 
 async def _wait_for_lock(connection: asyncpg.Connection, standing_by: Callable[[], None]) -> None:
     announced = False
-    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK_KEY):
+    # Limited, so that a server without power does not hold a standby for as long as a batch may take.
+    limit_s = database.LEADER_SILENCE_MAX_S
+    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK_KEY, timeout=limit_s):
         if not announced:
             log.info("standing_by", reason="another projector leads")
             standing_by()

@@ -232,6 +232,9 @@ class Term:
             await self._take_over()
         metrics.TERMS.inc()
         for checkpoint in self._checkpoints:
+            if checkpoint.position < metrics.STATE.position:
+                # The database lost commits, as in an asynchronous failover, or was restored: apply them again.
+                log.warning("checkpoint_went_back", position=checkpoint.position, applied_before=metrics.STATE.position)
             log.info(
                 "following", generation=checkpoint.generation, position=checkpoint.position, epoch=checkpoint.epoch
             )

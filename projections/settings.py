@@ -165,14 +165,15 @@ DATABASE_OPTIONS = {
 
 def _database_url(text: str) -> str:
     parts = urlsplit(text)
-    several_hosts = "," in parts.netloc.rpartition("@")[2]
-    url = text if several_hosts else _url(text, ("postgresql://", "postgres://"))
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    for server in [text] if len(hosts) == 1 else [f"{parts.scheme}://{host}" for host in hosts]:
+        _url(server, ("postgresql://", "postgres://"))
     options = parse_qs(parts.query)
     for name, words in DATABASE_OPTIONS.items():
         if not set(options.get(name, [])) <= set(words):
             raise ValueError(f"must have one of {', '.join(words)} for {name}")
     database_tls.check_options({name: values[-1] for name, values in options.items()})
-    return url
+    return text
 
 
 def _nats_urls(text: str) -> str:

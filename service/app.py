@@ -32,7 +32,7 @@ from service.cache import Cache
 from service.card_fetcher import CardFetcher
 from service.fast_path import FastPath
 from service.free_memory import keep_returning
-from service.freshness import Freshness, NotReady
+from service.freshness import Freshness, NotReady, ReadModelBehind
 from service.identity import issuer_keys
 from service.identity.refusals import IdentityProviderUnavailable, Refusal, ScopeMissing, Unauthenticated
 from service.list_campaigns import ListCampaigns
@@ -320,6 +320,7 @@ _EXCEPTIONS: Final[dict[Any, Any]] = {
     RateLimited: _rate_limited,
     NotReady: _problem("not_ready"),
     DatabaseNotMigrated: _problem("not_ready"),
+    ReadModelBehind: _problem("read_model_behind"),
     PageTooLarge: _problem("page_too_large"),
     PageMemoryBusy: _problem("page_memory_busy"),
     **dict.fromkeys(reads.GENERATION_GONE, _problem("not_ready")),

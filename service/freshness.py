@@ -54,6 +54,10 @@ class NotReady(Exception):
     """There is no generation to read from, because the database was never migrated."""
 
 
+class ReadModelBehind(Exception):
+    """The read model is behind what this process has stated: PostgreSQL lost commits, or was restored."""
+
+
 class _Waiter(Struct, eq=False):
     position: int
     reached: asyncio.Future[None]
@@ -69,6 +73,10 @@ class Freshness:
         self._may_cache = database.reads_from_primary(database_url)
         self._generation: Generation | None = None
         self._position = 0
+        self._stated = 0
+        """The highest position of a notice or an answer. It never goes back, whatever happens to the database."""
+        self._behind = False
+        """Whether the last answer was refused because its position was lower."""
         self._log_once = LogOnce()
         self._unreadable = RateLimitedLog("notice_unreadable")
         self._waiters: set[_Waiter] = set()
@@ -151,6 +159,27 @@ class Freshness:
             if not self._waiting_by_caller[caller]:
                 del self._waiting_by_caller[caller]
 
+    @property
+    def stated(self) -> int:
+        """The position before which no read that begins now may be answered; see `state`."""
+        return self._stated if self._may_cache else 0
+
+    def state(self, position: int, stated: int) -> None:
+        """State the position of an answer; `stated` is the value of that property when its read began.
+
+        Raises `ReadModelBehind` if it is lower: PostgreSQL lost commits that notices or earlier answers have stated.
+        """
+        if position >= stated:
+            self._stated = max(position, self._stated)
+            if self._behind and position >= self._stated:
+                self._behind = False
+                log.info("read_model_caught_up", position=position)
+            return
+        if not self._behind:
+            self._behind = True
+            log.warning("read_model_behind", position=position, stated=stated)
+        raise ReadModelBehind
+
     def reset_position(self) -> None:
         """Reset the known position: the read model was restored or replaced, and its position went back."""
         self._position = 0
@@ -177,6 +206,7 @@ class Freshness:
         latest = max(position, self._position) if generation == self._generation else position
         self._generation = generation
         self._position = latest
+        self._stated = max(latest, self._stated)
         for waiter in self._waiters:
             if waiter.position <= latest and not waiter.reached.done():
                 waiter.reached.set_result(None)

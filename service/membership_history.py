@@ -114,6 +114,7 @@ class MembershipHistory:
     async def _respond(self, read: "Read", name: Generation) -> RawResponse | None:
         """Return the response from a generation; None if it is no longer the live one."""
         request = read.request
+        stated = self._freshness.stated
         live = await read_registers(
             self._pool,
             name,
@@ -127,6 +128,7 @@ class MembershipHistory:
         if request.min_position is not None and live.checkpoint.position < request.min_position:
             self._freshness.reset_position()
             return problem_reply("position_not_reached")
+        self._freshness.state(live.checkpoint.position, stated)
         headers = position_headers(live.checkpoint.position, live.parked)
         if live.state is None:
             return problem_reply("membership_not_found", *headers)

@@ -108,6 +108,7 @@ _LIST_RESPONSES: Final = {
         "page_too_large",
         "page_memory_busy",
         "position_not_reached",
+        "read_model_behind",
         headers=("Retry-After", *_LIMITS),
     ),
 }
@@ -216,6 +217,7 @@ _HISTORY: Final = {
             *_UNAVAILABLE,
             "identity_provider_unavailable",
             "position_not_reached",
+            "read_model_behind",
             "broker_unavailable",
             "broker_not_configured",
             "history_busy",

@@ -1,7 +1,7 @@
 """Reads the page for a request from the live generation, after waiting for the position that the caller requested.
 
 Reads: the live generation, through read_model.
-Fails: `NotReady`, `PageTooLarge`, `PageMemoryBusy`, and what the read pool raises.
+Fails: `NotReady`, `ReadModelBehind`, `PageTooLarge`, `PageMemoryBusy`, and what the read pool raises.
 Invariants: a page is read in one snapshot of one generation; a switch between generations repeats the read.
 """
 
@@ -117,13 +117,14 @@ class PageReader:
             position, wait_s(prefer), principal.user_id, deadline
         ):
             return PositionNotReached()
+        stated = self._freshness.stated
         page = await self._read_live(request, principal.scope, cursor, keys_only=keys_only)
         if page.items_bytes <= UNRESERVED_BYTES_MAX:
-            return await self._outcome(request, principal, fingerprint, page, None)
+            return await self._outcome(request, principal, fingerprint, page, None, stated=stated)
         reservation = await self._budget.reserve(page.items_bytes, _memory_wait_s(deadline), principal.user_id)
         try:
             page = await self._read_live(request, principal.scope, cursor, page.items_bytes)
-            outcome = await self._outcome(request, principal, fingerprint, page, reservation)
+            outcome = await self._outcome(request, principal, fingerprint, page, reservation, stated=stated)
         except BaseException:
             reservation.release()
             raise
@@ -138,11 +139,14 @@ class PageReader:
         fingerprint: bytes,
         page: Page,
         reservation: Reservation | None,
+        *,
+        stated: int,
     ) -> Outcome:
         position = request.min_position
         if position is not None and page.position < position:  # the read model went back: it was restored or replaced
             self._freshness.reset_position()
             return PositionNotReached()
+        self._freshness.state(page.position, stated)
         if not _is_visible(page, request, principal):
             return CustomerNotFound(page.position, page.parked)
         return PageFound(page, await self._next_cursor(page, fingerprint), reservation)

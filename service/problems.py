@@ -42,6 +42,11 @@ IDENTITY_PROVIDER_UNAVAILABLE: Final = (
 PAGE_MEMORY_BUSY: Final = "The memory for large pages is in use by other requests; try again shortly."
 
 RUNNER_UNAVAILABLE: Final = "No job runner is running; start `membership jobs run`."
+READ_MODEL_BEHIND: Final = (
+    "The read model is behind what earlier answers have stated, as after a failover that lost commits; the events are "
+    "being applied again: try again shortly."
+)
+
 HISTORY_TOO_LONG: Final = (
     "This membership has more events than a history is made of; omit include=counters if it is sent."
 )
@@ -90,6 +95,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
             "Service Unavailable",
             "The read model cannot be reached or took too long; try again shortly.",
         ),
+        Problem("read_model_behind", 503, "Service Unavailable", READ_MODEL_BEHIND),
         Problem("identity_provider_unavailable", 503, "Service Unavailable", IDENTITY_PROVIDER_UNAVAILABLE),
         Problem("overloaded", 503, "Service Unavailable", "Too many reads are waiting; try again shortly."),
         Problem("page_too_large", 503, "Service Unavailable", PAGE_TOO_LARGE),

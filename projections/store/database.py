@@ -14,6 +14,8 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 from asyncpg.pool import PoolConnectionProxy
 
+from projections.store.hosts import HOSTS
+
 CONNECT_TIMEOUT_S: Final = 5.0
 ACQUIRE_TIMEOUT_S: Final = 0.8
 """How long a read waits for a free connection, unless configured; the API promises its 503 within a second."""
@@ -310,6 +312,7 @@ async def open_pool(
     """
     pool = await asyncpg.create_pool(
         url,
+        connect=_connect_primary if reads_from_primary(url) else None,  # type: ignore[arg-type] # typed by keywords
         min_size=0,
         max_size=connections_max,
         timeout=CONNECT_TIMEOUT_S,
@@ -323,6 +326,15 @@ async def open_pool(
         },
     )
     return ReadPool(pool, statement_timeout_s + ANSWER_GRACE_S, waited, acquire_timeout_s)
+
+
+async def _connect_primary(url: str, **options: Any) -> asyncpg.Connection:  # noqa: ANN401 - asyncpg's options
+    """Connect like asyncpg, but to the newest primary among several hosts, whichever of them answers."""
+
+    async def connect_one(server: str) -> asyncpg.Connection:
+        return await asyncpg.connect(server, **options)
+
+    return await HOSTS.connect(url, connect_one)
 
 
 def reads_from_primary(url: str) -> bool:
@@ -352,7 +364,7 @@ async def connect(
     **settings: str,
 ) -> asyncpg.Connection:
     """Open one connection for a command, a listener or a migration."""
-    return await asyncpg.connect(
+    return await (_connect_primary if reads_from_primary(url) else asyncpg.connect)(
         url,
         timeout=CONNECT_TIMEOUT_S,
         target_session_attrs=_session_attributes(url),

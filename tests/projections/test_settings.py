@@ -86,6 +86,8 @@ def test_a_secret_is_never_shown() -> None:
         ("DATABASE_CONNECTIONS_MAX", "0"),
         ("NATS_URL", "http://x"),
         ("DATABASE_URL", "mysql://x"),
+        ("DATABASE_URL", "mysql://a,b/members"),
+        ("DATABASE_URL", "postgresql://a:5432,b:99999/members"),
         ("JWKS_URL", "issuer/keys"),
         ("JWKS_URL", "ftp://issuer/keys"),
         ("JWKS_URL", "https://"),
