@@ -242,7 +242,7 @@ def test_the_autoscaler_stays_within_the_connections_of_postgresql() -> None:
     fragment = (ROOT / "deploy" / "postgresql.conf").read_text(encoding="utf-8")
     (connections,) = re.findall(r"^max_connections = (\d+)$", fragment, re.MULTILINE)
     api = settings("membership-api")
-    each = api.http_workers * (api.database_connections_max + 6)
+    each = api.http_workers * (api.database_connections_max + 9)
     assert scaler["spec"]["maxReplicas"] * each + 30 <= int(connections)
     assert scaler["spec"]["scaleTargetRef"]["name"] == "membership-api"
     assert scaler["spec"]["minReplicas"] >= 2

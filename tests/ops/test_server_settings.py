@@ -20,6 +20,7 @@ from ops.devstack.servers.nats import NatsServer
 from ops.devstack.servers.postgres import PostgresServer
 from projections import nkeys
 from projections.settings import load
+from service.app import OPERATIONS_CONNECTIONS
 from tests.support.builders import customer_id, published
 from tests.support.certificates import Authority
 from tests.support.command import membership
@@ -32,7 +33,7 @@ ROLES = ("PRODUCER", "PROJECTOR", "API", "OPERATOR", "SYSTEM")
 FRAGMENT = ROOT / "deploy" / "postgresql.conf"
 NOT_IN_THE_WHEEL = "ssl"
 """The tests' PostgreSQL is built without TLS; tests/system/test_tls.py has an endpoint in front of it."""
-CONNECTIONS_BESIDE_THE_POOL = 6
+CONNECTIONS_BESIDE_THE_POOL = 6 + OPERATIONS_CONNECTIONS
 
 
 class ProductionNats(NatsServer):
