@@ -8,8 +8,9 @@ from typing import Final
 
 import asyncpg
 from msgspec import Struct
+from msgspec.structs import replace
 
-from projections.maintenance import job_summary, jobs
+from projections.maintenance import job_summary, jobs, reviews
 from projections.maintenance.job_summary import JobSummary
 from projections.store import checkpoint as checkpoints
 from projections.store import fan_out, generations
@@ -53,9 +54,17 @@ async def read_status(connection: asyncpg.Connection) -> ReadModelStatus:
         fan_outs=await fan_out.count(connection, name),
         leader=await projector_leads(connection),
         applied_ago_s=await checkpoints.applied_ago_s(connection, name),
-        jobs=[job_summary.summary(job, running=running) for job in await jobs.unfinished(connection)],
+        jobs=await _unfinished(connection, running=running),
         generations=await generations.statuses(connection),
     )
+
+
+async def _unfinished(connection: asyncpg.Connection, *, running: bool) -> list[JobSummary]:
+    """Return the open jobs, and which of them await a decision; without reports, which may be large."""
+    unfinished = await jobs.unfinished(connection)
+    found = await reviews.of(connection, [job.job_id for job in unfinished])
+    shown = [job_summary.summary(job, running=running, review=found.get(job.job_id)) for job in unfinished]
+    return [replace(job, report=None) for job in shown]
 
 
 def stuck_sentence(status: ReadModelStatus, lag_s: float | None) -> str:

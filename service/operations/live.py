@@ -43,7 +43,9 @@ HEADERS: Final = [
     (b"x-accel-buffering", b"no"),  # a proxy of nginx would otherwise collect the events
 ]
 FINGERPRINTS: Final[Mapping[str, str]] = {
-    "jobs": "SELECT concat(count(*), ' ', max(updated_at), ' ', max(job_id)) FROM control.job",
+    "jobs": "SELECT concat(count(*), ' ', max(updated_at), ' ', max(job_id), ' ', "
+    "(SELECT concat(max(reported_at), ' ', count(awaits_until), ' ', count(decision)) FROM control.job_review)) "
+    "FROM control.job",
     "parked": "SELECT concat(count(*), ' ', max(position), ' ', min(position)) FROM {generation}.parked_event",
     "generations": "SELECT concat((SELECT concat(generation, previous) FROM control.live), "
     "string_agg(concat(generation, state, follows_until), ',' ORDER BY generation)) FROM control.generation",

@@ -228,6 +228,8 @@ async def test_an_open_job_shows_its_rate_and_whether_it_awaits_approval(
     )
     shown = (await own_system.get(f"/ops/jobs/{job['job_id']}")).json()
     assert (shown["awaits_approval"], shown["report"]["differing_rows"]) == (True, 3)
+    (waiting,) = (await own_system.get("/ops/overview")).json()["jobs"]
+    assert (waiting["awaits_approval"], "report" in waiting) == (True, False)
     assert "eta_s" not in job  # no process runs it
     holder = await asyncpg.connect(own_system.database_url)
     await holder.execute("SELECT pg_advisory_lock($1, $2)", 0x4D454D42, 0x4A4F4253)
