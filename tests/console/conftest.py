@@ -26,7 +26,7 @@ async def console(system: System) -> Console:
 
 
 @pytest.fixture
-async def operator(browser: Browser, console: Console) -> AsyncIterator[Operator]:
+async def operator(request: pytest.FixtureRequest, browser: Browser, console: Console) -> AsyncIterator[Operator]:
     """An operator in front of a wide window."""
-    async with operator_at(browser, console.system) as operator:
+    async with operator_at(browser, console.system, request.node.name) as operator:
         yield operator

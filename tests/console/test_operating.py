@@ -126,11 +126,11 @@ async def test_a_customer_is_erased_with_the_typed_word(operator: Operator) -> N
 
 
 @pytest.fixture
-async def own_operator(browser: Browser, own_system: System) -> AsyncIterator[Operator]:
+async def own_operator(request: pytest.FixtureRequest, browser: Browser, own_system: System) -> AsyncIterator[Operator]:
     """An operator of a system with a dataset, whose generations the test may change."""
     await own_system.wait_until_applied(await own_system.publish(DATASET.events()))
     await Console(own_system).start_runner()
-    async with operator_at(browser, own_system) as operator:
+    async with operator_at(browser, own_system, request.node.name) as operator:
         yield operator
 
 
@@ -180,7 +180,9 @@ async def test_a_verification_names_the_damaged_row_and_a_job_is_cancelled(own_o
     await operator.press("Rebuild …")
     await operator.run_plan("Rebuild")
     await operator.press("Close", operator.dialog.locator(".dialog-actions"))
-    await operator.press("Cancel the job …")
+    waiting = operator.page.locator(".lane", has_text="waits for you")
+    await expect(waiting).to_be_visible(timeout=2 * DEADLINE_MS)
+    await operator.press("Cancel the job …", waiting)
     await operator.run_plan("Cancel the job")
     await operator.plan_is_done()
 

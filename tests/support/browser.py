@@ -1,5 +1,6 @@
 """A real browser at the console: starts Chromium, opens pages, and collects what the browser complains about."""
 
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -134,16 +135,20 @@ class Operator:
 
 @asynccontextmanager
 async def operator_at(
-    browser: Browser, system: System, *, width: int = WIDE, scheme: Scheme = "light"
+    browser: Browser, system: System, test: str = "", *, width: int = WIDE, scheme: Scheme = "light"
 ) -> AsyncIterator[Operator]:
-    """Open a tab with a session storage of its own; fail if the browser complained about anything."""
+    """Open a tab with a session storage of its own; fail if the browser complained about anything.
+
+    The last thing seen in a `test` is kept as a picture.
+    """
     context = await browser.new_context(
         viewport={"width": width, "height": HEIGHT}, color_scheme=scheme, reduced_motion="reduce"
     )
     operator = Operator(system, await context.new_page())
     try:
         yield operator
-        await operator.screenshot("last-seen")
+        if test:
+            await operator.screenshot(f"end-of-{re.sub('[^a-z0-9]+', '-', test)[:100]}")
         assert operator.complaints == []
     finally:
         await context.close()
