@@ -7,7 +7,7 @@ MembershipClientError
     ├── InvalidParameters      422; `errors` lists every wrong parameter
     └── Problem                problem+json; `code`, `status`, `detail`, `request_id`
         ├── Unauthenticated, InsufficientScope, CustomerNotFound, MembershipNotFound, RateLimited
-        ├── RequestRefused     400, 405, 413, 414, and 404 for a path
+        ├── RequestRefused     400, 405, 409, 413 to 415, and 404 for a path
         ├── InternalError
         └── ServiceUnavailable 503
             └── PositionNotReached
@@ -113,6 +113,7 @@ PROBLEMS: Final[Mapping[str, type[Problem]]] = {
     "membership_not_found": MembershipNotFound,
     "rate_limited": RateLimited,
     "internal_error": InternalError,
+    "cross_site_request": RequestRefused,
     "position_not_reached": PositionNotReached,
 }
 """Codes with an exception of their own."""
@@ -120,8 +121,10 @@ _BY_STATUS: Final[Mapping[int, type[Problem]]] = {
     400: RequestRefused,
     404: RequestRefused,
     405: RequestRefused,
+    409: RequestRefused,
     413: RequestRefused,
     414: RequestRefused,
+    415: RequestRefused,
     401: Unauthenticated,
     403: InsufficientScope,
     429: RateLimited,
