@@ -21,9 +21,9 @@ setup: $(SET_UP) ## Create .venv with the membership command; repeated only when
 run: setup ## Start PostgreSQL, NATS, projector and API locally, with demo data (ARGS='--port 8080')
 	@$(BIN)/membership dev $(ARGS)
 
-test: setup ## Run the tests (ARGS='-k word -x'); installs Chromium where it is missing and apt-get may
+test: setup ## Run the tests, a file at a time on each core (ARGS='-k word -x', ARGS='-n 0 -s' for one process); installs Chromium where it is missing and apt-get may
 	@bash .ci/chromium
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 coverage: setup ## Run the tests and print line and branch coverage, child processes included (ARGS as for test)
 	@bash .ci/chromium
