@@ -29,7 +29,7 @@ async def start_of_newest(client: Client, subject: str, before: int | None, limi
     state = await stream.fetch_bounds(client)
     if state is None:
         return 0, 0
-    first, last = state
+    first, last = max(state[0], 1), state[1]  # a stream that never held a message begins at 0
     end = last + 1 if before is None else min(before, last + 1)
     if end <= first:
         return 0, 0

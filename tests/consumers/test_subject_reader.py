@@ -186,6 +186,17 @@ async def test_the_newest_messages_come_newest_first_and_page_by_page(reader: Su
     assert (newest.subject, newest.body) == (EVEN, b"30")
 
 
+async def test_a_stream_without_messages_has_no_newest_ones(nats: NatsServer) -> None:
+    client = await connect_once(nats.url, "test")
+    await stream.create(client, replicas=1)
+    reader = SubjectReader(nats.url, "test")
+
+    assert await reader.newest("membership.>", None, 10) == []
+
+    await reader.close()
+    await client.close()
+
+
 async def test_the_newest_messages_of_a_sparse_subject_are_found(client: TolerantClient, reader: SubjectReader) -> None:
     random = Random(7)
     on_subject: dict[str, list[int]] = {}
