@@ -42,7 +42,7 @@ check: setup docs ## Lint, types, imports, migrations, Dockerfile, compose.yaml,
 	$(BIN)/squawk --pg-version 18.0 --assume-in-transaction \
 		--exclude require-lock-timeout,require-statement-timeout projections/store/migrations/*.sql
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml compose.cluster.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
 
 contracts: setup ## Record additive changes of the HTTP and event contracts, after which they must stay compatible
