@@ -17,8 +17,14 @@ def cpu_s(pid: int) -> float:
     return _cpu_s(pid) + sum(map(_cpu_s, children(pid)))
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_with_ended_s(pid: int) -> float:
+    """Return the same including children that have ended: PostgreSQL ends a process with each connection."""
+    running = children(pid)
+    return _cpu_s(pid, ended_children=True) + sum(map(_cpu_s, running))
+
+
+def _cpu_s(pid: int, *, ended_children: bool = False) -> float:
     # After the name, which is in parentheses and may contain anything, come the fields from the third on.
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    user, kernel = fields[11:13]
-    return (int(user) + int(kernel)) / TICKS_PER_S
+    ticks = fields[11:15] if ended_children else fields[11:13]
+    return sum(map(int, ticks)) / TICKS_PER_S
