@@ -51,8 +51,11 @@ def check_options(options: Mapping[str, str]) -> None:
             raise ValueError(f"has an option sslcert that {problem}") from None
 
 
-def environment_problems(url: str, environment: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each file of libpq's variables that is bad, and one if the server cannot be verified."""
+def environment_problems(url: str, environment: Mapping[str, str], setting: str) -> list[str]:
+    """Return a sentence for each file of libpq's variables that is bad, and one if the server cannot be verified.
+
+    `setting` is the variable that holds the URL.
+    """
     options = {name: values[-1] for name, values in parse_qs(urlsplit(url).query).items()}
     mode = options.get("sslmode") or environment.get("PGSSLMODE", "")
     if mode == "disable":
@@ -67,7 +70,7 @@ def environment_problems(url: str, environment: Mapping[str, str]) -> list[str]:
                 problems.append(f"{variable} ({path!r}) {problem}.")
     if mode in _VERIFYING and not (options.get("sslrootcert") or environment.get("PGSSLROOTCERT") or _has_default()):
         problems.append(
-            f"MEMBERSHIP_DATABASE_URL asks for sslmode={mode} and names no CA: add sslrootcert and a file, such as "
+            f"{setting} asks for sslmode={mode} and names no CA: add sslrootcert and a file, such as "
             "sslrootcert=/etc/ssl/certs/ca-certificates.crt."
         )
     return problems

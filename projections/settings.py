@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from projections import credential_files, database_tls, identity_settings
+from projections import credential_files, database_tls, identity_settings, replica_urls
 from projections.cores import cores
 from projections.error_text import error_text
 from projections.errors import SettingsInvalid
@@ -32,11 +32,24 @@ class RateLimit(msgspec.Struct, frozen=True):
     period_s: int
 
 
+class LagMax(msgspec.Struct, frozen=True):
+    """How far behind the primary a replica may be: a number of positions or of seconds; the other one is None."""
+
+    positions: int | None
+    seconds: float | None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a process. Fields that a process does not need may be empty; `load` checks the rest."""
 
     database_url: str
     """PostgreSQL, as a `postgresql://` URL."""
+    read_database_url: str
+    """Read replicas of the same database, as a URL with one or several hosts; empty: none."""
+    read_lag_max: LagMax
+    """How far behind the primary a replica may be; beyond it, the replica is not read."""
+    read_min_position_from: str
+    """What answers a request that names a position: a `replica` once it has reached it, or the `primary`."""
     nats_url: str
     """NATS, as `nats://host:port`; several separated by commas."""
     nats_ca_file: str
@@ -176,6 +189,14 @@ def _database_url(text: str) -> str:
     return text
 
 
+def _read_database_url(text: str) -> str:
+    if text:
+        _database_url(text)
+    for url in replica_urls.split(text):
+        _url(url, ("postgresql://", "postgres://"))
+    return text
+
+
 def _nats_urls(text: str) -> str:
     return ",".join(_url(part.strip(), ("nats://", "tls://")) for part in text.split(","))
 
@@ -239,6 +260,21 @@ def _rate_limit(text: str) -> RateLimit | None:
         ) from None
 
 
+LAG_POSITIONS_MAX = 10**12
+LAG_SECONDS_MAX = 86_400
+
+
+def _lag_max(text: str) -> LagMax:
+    try:
+        if text.endswith("s"):
+            return LagMax(None, _seconds(0.5, LAG_SECONDS_MAX)(text.removesuffix("s")))
+        return LagMax(_whole(1, LAG_POSITIONS_MAX)(text), None)
+    except ValueError:
+        raise ValueError(
+            f"must be seconds from 0.5s to {LAG_SECONDS_MAX}s, or positions from 1 to {LAG_POSITIONS_MAX}"
+        ) from None
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in words:
@@ -266,6 +302,25 @@ TABLE: tuple[Variable, ...] = (
         None,
         "PostgreSQL 18 or newer, `postgresql://user:password@host:port/database`",
         secret=True,
+    ),
+    Variable(
+        "read_database_url",
+        _read_database_url,
+        "",
+        "standbys of that PostgreSQL from which pages are read, `postgresql://user:password@host:port[,…]/database`",
+        secret=True,
+    ),
+    Variable(
+        "read_lag_max",
+        _lag_max,
+        "5s",
+        "how far behind the primary a replica may be, in seconds (`5s`) or positions (`10000`)",
+    ),
+    Variable(
+        "read_min_position_from",
+        _one_of("replica", "primary"),
+        "replica",
+        "what answers a request that names a position: a `replica` once it has reached it, or the `primary`",
     ),
     Variable(
         "nats_url",
@@ -453,7 +508,11 @@ def load(needed: set[str], environment: Mapping[str, str]) -> Settings:
     if IDENTITY in needed and not any(values.get(field, "invalid") for field in IDENTITY_FIELDS):
         problems.append(_NO_IDENTITY)
     if not problems:
-        problems += _conflicts(values) + database_tls.environment_problems(values["database_url"], environment)
+        problems += _conflicts(values) + _replica_conflicts(values, environment)
+        urls = {field: values[field] for field in ("database_url", "read_database_url")}
+        for field in ("database_url", *(["read_database_url"] if urls["read_database_url"] else [])):
+            problems += database_tls.environment_problems(urls[field], environment, PREFIX + field.upper())
+        problems = list(dict.fromkeys(problems))  # both URLs use the same environment
     if problems:
         raise SettingsInvalid(problems)
     return Settings(**values)
@@ -479,6 +538,19 @@ def _conflicts(values: Mapping[str, str]) -> list[str]:
         except ValueError as problem:
             problems.append(f"MEMBERSHIP_NATS_CERT_FILE ({certificate!r}) {problem}.")
     return problems
+
+
+def _replica_conflicts(values: Mapping[str, str], environment: Mapping[str, str]) -> list[str]:
+    """Return a sentence if there are replicas, but the other URL does not select the primary."""
+    options = parse_qs(urlsplit(values["database_url"]).query).get("target_session_attrs", [])
+    selected = options[-1] if options else environment.get("PGTARGETSESSIONATTRS", "primary")
+    if not values["read_database_url"] or selected in {"primary", "read-write"}:
+        return []
+    problem = (
+        f"MEMBERSHIP_READ_DATABASE_URL is set, and MEMBERSHIP_DATABASE_URL selects a server by target_session_attrs="
+        f"{selected}, which may be a standby: remove that option, so that notices and keys come from the primary."
+    )
+    return [problem]
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -53,6 +53,7 @@ from service.read_model import reads
 from service.read_model.admission import RESERVED_CONNECTIONS, Admission
 from service.read_model.liveness import PROBE_EVERY_S, Liveness
 from service.read_model.query_batcher import GENERIC_PLAN_CONNECTIONS, QueryBatcher
+from service.replicas.replica_set import ReplicaSet
 from service.supervision import supervise
 from service.workers.link import SupervisorLink
 
@@ -124,25 +125,29 @@ def create_app(
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         custom_plan_pool, generic_plan_pool = await _open_pools(settings)
         sessions = await _open_sessions(settings)
-        freshness = Freshness(settings.database_url, custom_plan_pool, cache)
+        freshness = Freshness(
+            settings.database_url, custom_plan_pool, cache, follows_pointer=bool(settings.read_database_url)
+        )
         await freshness.start()
         fast_path.admission = Admission(max(1, settings.database_connections_max - RESERVED_CONNECTIONS))
         fast_path.liveness = Liveness(settings.database_url, (custom_plan_pool, generic_plan_pool, sessions))
         probe = asyncio.create_task(supervise("probe", fast_path.liveness.probe, PROBE_EVERY_S), name="probe")
         batcher = QueryBatcher(custom_plan_pool, generic_plan_pool, fast_path.admission, settings.reads_waiting_max)
         fast_path.batcher = batcher
-        fetcher = CardFetcher(batcher, freshness, cache)
+        replicas = await _open_replicas(settings, custom_plan_pool, freshness, cache, fast_path.admission)
+        pages = PageReader(batcher, freshness, PageBudget(cache), cursor_ages, replicas)
+        fetcher = CardFetcher(batcher, freshness, cache, replicas)
         authenticator = fast_path.authenticator = Authenticator(settings, custom_plan_pool, keys)
         background = [
             probe,
             asyncio.create_task(supervise("fetch cards", fetcher.run), name="fetch cards"),
             asyncio.create_task(supervise("record uses", authenticator.record_uses), name="record uses"),
             asyncio.create_task(supervise("free memory", keep_returning), name="free memory"),
+            *([] if replicas is None else [asyncio.create_task(_fetch_signing_key(pages), name="fetch signing key")]),
         ]
         if keys.configured:
             background.append(asyncio.create_task(supervise("issuer keys", keys.keep_fresh), name="issuer keys"))
             await keys.wait_for_first_read()
-        pages = PageReader(batcher, freshness, PageBudget(cache), cursor_ages)
         answer_within_s = settings.read_timeout_s + ANSWER_GRACE_S
         list_campaigns = ListCampaigns(
             authenticator,
@@ -161,7 +166,7 @@ def create_app(
             signing_key=pages.signing_key,
             answer_within_s=answer_within_s,
         )
-        app.state.services = routes.Services(list_campaigns, membership_history, freshness, link)
+        app.state.services = routes.Services(list_campaigns, membership_history, freshness, link, replicas)
         app.state.operations = OperationsServices(
             authenticator=authenticator,
             database=sessions,
@@ -184,6 +189,8 @@ def create_app(
             await authenticator.write_uses()
             await keys.close()
             await freshness.stop()
+            if replicas is not None:
+                await replicas.close()
             if reader is not None:
                 await reader.close()
             await custom_plan_pool.close()
@@ -240,12 +247,32 @@ async def _open_sessions(settings: Settings) -> SessionPool:
     )
 
 
+async def _open_replicas(
+    settings: Settings, primary: ReadPool, freshness: Freshness, cache: Cache, admission: Admission
+) -> ReplicaSet | None:
+    """Return the configured replicas, watched; None if there are none."""
+    if not settings.read_database_url:
+        return None
+    replicas = ReplicaSet(primary, freshness, cache, settings)
+    await replicas.start(settings, admission)
+    return replicas
+
+
 async def _report(freshness: Freshness, link: SupervisorLink) -> None:
     """Tell the supervisor once this worker has reached the read model."""
     while True:
         with suppress(NotReady, DatabaseNotMigrated, *reads.GENERATION_GONE, *UNAVAILABLE):
             await freshness.refresh()
             link.ready()
+            return
+        await asyncio.sleep(READINESS_EVERY_S)
+
+
+async def _fetch_signing_key(pages: PageReader) -> None:
+    """Fetch the cursors' key from the primary before a page needs it, so that replicas can answer without it."""
+    while True:
+        with suppress(DatabaseNotMigrated, *reads.GENERATION_GONE, *UNAVAILABLE):
+            await pages.signing_key()
             return
         await asyncio.sleep(READINESS_EVERY_S)
 

@@ -3,7 +3,8 @@
 A page depends on a set of tags: its customer, and for some orders and searches also campaigns. Its cards depend on
 their campaigns. The projector's notices carry the tags that a batch changed, and arrive in commit order. So whatever is
 still cached after the notice of position N is exact at N, whatever position it was read at, and a page whose cards are
-all exact at N is one snapshot of the read model.
+all exact at N is one snapshot of the read model. So what a replica returned may be cached as well, unless a change that
+it lacks was reported.
 
 Invariants: a page or card read from a snapshot is cached only if no notice received since then invalidates it; while
 the listening connection is down, nothing is cached and nothing is served from the cache.
@@ -127,8 +128,8 @@ class Cache:
         self._applied_through = self._floor = position
 
     def disable(self) -> None:
-        """Stop caching: invalidations may be missed from now on."""
-        self.flush()
+        """Stop caching: invalidations may be missed from now on. Changes reported before still count."""
+        self._drop_all()
         self._enabled = False
 
     def flush(self, position: int = 0) -> None:
@@ -136,6 +137,15 @@ class Cache:
 
         With a `position`, anything up to it may have changed: an older snapshot, from a lagging server, is not cached.
         """
+        self._drop_all()
+        self._changed.clear()
+        self._floor = max(self._applied_through, position)
+
+    def last_change(self, tags: Iterable[str]) -> int:
+        """Return the position from which a snapshot contains every reported change of `tags`."""
+        return max(self._floor, max((self._changed.get(tag, 0) for tag in tags), default=0))
+
+    def _drop_all(self) -> None:
         self._flushes += 1
         for pages in (self._probation, self._protected):
             for page in pages.values():
@@ -143,9 +153,7 @@ class Cache:
             pages.clear()
         self._with_responses.clear()
         self._by_tag.clear()
-        self._changed.clear()
         self.cards.clear()
-        self._floor = max(self._applied_through, position)
         self._pages_bytes = self._responses_bytes = 0
         self._on_progress()
 

@@ -8,8 +8,8 @@ commit, in order, or is disabled because it may have missed one.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 
 import asyncpg
@@ -66,7 +66,9 @@ class _Waiter(Struct, eq=False):
 class Freshness:
     """The read model's progress as this process last learned it."""
 
-    def __init__(self, database_url: str, pool: database.ReadPool, cache: Cache) -> None:
+    def __init__(
+        self, database_url: str, pool: database.ReadPool, cache: Cache, *, follows_pointer: bool = False
+    ) -> None:
         self._database_url = database_url
         self._pool = pool
         self._cache = cache
@@ -77,6 +79,16 @@ class Freshness:
         """The highest position of a notice or an answer. It never goes back, whatever happens to the database."""
         self._behind = False
         """Whether the last answer was refused because its position was lower."""
+        self._floor = 0
+        self.listening = False
+        """Whether the primary's notices arrive."""
+        self.sessions = 0
+        """How often listening has begun: each time, the primary may be another server."""
+        self._follows_pointer = follows_pointer
+        """Whether replicas are read: then the version of the pointer's row is queried after each change of it."""
+        self._pointer: str | None = None
+        """The live generation and the version of the pointer's row, as last notified; None until it is queried again,
+        and meanwhile no replica is read."""
         self._log_once = LogOnce()
         self._unreadable = RateLimitedLog("notice_unreadable")
         self._waiters: set[_Waiter] = set()
@@ -95,6 +107,33 @@ class Freshness:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def position(self) -> int:
+        """The last position that the primary is known to have applied."""
+        return self._position
+
+    @property
+    def floor(self) -> int:
+        """The position before which no replica may answer: what had been stated when listening began.
+
+        A primary that was promoted may lack commits, and then so may its replicas.
+        """
+        return self._floor
+
+    @property
+    def known_generation(self) -> Generation | None:
+        """The live generation as last known; None before it was queried."""
+        return self._generation
+
+    def accepts(self, pointer: str) -> bool:
+        """Return whether a replica's answer with this pointer has every change outside a batch that was notified.
+
+        While no notices arrive, such a change cannot be known: then its generation must be the last known one.
+        """
+        if self._pointer is None:
+            return False
+        return pointer == self._pointer or (not self.listening and pointer.partition(".")[0] == self._generation)
 
     async def generation(self) -> Generation:
         """Return the last known live generation, queried if none is known; raises `NotReady` if there is none."""
@@ -127,13 +166,8 @@ class Freshness:
 
     async def wait_within(self, position: int, wait_s: float, caller: str, deadline: asyncio.Timeout) -> bool:
         """Wait for a position like `wait_for_position`, and extend the request's deadline by the time that it took."""
-        began = asyncio.get_running_loop().time()
-        ends = deadline.when() or began
-        deadline.reschedule(ends + wait_s)
-        try:
+        with extended(deadline, wait_s):
             return await self.wait_for_position(position, wait_s, caller)
-        finally:
-            deadline.reschedule(ends + asyncio.get_running_loop().time() - began)
 
     async def wait_for_position(self, position: int, wait_s: float, caller: str) -> bool:
         """Wait at most `wait_s` until the live generation has applied `position`; return whether it has.
@@ -229,7 +263,9 @@ class Freshness:
             with database.closed_is_unavailable(connection):
                 await connection.add_listener(CHANNEL, lambda *notice: _queue(notices, notice[3]))
             # Queried after LISTEN, so every commit is either in this result or reported by a notice.
-            self._enable_cache((await self.refresh()).position)
+            await self._begin_again()
+            self.listening = True
+            self.sessions += 1
             self._log_once.reset()
             check = asyncio.create_task(self._check_listener(connection), name="check listener")
             check.add_done_callback(lambda _: _queue(notices, None))
@@ -239,6 +275,7 @@ class Freshness:
                 check.result()
             self._log_once.warning("listener_disconnected", "PostgreSQL ended the connection, or notices were missing")
         finally:
+            self.listening = False
             self._cache.disable()
             connection.terminate()
             if check is not None:
@@ -265,9 +302,26 @@ class Freshness:
         if notice is None:
             self._unreadable.warning(detail="All answers kept in memory are dropped; a newer release may be running.")
         if notice is None or notice.generation != self._generation:
-            self._enable_cache((await self.refresh()).position)
+            self._pointer = None
+            await self._begin_again()
             return
+        # Such a change states a position that was notified before; a batch that changed very much, a new one.
+        outside_a_batch = notice.flush and notice.position <= self._cache.applied_through
         self._apply(notice)
+        if outside_a_batch and self._follows_pointer:
+            self._pointer = None
+            await self._learn_pointer()
+
+    async def _begin_again(self) -> None:
+        """Start caching from the position that a query returns."""
+        self._enable_cache((await self._learn_pointer()).position)
+        self._floor = self._stated
+
+    async def _learn_pointer(self) -> LivePosition:
+        """Query the pointer. Only the listener does, in the order of the notices, so no older one replaces a newer."""
+        live = await self.refresh()
+        self._pointer = live.versioned_pointer
+        return live
 
     def _apply(self, notice: Notice) -> None:
         if notice.flush:
@@ -282,6 +336,18 @@ class Freshness:
         """Start caching, unless reads may come from a standby: there, no position proves that a response is current."""
         if self._may_cache:
             self._cache.enable(position)
+
+
+@contextmanager
+def extended(deadline: asyncio.Timeout, wait_s: float) -> Iterator[None]:
+    """Extend a request's deadline by the time that the block takes, which is at most `wait_s`."""
+    began = asyncio.get_running_loop().time()
+    ends = deadline.when() or began
+    deadline.reschedule(ends + wait_s)
+    try:
+        yield
+    finally:
+        deadline.reschedule(ends + asyncio.get_running_loop().time() - began)
 
 
 def _queue(notices: Queue, payload: str | None) -> None:

@@ -10,11 +10,10 @@ from typing import Final, NamedTuple, assert_never
 
 from msgspec import Struct
 
-from projections.store.notices import campaign_tag, customer_tag, definition_tag
 from service import metrics
 from service.access_log import note
 from service.auth import Authenticator, Principal
-from service.cache import ANY_CAMPAIGN, ANY_DEFINITION, Cache, CachedPage, PageRead, key_of
+from service.cache import Cache, CachedPage, PageRead, key_of
 from service.cached_responses import Target, cached_response
 from service.cards import NOT_CACHED, digest
 from service.content_codings import negotiated_coding, negotiated_coding_in_parts
@@ -26,6 +25,7 @@ from service.page_reader import (
     PageReader,
     PositionNotReached,
 )
+from service.page_tags import campaign_id_of, page_tags
 from service.paging import Cursor, CursorAges
 from service.parameters import ListRequest, Pair, Violation, parse, query_pairs
 from service.problems import problem_reply, unprocessable
@@ -45,7 +45,6 @@ from service.representation import (
 COMPLETE_MAX_S: Final = 0.1
 """How long a page waits for its cards and for the notice of its position. Then it is read again with its cards, in one
 statement."""
-_ID: Final = slice(len('{"id":"'), len('{"id":"') + 36)
 _HITS: Final = metrics.CACHE.labels("answer", "hit")
 _MISSES: Final = metrics.CACHE.labels("answer", "miss")
 
@@ -226,28 +225,7 @@ class Read(NamedTuple):
         return Target(self.call.path, self.call.query, negotiated_coding(self.call.accept_encoding))
 
 
-def campaign_id_of(card: bytes) -> str:
-    """Return the campaign's id, with which every card begins."""
-    return card[_ID].decode()
-
-
 def _page_read(request: ListRequest, found: PageFound, campaign_ids: Sequence[str]) -> PageRead:
     page = found.page
     tags = page_tags(request, campaign_ids, has_next=page.has_next)
     return PageRead(page_content(request, page, found.next_cursor), campaign_ids, tags, page.position)
-
-
-def page_tags(request: ListRequest, campaign_ids: Sequence[str], *, has_next: bool) -> tuple[str, ...]:
-    """Return the tags on which the order and the totals of a page depend; the cards' contents are tracked apart.
-
-    Enrolment times and statuses are the customer's own rows. Any other order, and a search, depend on the campaigns:
-    on those shown, if they are all that match, and otherwise on all.
-    """
-    customer = customer_tag(request.customer_id)
-    if request.q is None and request.sort_field in {"enrolled_at", "status"}:
-        return (customer,)
-    by_definition = request.sort_field in {"enrolled_at", "status", "name", "created_at"}
-    if request.q is None and not has_next and not request.offset and request.cursor is None:
-        tag_of = definition_tag if by_definition else campaign_tag
-        return customer, *map(tag_of, campaign_ids)
-    return customer, ANY_DEFINITION if by_definition else ANY_CAMPAIGN

@@ -62,8 +62,32 @@ CREDENTIAL_FAILURES: Final = Counter(
     registry=REGISTRY,
 )
 
+ReplicaState = Literal["in_use", "behind", "unreachable", "refused"]
+"""Whether a replica is read, and if not, why."""
+REPLICA_STATES: Final = get_args(ReplicaState)
+REPLICAS: Final = Gauge(
+    "membership_replicas",
+    "Read replicas of each worker, by whether and why not they are read.",
+    ("state",),
+    registry=REGISTRY,
+)
+REPLICA_LAG_EVENTS: Final = Gauge(
+    "membership_replica_lag_events", "Stream positions that the last replica is behind the primary.", registry=REGISTRY
+)
+REPLICA_LAG_SECONDS: Final = Gauge(
+    "membership_replica_lag_seconds", "How long the last replica has been behind the primary.", registry=REGISTRY
+)
+READS: Final = Counter(
+    "membership_reads_total",
+    "Reads of pages and cards by workers that have replicas, by the server that answered.",
+    ("server",),
+    registry=REGISTRY,
+)
+
 COMBINATIONS: Final[Mapping[str, Combination]] = {
     "membership_position": "least",  # of the worker that is furthest behind
+    "membership_replica_lag_events": "greatest",
+    "membership_replica_lag_seconds": "greatest",
     "process_start_time_seconds": "least",
     "python_info": "greatest",
 }

@@ -1,6 +1,6 @@
 """Reads the page for a request from the live generation, after waiting for the position that the caller requested.
 
-Reads: the live generation, through read_model.
+Reads: the live generation, through read_model, of a replica or the primary.
 Fails: `NotReady`, `ReadModelBehind`, `PageTooLarge`, `PageMemoryBusy`, and what the read pool raises.
 Invariants: a page is read in one snapshot of one generation; a switch between generations repeats the read.
 """
@@ -17,11 +17,13 @@ from service import paging
 from service.auth import Principal
 from service.freshness import Freshness
 from service.page_budget import PageBudget, PageMemoryBusy, Reservation
+from service.page_tags import selecting_tags, shown_tags
 from service.paging import Cursor, CursorAges
 from service.parameters import ListRequest, Violation
 from service.read_model import reads
 from service.read_model.query_batcher import QueryBatcher
 from service.read_model.reads import UNRESERVED_BYTES_MAX, After, Page
+from service.replicas.replica_set import ReplicaSet
 
 KEY_BYTES_MAX: Final = 1_000
 """A longer sort key (a very long name) is truncated in the cursor; the rest is read from the campaign that the cursor
@@ -81,12 +83,19 @@ class PageReader:
     """Reads pages from the live generation."""
 
     def __init__(
-        self, batcher: QueryBatcher, freshness: Freshness, budget: PageBudget, cursor_ages: CursorAges
+        self,
+        batcher: QueryBatcher,
+        freshness: Freshness,
+        budget: PageBudget,
+        cursor_ages: CursorAges,
+        replicas: ReplicaSet | None = None,
     ) -> None:
         self._batcher = batcher
         self._freshness = freshness
         self._budget = budget
         self._cursor_ages = cursor_ages
+        self._replicas = replicas
+        """None: every page is read from the primary."""
         self._signing_key = b""
 
     async def read_cursor(self, text: str) -> Cursor | None:
@@ -112,18 +121,16 @@ class PageReader:
             return FOREIGN_CURSOR
         if cursor is not None and self._cursor_ages.is_too_old(cursor):
             return OLD_CURSOR
-        position = request.min_position
-        if position is not None and not await self._freshness.wait_within(
-            position, wait_s(prefer), principal.user_id, deadline
+        if request.min_position is not None and not await self._wait_for_position(
+            request.min_position, wait_s(prefer), principal.user_id, deadline
         ):
             return PositionNotReached()
-        stated = self._freshness.stated
-        page = await self._read_live(request, principal.scope, cursor, keys_only=keys_only)
+        page, stated = await self._read(request, principal.scope, cursor, keys_only=keys_only)
         if page.items_bytes <= UNRESERVED_BYTES_MAX:
             return await self._outcome(request, principal, fingerprint, page, None, stated=stated)
         reservation = await self._budget.reserve(page.items_bytes, _memory_wait_s(deadline), principal.user_id)
         try:
-            page = await self._read_live(request, principal.scope, cursor, page.items_bytes)
+            page, stated = await self._read(request, principal.scope, cursor, page.items_bytes)
             outcome = await self._outcome(request, principal, fingerprint, page, reservation, stated=stated)
         except BaseException:
             reservation.release()
@@ -151,7 +158,21 @@ class PageReader:
             return CustomerNotFound(page.position, page.parked)
         return PageFound(page, await self._next_cursor(page, fingerprint), reservation)
 
-    async def _read_live(
+    async def _wait_for_position(self, position: int, wait_s: float, caller: str, deadline: asyncio.Timeout) -> bool:
+        """Wait until the server that will answer has applied a position; return whether it has.
+
+        A replica applies it after the primary, whose notices cost no query. While they do not arrive, it is queried.
+        """
+        replicas = self._replicas
+        if replicas is None or not replicas.answer_positions:
+            return await self._freshness.wait_within(position, wait_s, caller, deadline)
+        began = asyncio.get_running_loop().time()
+        if self._freshness.listening and not await self._freshness.wait_within(position, wait_s, caller, deadline):
+            return False
+        left_s = wait_s - (asyncio.get_running_loop().time() - began)
+        return await replicas.wait_within(position, max(0.0, left_s), deadline)
+
+    async def _read(
         self,
         request: ListRequest,
         scope: str | None,
@@ -159,27 +180,46 @@ class PageReader:
         items_bytes_max: int = UNRESERVED_BYTES_MAX,
         *,
         keys_only: bool = False,
-    ) -> Page:
-        """Read a page, again if the pointer to the live generation moved; raises `PageMemoryBusy`.
+    ) -> tuple[Page, int]:
+        """Read a page from a replica if one may answer, otherwise from the primary, again if the pointer moved.
 
-        A page for which memory was reserved may have grown beyond the reservation in the meantime.
+        The second value is what `Freshness.state` needs: a replica's page is compared by what it shows instead. Raises
+        `PageMemoryBusy`: a page for which memory was reserved may have grown beyond it in the meantime.
         """
 
-        async def read(name: Generation) -> Page | None:
-            after = None if cursor is None else await self._after(name, request, cursor)
+        async def read(batcher: QueryBatcher, name: Generation, *, versioned: bool = True) -> Page:
+            after = None if cursor is None else await self._after(batcher, name, request, cursor)
             page = await reads.read_page(
-                self._batcher, name, request, scope, after, items_bytes_max=items_bytes_max, keys_only=keys_only
+                batcher,
+                name,
+                request,
+                scope,
+                after,
+                items_bytes_max=items_bytes_max,
+                keys_only=keys_only,
+                versioned=versioned,
             )
             if UNRESERVED_BYTES_MAX < items_bytes_max < page.items_bytes:
                 raise PageMemoryBusy
+            return page
+
+        async def read_live(name: Generation) -> Page | None:
+            page = await read(self._batcher, name, versioned=False)
             return page if page.live_generation == name else None
 
-        return await self._freshness.read_live(read)
+        if self._replicas is not None:
+            page = await self._replicas.read(
+                read, selecting_tags(request), min_position=request.min_position or 0, shown=_shown
+            )
+            if page is not None:
+                return page, 0
+        stated = self._freshness.stated
+        return await self._freshness.read_live(read_live), stated
 
-    async def _after(self, name: Generation, request: ListRequest, cursor: Cursor) -> After:
+    async def _after(self, batcher: QueryBatcher, name: Generation, request: ListRequest, cursor: Cursor) -> After:
         key = cursor.key
         if request.sort_field == "name" and key is not None and _may_be_truncated(key):
-            key = await reads.name_key_of(self._batcher, name, cursor.campaign_id, key)
+            key = await reads.name_key_of(batcher, name, cursor.campaign_id, key)
         return After(key, cursor.campaign_id)
 
     async def _next_cursor(self, page: Page, fingerprint: bytes) -> str | None:
@@ -194,6 +234,10 @@ class PageReader:
         """Return the key with which all API processes sign cursors."""
         self._signing_key = self._signing_key or await reads.cursor_key(self._batcher)
         return self._signing_key
+
+
+def _shown(page: Page) -> list[str]:
+    return shown_tags(page.cards)
 
 
 def _memory_wait_s(deadline: asyncio.Timeout) -> float:

@@ -11,6 +11,7 @@ from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from projections.model import asyncapi, event_schemas
+from projections.store.database import UNAVAILABLE
 from service import console, docs_document, events_page, metrics, openapi
 from service.freshness import Freshness
 from service.list_campaigns import ListCall, ListCampaigns
@@ -18,6 +19,7 @@ from service.membership_history import HistoryCall, MembershipHistory
 from service.operations import http
 from service.operations.endpoints import ENDPOINTS
 from service.problems import problem_response
+from service.replicas.replica_set import ReplicaSet
 from service.representation import RawResponse
 from service.workers.link import SupervisorLink
 
@@ -30,6 +32,8 @@ class Services(Struct, frozen=True):
     freshness: Freshness
     link: SupervisorLink | None
     """None in a process without supervisor."""
+    replicas: ReplicaSet | None = None
+    """None if none are configured."""
 
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -99,9 +103,18 @@ async def live() -> dict[str, str]:
 
 @get("/health/ready")
 async def ready(request: AnyRequest) -> Response[Any]:
-    """Report whether reads can be answered: the database responds and the read model has caught up once."""
+    """Report whether reads can be answered: the database responds and the read model has caught up once.
+
+    While the primary does not respond, a replica in use is enough.
+    """
     services: Services = request.app.state.services
-    live_position = await services.freshness.refresh()
+    try:
+        live_position = await services.freshness.refresh()
+    except UNAVAILABLE:
+        replica = services.replicas.furthest() if services.replicas else None
+        if replica is None:
+            raise
+        return Response({"status": "ready", "generation": replica.generation, "position": replica.position})
     if not live_position.caught_up:
         return problem_response("not_ready")
     return Response({"status": "ready", "generation": live_position.generation, "position": live_position.position})

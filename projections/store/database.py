@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context
 from types import MappingProxyType
@@ -42,6 +42,9 @@ UNAVAILABLE: Final = (
 CONNECTION_BROKEN: Final = "the connection to PostgreSQL broke in the middle of an answer"
 PRIMARY: Final = SessionAttribute.primary
 """PostgreSQL's `target_session_attrs`: a server that is not a standby."""
+
+ANY_SERVER: Final = SessionAttribute.any
+"""For the URL of one replica: whether it is a standby is verified, so that a wrong server is named in a message."""
 
 _SESSION: Final = {"timezone": "UTC", "jit": "off"}
 
@@ -302,22 +305,27 @@ async def open_pool(
     planner: Mapping[str, str],
     waited: Callable[[float], None] = lambda _seconds: None,
     acquire_timeout_s: float = ACQUIRE_TIMEOUT_S,
+    verify: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
 ) -> ReadPool:
     """Open a pool for reads; PostgreSQL may be unavailable. `planner` is CUSTOM_PLANS or GENERIC_PLANS.
 
     `waited` is called with the seconds that each statement waited for its connection.
+
+    With `verify`, the URL is that of one replica: it is called with each new connection before its first use, and
+    raises what makes the server unusable.
 
     A statement that exceeds `statement_timeout_s` is cancelled by the server and raises `QueryCanceledError`; if the
     server does not cancel it, TimeoutError is raised `ANSWER_GRACE_S` later.
     """
     pool = await asyncpg.create_pool(
         url,
-        connect=_connect_primary if reads_from_primary(url) else None,  # type: ignore[arg-type] # typed by keywords
+        connect=_connect_primary if verify is None and reads_from_primary(url) else None,  # type: ignore[arg-type] # typed by keywords
         min_size=0,
         max_size=connections_max,
         timeout=CONNECT_TIMEOUT_S,
         reset=_keep_session,
-        target_session_attrs=_session_attributes(url),
+        init=verify,
+        target_session_attrs=ANY_SERVER if verify else _session_attributes(url),
         server_settings={
             **_SESSION,
             **planner,
@@ -370,6 +378,16 @@ async def connect(
         target_session_attrs=_session_attributes(url),
         command_timeout=command_timeout_s,
         server_settings={**_SESSION, **planner, "application_name": name, **settings},
+    )
+
+
+async def connect_replica(url: str, name: str) -> asyncpg.Connection:
+    """Open one connection to a server that should be a standby; the caller verifies that it is."""
+    return await asyncpg.connect(
+        url,
+        timeout=CONNECT_TIMEOUT_S,
+        target_session_attrs=ANY_SERVER,
+        server_settings={**_SESSION, "application_name": name},
     )
 
 

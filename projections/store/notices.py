@@ -75,7 +75,12 @@ def encode_notices(name: Generation, position: int, tags: Iterable[str] | None) 
 
 
 async def notify_flush(connection: asyncpg.Connection) -> None:
-    """Notify, in the caller's transaction, that rows changed outside a batch: by a repair, an erasure or a switch."""
+    """Notify, in the caller's transaction, that rows changed outside a batch: by a repair, an erasure or a switch.
+
+    Such a change leaves the position as it is. So it also writes a new version of the pointer's row, by which a
+    replica's answer shows whether it has the change.
+    """
+    await connection.execute("UPDATE control.live SET generation = generation")
     row = await connection.fetchrow(
         "SELECT generation, position FROM control.live JOIN control.checkpoint USING (generation)"
     )

@@ -86,5 +86,16 @@ class Liveness:
             pool.resume()
 
 
+async def answer_in_time(operation: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - the operation's result
+    """Await a result of a server; raises TimeoutError if the server does not answer as fast as a probe must."""
+    task = asyncio.ensure_future(operation)
+    try:
+        if not await _done(task, ANSWER_WITHIN_S) and not await _done(task, LOOP_DELAY_S):
+            raise TimeoutError(f"no answer within {ANSWER_WITHIN_S} s")
+        return task.result()
+    finally:
+        task.cancel()
+
+
 async def _done(task: asyncio.Task[Any], within_s: float) -> bool:
     return bool((await asyncio.wait({task}, timeout=within_s))[0])

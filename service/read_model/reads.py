@@ -135,6 +135,7 @@ class Page(Struct, frozen=True):
 
     number: int
     live_generation: str
+    """The pointer; a replica's also states the version of its row, as `LivePosition.versioned_pointer` does."""
     position: int
     known: bool
     """Whether the customer exists at all."""
@@ -184,6 +185,8 @@ class LivePosition(NamedTuple):
     generation: Generation
     position: int
     caught_up: bool
+    versioned_pointer: str
+    """The generation and the version of the pointer's row, as a replica's answers state them."""
 
 
 def shape_of(request: ListRequest, *, after: bool, exact: bool = False, keys_only: bool = False) -> Shape:
@@ -219,11 +222,13 @@ async def read_page(
     *,
     items_bytes_max: int = UNRESERVED_BYTES_MAX,
     keys_only: bool = False,
+    versioned: bool = False,
 ) -> Page:
     """Return the page of `request` in generation `name`, as visible to `scope` (an owner; None: everything).
 
     If the result's `live_generation` is another one, the pointer moved and the caller reads again. A page of more than
-    `items_bytes_max` has no items: then the caller reserves memory and reads again with a higher limit.
+    `items_bytes_max` has no items: then the caller reserves memory and reads again with a higher limit. `versioned` is
+    for a replica: then the pointer also states the version of its row.
     """
     large = items_bytes_max > UNRESERVED_BYTES_MAX
     shape = shape_of(request, after=after is not None, keys_only=keys_only)
@@ -231,12 +236,13 @@ async def read_page(
         shape = shape._replace(large=True)
     values = values_of(request, scope, after, shape, items_bytes_max)
     if shape.batchable:
-        page = Page(*await batcher.fetch_batched(page_statement(name, shape), values))
+        page = Page(*await batcher.fetch_batched(page_statement(name, shape, versioned=versioned), values))
     else:
-        page = await _fetch_single(batcher, name, shape, values)
+        page = await _fetch_single(batcher, name, shape, values, versioned=versioned)
     if page.stale:
         shape = shape._replace(exact=True)
-        page = await _fetch_single(batcher, name, shape, values_of(request, scope, after, shape, items_bytes_max))
+        values = values_of(request, scope, after, shape, items_bytes_max)
+        page = await _fetch_single(batcher, name, shape, values, versioned=versioned)
     return page
 
 
@@ -261,8 +267,11 @@ def values_of(
     return values if shape.batchable else (*values, *_filter_values(request))
 
 
-async def _fetch_single(batcher: QueryBatcher, name: Generation, shape: Shape, values: tuple[Any, ...]) -> Page:
-    rows = await batcher.fetch_one(page_statement(name, shape), values, generic_plan=shape.generic_plan)
+async def _fetch_single(
+    batcher: QueryBatcher, name: Generation, shape: Shape, values: tuple[Any, ...], *, versioned: bool
+) -> Page:
+    statement = page_statement(name, shape, versioned=versioned)
+    rows = await batcher.fetch_one(statement, values, generic_plan=shape.generic_plan)
     if not rows:
         raise asyncpg.UndefinedTableError(f"generation {name} no longer has a checkpoint")
     return _page_of_rows(rows) if shape.large else Page(*rows[0])
@@ -295,18 +304,23 @@ class Cards(NamedTuple):
     by_campaign: list[tuple[str, bytes | None]]
 
 
-def cards_statement(name: Generation) -> str:
-    """Return the statement of `read_cards`, for a connection of its own."""
-    return for_generation(_BLOCKS["cards"], name)
-
-
-async def read_cards(batcher: QueryBatcher, name: Generation, campaign_ids: list[str], card_bytes_max: int) -> Cards:
-    """Return the cards of campaigns, at least one, in generation `name`."""
-    rows = await batcher.fetch_one(cards_statement(name), (campaign_ids, card_bytes_max), generic_plan=True)
+async def read_cards(
+    batcher: QueryBatcher, name: Generation, campaign_ids: list[str], card_bytes_max: int, *, versioned: bool = False
+) -> Cards:
+    """Return the cards of campaigns, at least one, in generation `name`; `versioned` as in `read_page`."""
+    statement = cards_statement(name, versioned=versioned)
+    rows = await batcher.fetch_one(statement, (campaign_ids, card_bytes_max), generic_plan=True)
     if not rows:
         raise asyncpg.UndefinedTableError(f"generation {name} no longer has a checkpoint")
     by_campaign = [(row["campaign_id"], row["card"]) for row in rows]
     return Cards(rows[0]["live_generation"], rows[0]["position"], by_campaign)
+
+
+@cache
+def cards_statement(name: Generation, *, versioned: bool = False) -> str:
+    """Return the statement of `read_cards`, for a connection of its own."""
+    pointer = _BLOCKS["versioned_pointer" if versioned else "pointer"]
+    return for_generation(_BLOCKS["cards"].replace("{live_generation}", pointer), name)
 
 
 async def name_key_of(batcher: QueryBatcher, name: Generation, campaign_id: str, beginning: str) -> str:
@@ -319,7 +333,7 @@ async def name_key_of(batcher: QueryBatcher, name: Generation, campaign_id: str,
 async def live_position(pool: ReadPool) -> LivePosition | None:
     """Return the live generation and its position; None before the first migration created a generation."""
     row = await pool.fetchrow(_BLOCKS["live_position"])
-    return None if row is None else LivePosition(generation(row["generation"]), row["position"], row["caught_up"])
+    return None if row is None else LivePosition(generation(row["generation"]), *list(row.values())[1:])
 
 
 async def cursor_key(batcher: QueryBatcher) -> bytes:
@@ -331,8 +345,11 @@ async def cursor_key(batcher: QueryBatcher) -> bytes:
 
 
 @cache
-def page_statement(name: Generation, shape: Shape) -> str:
-    """Return the page statement of a shape; every token filled in comes from the tables of this module."""
+def page_statement(name: Generation, shape: Shape, *, versioned: bool = False) -> str:
+    """Return the page statement of a shape; every token filled in comes from the tables of this module.
+
+    `versioned` as in `read_page`.
+    """
     sort = SORT_KEYS[shape.sort_field]
     keys = _CAMPAIGN_KEYS if shape.exact else _SEARCHED_KEYS if shape.searched else _COPIED_KEYS
     expression = keys["{status}"] if shape.sort_field == "status" else sort.expression
@@ -341,6 +358,7 @@ def page_statement(name: Generation, shape: Shape) -> str:
     matching = "\n".join(_BLOCKS[condition] for condition in conditions)
     columns = {"{sort_key}": expression, "{campaign_id}": "membership.campaign_id", **keys}
     outer_blocks = {
+        "{live_generation}": _BLOCKS["versioned_pointer" if versioned else "pointer"],
         "{requests}": _BLOCKS["request_batch" if shape.batchable else "request_single"],
         "{parked}": _BLOCKS["parked_reason"] if shape.positioned else "NULL::text",
         "{staleness}": "false" if shape.exact else _BLOCKS["stale"],

@@ -8,7 +8,7 @@
 -- have not been propagated to all memberships yet: then the row is discarded and the exact statement is run.
 SELECT
     request.number,
-    live.generation AS live_generation,
+    {live_generation} AS live_generation,
     checkpoint.position,
     customer.customer_id IS NOT NULL AS known,
     customer.owner_id::text AS owner_id,
@@ -190,7 +190,7 @@ FROM (
 -- name: cards
 -- The cards of many campaigns, in one snapshot. A large one is left out.
 SELECT
-    live.generation AS live_generation,
+    {live_generation} AS live_generation,
     checkpoint.position,
     campaign_id::text AS campaign_id,
     CASE WHEN {card_bytes_max} <= $2::bigint THEN convert_to({card}, 'UTF8') END AS card
@@ -414,9 +414,24 @@ END
 SELECT name_key FROM {generation}.campaign WHERE campaign_id = $1 AND starts_with(name_key, $2);
 
 
+-- name: pointer
+-- The live generation.
+live.generation
+
+
+-- name: versioned_pointer
+-- The live generation and the version of its row, which every change outside a batch replaces (a repair, an erasure, a
+-- switch): the position does not show whether a replica has such a change. A row keeps its xmin on a replica.
+live.generation || '.' || live.xmin::text
+
+
 -- name: live_position
--- The live generation, its position, and whether it has ever caught up.
-SELECT live.generation, checkpoint.position, checkpoint.caught_up_at IS NOT NULL AS caught_up
+-- The live generation, its position, whether it has ever caught up, and the pointer as replicas state it.
+SELECT
+    live.generation,
+    checkpoint.position,
+    checkpoint.caught_up_at IS NOT NULL AS caught_up,
+    {versioned_pointer} AS versioned_pointer
 FROM control.live
 INNER JOIN control.checkpoint USING (generation);
 

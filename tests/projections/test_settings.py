@@ -6,7 +6,16 @@ import pytest
 from asyncpg.connect_utils import SessionAttribute, SSLMode
 
 from projections.errors import SettingsInvalid
-from projections.settings import DATABASE_OPTIONS, IDENTITY, TABLE, VARIABLES, RateLimit, database_location, load
+from projections.settings import (
+    DATABASE_OPTIONS,
+    IDENTITY,
+    TABLE,
+    VARIABLES,
+    LagMax,
+    RateLimit,
+    database_location,
+    load,
+)
 from tests.support.certificates import Authority
 
 SECRET = "s" * 32
@@ -33,6 +42,44 @@ def test_a_rate_limit_is_a_number_of_requests_in_a_period() -> None:
     assert load(ALL, GOOD).rate_limit is None
     assert load(ALL, {**GOOD, "MEMBERSHIP_RATE_LIMIT": "100/second"}).rate_limit == RateLimit(100, 1)
     assert load(ALL, {**GOOD, "MEMBERSHIP_RATE_LIMIT": "5/hour"}).rate_limit == RateLimit(5, 3600)
+
+
+def test_the_lag_of_a_replica_is_limited_in_seconds_or_positions() -> None:
+    assert load(ALL, GOOD).read_lag_max == LagMax(None, 5.0)
+    assert load(ALL, {**GOOD, "MEMBERSHIP_READ_LAG_MAX": "0.5s"}).read_lag_max == LagMax(None, 0.5)
+    assert load(ALL, {**GOOD, "MEMBERSHIP_READ_LAG_MAX": "10000"}).read_lag_max == LagMax(10_000, None)
+    for wrong in ("0.1s", "90000s", "0", "5m", "-1", "s"):
+        (line,) = problems({**GOOD, "MEMBERSHIP_READ_LAG_MAX": wrong})
+        assert line.startswith(f"MEMBERSHIP_READ_LAG_MAX ({wrong!r}) must be seconds")
+
+
+READ_URLS_REFUSED = {
+    "db1,db2/membership": "must start with",
+    "postgresql://me@db1,db2:x/membership": "for a port",
+    "postgresql://me@db1,/membership": "one of them is empty",
+    "postgresql://me@db1/membership?target_session_attrs=primary": "must not ask for a primary",
+    "postgresql://me@db1/membership?sslmode=perhaps": "must have one of",
+}
+
+
+@pytest.mark.parametrize("url", READ_URLS_REFUSED)
+def test_a_url_of_replicas_that_cannot_be_used_is_refused(url: str) -> None:
+    (line,) = problems({**GOOD, "MEMBERSHIP_READ_DATABASE_URL": url})
+    assert line.startswith("MEMBERSHIP_READ_DATABASE_URL ")
+    assert READ_URLS_REFUSED[url] in line
+
+
+def test_with_replicas_the_other_url_must_select_the_primary() -> None:
+    replicas = {**GOOD, "MEMBERSHIP_READ_DATABASE_URL": "postgresql://me@db1,db2/membership"}
+    assert load(ALL, replicas).read_database_url
+    url = GOOD["MEMBERSHIP_DATABASE_URL"]
+    assert load(ALL, replicas | {"MEMBERSHIP_DATABASE_URL": url + "?target_session_attrs=read-write"})
+    for further in (
+        {"MEMBERSHIP_DATABASE_URL": url + "?target_session_attrs=any"},
+        {"PGTARGETSESSIONATTRS": "standby"},
+    ):
+        (line,) = problems(replicas | further)
+        assert "MEMBERSHIP_READ_DATABASE_URL is set, and MEMBERSHIP_DATABASE_URL selects" in line
 
 
 def test_every_missing_and_invalid_variable_is_named_at_once() -> None:
@@ -222,4 +269,4 @@ def test_the_options_of_the_database_url_are_those_of_asyncpg(tmp_path: Path) ->
 
 
 def test_the_list_of_variables_has_no_duplicates() -> None:
-    assert len(VARIABLES) == len(set(VARIABLES)) == len(TABLE) + 3
+    assert len(VARIABLES) == len(set(VARIABLES)) == len(TABLE) + 4

@@ -2,12 +2,9 @@
 
 import asyncio
 import json
-import os
-import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
@@ -24,6 +21,7 @@ from projections.store.migrations import migrate
 from tests.support.builders import owner_id
 from tests.support.processes import System, eventually
 from tests.support.scenario import Scenario, another_api, client_of, code_of, names, path_of
+from tests.support.silence import processes_of, stopped
 
 REJECTED_WITHIN_S = 1.0
 RECOVERED_WITHIN_S = 5.0
@@ -202,26 +200,6 @@ async def test_an_api_is_not_ready_until_its_database_is_migrated(
             assert (await client.get(path_of(1), headers=admin)).status_code in {200, 404}
     finally:
         await bare.stop()
-
-
-def processes_of(server: PostgresServer) -> list[int]:
-    """Return the pids of PostgreSQL's main process and of all its children."""
-    assert server.pid is not None
-    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text(encoding="ascii").split()
-    return [server.pid, *map(int, children)]
-
-
-@contextmanager
-def stopped(pids: list[int]) -> Iterator[None]:
-    """Suspend processes without ending them: their connections stay open but get no answer."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
 
 async def raw_get(api_url: str, path: str, headers: dict[str, str]) -> tuple[int, str, float]:

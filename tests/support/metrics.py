@@ -12,3 +12,9 @@ def labelled_families(registry: CollectorRegistry) -> Iterator[tuple[Metric, tup
         for family in collector.collect():
             labels = getattr(family, "_labelnames", getattr(collector, "_labelnames", ()))
             yield family, tuple(labels)
+
+
+def value_of(text: str, name: str) -> float:
+    """Return a metric's value in Prometheus' text format by its name and labels as written there; 0 without one."""
+    values = [float(line.rpartition(" ")[2]) for line in text.splitlines() if line.rpartition(" ")[0] == name]
+    return values[0] if values else 0.0
