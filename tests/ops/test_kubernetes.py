@@ -33,6 +33,7 @@ ROLES = {
 """What the process of each workload requires."""
 SECRETS = {
     "MEMBERSHIP_DATABASE_URL": "postgresql://membership@db/membership",
+    "MEMBERSHIP_READ_DATABASE_URL": "postgresql://membership@standby1,standby2/membership",
     "MEMBERSHIP_NATS_URL": "tls://nats:4222",
     "MEMBERSHIP_JWT_SECRET": "s" * 32,
 }

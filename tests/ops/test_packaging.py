@@ -115,8 +115,8 @@ def test_every_setting_in_the_deployment_files_is_read_by_the_code() -> None:
 
 
 def interpolated(value: str) -> str:
-    """Fill in the compose file's required variables."""
-    return re.sub(r"\$\{[A-Z_]+:\?[^}]+\}", "f" * 48, value)
+    """Fill in the compose file's required variables; optional ones have their default."""
+    return re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", re.sub(r"\$\{[A-Z_]+:\?[^}]+\}", "f" * 48, value))
 
 
 @pytest.mark.parametrize("service", ROLES)
@@ -189,7 +189,16 @@ def test_the_images_have_the_versions_that_the_tests_use() -> None:
 
 
 def test_the_postgres_volume_is_at_the_path_used_since_image_18() -> None:
-    assert services()["postgres"]["volumes"] == ["postgres:/var/lib/postgresql"]
+    for name in ("postgres", "postgres-replica"):
+        assert services()[name]["volumes"][0] == f"{name}:/var/lib/postgresql"
+
+
+def test_a_replica_is_an_option_and_the_same_server_as_the_primary() -> None:
+    replica, primary = services()["postgres-replica"], services()["postgres"]
+    assert replica["profiles"] == ["replicas"]
+    assert replica["image"] == primary["image"]
+    (script,) = [volume for volume in primary["volumes"] if "initdb.d" in volume]
+    assert "host replication" in text_of(script.partition(":")[0].removeprefix("./"))
 
 
 # --- The broker ------------------------------------------------------------------------------------------------------
