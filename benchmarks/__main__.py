@@ -20,6 +20,7 @@ from benchmarks import (
     overload,
     plans,
     publishing,
+    replicas,
     report,
     scale,
     status_change,
@@ -83,6 +84,8 @@ class Run:
             cold = await cold_reads.measure(stack, peer, data, effort)
             self._report("two workers")
             findings.rows += await workers.measure(stack, list(hot.paths), data, effort)
+            self._report("reads from a replica")
+            findings.rows.append(await replicas.measure(stack, data, effort))
             self._report("deep pages")
             deep = await deep_pages.measure(stack, peer, data, effort)
         findings.loads = {"hot": hot.loads, "cold": cold.loads}

@@ -1,108 +1,85 @@
-"""Publications into a stream with one replica and with three, in one run: `python -m benchmarks.replicas`, 20 s.
-
-Not part of the full run. All servers share this machine's cores and disk, so three replicas look worse here than on
-three machines; both write each event to disk before they acknowledge it.
-"""
+"""Cold reads from a replica beside those from the primary: the rate, and the CPU time of the primary that they cost."""
 
 import asyncio
-import itertools
+import re
 import statistics
-import sys
 import time
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final
 
-from nats.aio.client import Client
-from nats.js.client import JetStreamContext
+from msgspec import Struct
 
-from consumers import stream
-from consumers.client import connect_once
-from ops.devstack.servers.nats import NatsServer
-from ops.devstack.servers.nats_cluster import NatsCluster
-from ops.publisher import Publication, publish_batch
-from tests.support.builders import published
+from benchmarks import proc
+from benchmarks.cold_reads import distinct_paths
+from benchmarks.dataset import DataSet
+from benchmarks.effort import Effort
+from benchmarks.http import Endpoint
+from benchmarks.load import under_load
+from benchmarks.rows import Row
+from benchmarks.stack import DEADLINE_S, Stack, another_api, replica_of
+from ops.devstack.programs import http_get
 
-SECONDS: Final = 3.0
-IN_FLIGHT: Final = (1, 200)
-"""One publication at a time shows the time of an acknowledgement, many at a time the throughput."""
-BATCH_EVENTS: Final = 500
-"""Events of an atomic batch, which `membership publish` sends."""
+READS: Final = re.compile(rb'^membership_reads_total\{server="(\w+)"\} ([\d.e+]+)$', re.MULTILINE)
 
 
-class Measured(NamedTuple):
-    """Acknowledged publications of one process."""
+class Cost(Struct, frozen=True):
+    """The result of one round."""
 
-    replicas: int
-    load: str
     rate: float
-    """Acknowledged events a second."""
-    p50_ms: float
-    p99_ms: float
+    """Responses per second."""
+    primary_us: float
+    """CPU time of the primary per response."""
+
+    def __str__(self) -> str:
+        return f"{self.rate:,.0f} req/s, {self.primary_us:,.0f} µs of the primary's CPU each"
 
 
-async def measure_all() -> list[Measured]:
-    """Measure a single server with one replica, then three servers with three."""
-    with TemporaryDirectory(prefix="membership-replicas-") as folder:
-        single = NatsServer(Path(folder) / "single")
-        single.start()
-        measured = await _measure(single.url, 1)
-        single.stop()
-        cluster = NatsCluster([Path(folder) / f"n{number}" for number in (1, 2, 3)])
-        cluster.start()
-        measured += await _measure(cluster.url, 3)
-        cluster.stop()
-    return measured
+async def measure(stack: Stack, data: DataSet, effort: Effort) -> Row:
+    """Put an API that reads from the primary, and one that reads from a replica, under the same load in turn."""
+    costs: dict[str, list[Cost]] = {"primary": [], "replica": []}
+    async with replica_of(stack) as replica, another_api(stack, workers=1, replica_url=replica.url) as (endpoint, _):
+        await _in_use(endpoint)
+        # The other API and the primary have been under such load before.
+        await under_load(endpoint, distinct_paths(data, effort, 0, "warm-up"), effort.warm_up_s)
+        for number in range(effort.rounds):
+            paths = distinct_paths(data, effort, number, "replicas")
+            for name, port, half in (("primary", stack.endpoint, paths[::2]), ("replica", endpoint, paths[1::2])):
+                costs[name].append(await _cost(stack, port, half, effort))
+        reads = _reads(endpoint)
+    primary, replicated = _median(costs["primary"]), _median(costs["replica"])
+    share = reads["replica"] / sum(reads.values())
+    return Row(
+        "",
+        "cold reads from a replica, beside the same from one primary",
+        f"{replicated}; {share:.0%} of the reads by the replica",
+        f"one primary: {primary}",
+        f"{replicated.rate / primary.rate:.2f} ×",
+    )
 
 
-async def _measure(url: str, replicas: int) -> list[Measured]:
-    client = await connect_once(url, "benchmark")
-    await stream.create(client, replicas)
-    context = client.jetstream()
-    numbers = itertools.count(1)
-    measured = [await _load(context, numbers, replicas, in_flight) for in_flight in IN_FLIGHT]
-    measured.append(await _batches(client, url, numbers, replicas))
-    await client.close()
-    return measured
+async def _cost(stack: Stack, endpoint: Endpoint, paths: Sequence[str], effort: Effort) -> Cost:
+    before_s = proc.cpu_s(stack.postgres.pid)
+    load = await under_load(endpoint, paths, effort.read_s)
+    return Cost(load.rate, (proc.cpu_s(stack.postgres.pid) - before_s) / (load.rate * effort.read_s) * 1e6)
 
 
-async def _load(context: JetStreamContext, numbers: "itertools.count[int]", replicas: int, in_flight: int) -> Measured:
-    times_ms: list[float] = []
-    ends = time.perf_counter() + SECONDS
-
-    async def publish() -> None:
-        while (began := time.perf_counter()) < ends:
-            await context.publish(*published("target.enrolled.v1", 1, customer=next(numbers)), timeout=10)
-            times_ms.append((time.perf_counter() - began) * 1_000)
-
-    await asyncio.gather(*(publish() for _ in range(in_flight)))
-    return _row(replicas, f"{in_flight} in flight", len(times_ms), times_ms)
+async def _in_use(endpoint: Endpoint) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while b'membership_replicas{state="in_use"} 1.0' not in _metrics(endpoint):
+        if time.monotonic() > deadline:
+            raise TimeoutError("the replica is not in use")
+        await asyncio.sleep(0.05)
 
 
-async def _batches(client: Client, url: str, numbers: "itertools.count[int]", replicas: int) -> Measured:
-    times_ms: list[float] = []
-    ends = time.perf_counter() + SECONDS
-    while (began := time.perf_counter()) < ends:
-        events = (published("target.enrolled.v1", 1, customer=next(numbers)) for _ in range(BATCH_EVENTS))
-        batch = [Publication(subject, f"batch-{next(numbers)}", body) for subject, body in events]
-        await publish_batch(client, url, batch)
-        times_ms.append((time.perf_counter() - began) * 1_000)
-    return _row(replicas, f"atomic batches of {BATCH_EVENTS}", BATCH_EVENTS * len(times_ms), times_ms)
+def _reads(endpoint: Endpoint) -> dict[str, float]:
+    return {server.decode(): float(count) for server, count in READS.findall(_metrics(endpoint))}
 
 
-def _row(replicas: int, load: str, events: int, times_ms: list[float]) -> Measured:
-    percentiles = statistics.quantiles(times_ms, n=100)
-    return Measured(replicas, load, events / SECONDS, percentiles[49], percentiles[98])
+def _metrics(endpoint: Endpoint) -> bytes:
+    response = http_get(endpoint.port, "/metrics")
+    return response[1] if response else b""
 
 
-def main() -> None:
-    """Print a table; the times are those of one acknowledgement, of a batch's last event for batches."""
-    lines = ["| replicas | load | acknowledged events/s | p50 | p99 |", "|---|---|---|---|---|"]
-    for row in asyncio.run(measure_all()):
-        times = f"{row.p50_ms:.1f} ms | {row.p99_ms:.1f} ms"
-        lines.append(f"| {row.replicas} | {row.load} | {row.rate:,.0f} | {times} |")
-    sys.stdout.write("\n".join(lines) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+def _median(costs: Sequence[Cost]) -> Cost:
+    rate = statistics.median_low([cost.rate for cost in costs])
+    return next(cost for cost in costs if cost.rate == rate)

@@ -16,6 +16,7 @@ from ops.devstack.servers.child import ChildProcess
 from ops.devstack.servers.nats import NatsServer
 from ops.devstack.servers.ports import free_port
 from ops.devstack.servers.postgres import PostgresServer
+from ops.devstack.servers.standby import StandbyServer
 from ops.devstack.supervisor import in_steps
 from ops.publisher import Publication, publish_events
 from ops.token import sign
@@ -36,6 +37,7 @@ class Stack:
     def __init__(self, postgres: PostgresServer, nats: NatsServer, folder: Path) -> None:
         self.endpoint = Endpoint(free_port(), sign(SECRET, ADMIN, admin=True, ttl_s=TOKEN_S))
         self.nats_url = nats.url
+        self.postgres = postgres
         self.database_url = postgres.url
         self.folder = folder
         self._settings = child_environment(postgres.url, nats.url, SECRET, self.endpoint.port)
@@ -95,11 +97,15 @@ async def running() -> AsyncIterator[Stack]:
 
 
 @asynccontextmanager
-async def another_api(stack: Stack, *, workers: int) -> AsyncIterator[tuple[Endpoint, int]]:
-    """Start one more API over the same read model, on another port; yield it and its supervisor's process id."""
+async def another_api(stack: Stack, *, workers: int, replica_url: str = "") -> AsyncIterator[tuple[Endpoint, int]]:
+    """Start one more API over the same read model, on another port; yield it and its supervisor's process id.
+
+    With `replica_url` it reads pages from there.
+    """
     endpoint = Endpoint(free_port(), stack.endpoint.token)
     settings = child_environment(stack.database_url, stack.nats_url, SECRET, endpoint.port)
     settings["MEMBERSHIP_HTTP_WORKERS"] = str(workers)
+    settings["MEMBERSHIP_READ_DATABASE_URL"] = replica_url
     api = Api(stack.folder / "another-api.log", settings, ())
     await in_steps(api.starting())
     try:
@@ -107,6 +113,17 @@ async def another_api(stack: Stack, *, workers: int) -> AsyncIterator[tuple[Endp
         yield endpoint, api.pid
     finally:
         api.stop()
+
+
+@asynccontextmanager
+async def replica_of(stack: Stack) -> AsyncIterator[StandbyServer]:
+    """Start a read replica of the stack's PostgreSQL."""
+    standby = StandbyServer(stack.folder / "standby", stack.postgres)
+    await in_steps(standby.starting())
+    try:
+        yield standby
+    finally:
+        standby.stop()
 
 
 async def _ready(endpoint: Endpoint) -> None:

@@ -1,9 +1,5 @@
 """With several hosts in the URL, reads go to the primary: a standby lags, so its responses must not be cached."""
 
-import os
-import shutil
-import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,9 +9,10 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from ops.devstack.servers.postgres import PostgresServer, _programs
+from ops.devstack.servers.postgres import PostgresServer
+from ops.devstack.servers.standby import StandbyServer
 from projections.store import database
-from tests.support.processes import eventually, free_port
+from tests.support.processes import eventually
 
 SOON_S = 30.0
 
@@ -33,45 +30,11 @@ def server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def standby_port(server: PostgresServer) -> Iterator[int]:
     """The port of a hot standby of the server."""
-    owner, port = server.cluster.stat(), free_port()
-    cluster = server.data_dir / "standby"
-    copy: list[str | Path] = [
-        _programs() / "pg_basebackup",
-        "-d",
-        server.url,
-        "-D",
-        cluster,
-        "-R",
-        "-X",
-        "stream",
-        "-c",
-        "fast",
-    ]
-    subprocess.run(copy, check=True)  # noqa: S603
-    for path in (cluster, *cluster.rglob("*")):
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-    command: list[str | Path] = [
-        _programs() / "postgres",
-        "-D",
-        cluster,
-        "-p",
-        str(port),
-        "-c",
-        "listen_addresses=127.0.0.1",
-    ]
-    with (server.data_dir / "standby.log").open("wb") as log:
-        child = subprocess.Popen(  # noqa: S603
-            [*command, "-c", "unix_socket_directories="],
-            user=owner.st_uid,
-            group=owner.st_gid,
-            cwd="/",
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    yield port
-    child.send_signal(signal.SIGQUIT)
-    child.wait(SOON_S)
-    shutil.rmtree(cluster)
+    with TemporaryDirectory(prefix="membership-standby-") as folder:
+        standby = StandbyServer(Path(folder) / "data", server)
+        standby.start()
+        yield standby.port
+        standby.stop()
 
 
 async def test_reads_go_to_the_primary_unless_the_url_selects_another(

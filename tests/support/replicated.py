@@ -8,11 +8,12 @@ from urllib.parse import urlsplit
 
 from ops.devstack.servers.nats import NatsServer
 from ops.devstack.servers.postgres import PostgresServer
+from ops.devstack.servers.standby import StandbyServer
 from projections.store import database as databases
 from projections.store.migrations import migrate
 from tests.support.metrics import value_of
 from tests.support.processes import System, eventually
-from tests.support.standby import QUICK, make_standby
+from tests.support.standby import QUICK
 
 
 def read_url(*standbys: PostgresServer) -> str:
@@ -27,7 +28,7 @@ class ReplicatedSystem(System):
     """A system whose API reads from standbys."""
 
     def __init__(
-        self, primary: PostgresServer, standbys: list[PostgresServer], broker: NatsServer, folder: Path
+        self, primary: PostgresServer, standbys: list[StandbyServer], broker: NatsServer, folder: Path
     ) -> None:
         super().__init__(primary.url, broker, folder)
         self.primary = primary
@@ -70,10 +71,9 @@ async def replicated_system(folder: Path, standbys: int = 1, apply_delay: str = 
         connection = await databases.connect(primary.url, "test")
         await migrate(connection)
         await connection.close()
-        copies = [make_standby(primary, Path(servers_folder) / f"standby{n}") for n in range(standbys)]
+        delayed = {"recovery_min_apply_delay": apply_delay}
+        copies = [StandbyServer(Path(servers_folder) / f"standby{n}", primary, delayed) for n in range(standbys)]
         broker = NatsServer(folder / "nats")
-        for copy in copies:
-            copy.settings["recovery_min_apply_delay"] = apply_delay
         servers = (broker, *copies)
         for server in servers:
             server.start()

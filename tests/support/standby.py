@@ -1,30 +1,13 @@
-"""A hot standby of an embedded PostgreSQL, made by pg_basebackup, and the pausing of its replay."""
+"""Settings of replicated servers for tests, and the pausing of a standby's replay."""
 
-import os
-import shutil
-import subprocess
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
 
-from ops.devstack.servers.postgres import PostgresServer, _programs
+from ops.devstack.servers.postgres import PostgresServer
 
 QUICK = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "wal_receiver_status_interval": "1s"}
 """Settings for a primary and its standbys. Commits are written at once, as a standby receives only what was written."""
-
-
-def make_standby(primary: PostgresServer, folder: Path) -> PostgresServer:
-    """Return a standby of a running primary, not yet started; its files are in `folder`."""
-    standby = PostgresServer(folder, settings=primary.settings)
-    folder.mkdir(parents=True)
-    copy = ("pg_basebackup", "-d", primary.url, "-D", standby.cluster, "-R", "-X", "stream", "-c", "fast")
-    subprocess.run([_programs() / copy[0], *copy[1:]], check=True)  # noqa: S603
-    shutil.copy(primary.data_dir / "password", folder / "password")
-    owner = primary.cluster.stat()
-    for path in (folder, *folder.rglob("*")):
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-    return standby
 
 
 def in_database(server: PostgresServer, name: str) -> str:

@@ -36,13 +36,13 @@ async def test_pages_read_from_replicas_add_up_to_the_references(system: Replica
 
 
 async def test_no_response_is_older_than_its_position_with_a_replica(own_system: ReplicatedSystem) -> None:
-    await hot_answers.test_no_response_is_older_than_its_stated_position(own_system, seed=3)
+    assert await hot_answers.read_while_events_arrive(own_system, seed=3) > 100
     assert await own_system.reads("replica") > 20
 
 
 @pytest.mark.parametrize("own_system", ["200ms"], indirect=True)
 async def test_no_response_is_older_than_its_position_with_a_late_replica(own_system: ReplicatedSystem) -> None:
-    await hot_answers.test_no_response_is_older_than_its_stated_position(own_system, seed=4)
+    assert await hot_answers.read_while_events_arrive(own_system, seed=4) > 50
     assert await own_system.reads("primary") > 20
 
 
