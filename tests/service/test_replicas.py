@@ -1,6 +1,7 @@
 """Pages come from a replica, but never without a change that was notified; a replica paused in its replay shows it."""
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -306,6 +307,49 @@ async def test_while_the_primary_is_down_replicas_answer_at_their_position(
         return reply.status_code == 200 and sorted(names(reply.json())) == ["kept", "later"]
 
     await eventually(has_both, "the projector and the API have recovered")
+
+
+END_LISTENER = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'membership-api-listener'
+"""
+CHECKED_LISTENERS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE application_name = 'membership-api-listener' AND query ILIKE '%position%' AND state = 'idle'
+"""
+"""A listener checks its connection with a query some time after it has begun to listen."""
+
+
+async def test_replicas_do_not_answer_for_a_primary_that_has_lost_commits(
+    system: ReplicatedSystem, scenario: Scenario
+) -> None:
+    """As after a failover to an asynchronous standby, until the position that was stated is reached again."""
+    customer = scenario.member_of(scenario.campaign("kept"))
+    position = await scenario.publish_and_wait()
+    system.kill("project")
+    await run(system.primary.url, "UPDATE control.checkpoint SET position = position - 1")
+    assert await run(system.primary.url, END_LISTENER)
+    limits = itertools.cycle(range(10, 100))
+
+    async def refused() -> bool:
+        reply = await scenario.ask(customer, limit=str(next(limits)))
+        return reply.status_code == 503 and reply.json()["code"] == "read_model_behind"
+
+    async def listens_again() -> bool:
+        assert await refused()
+        return await run(system.primary.url, CHECKED_LISTENERS) == 1
+
+    await eventually(refused, "no server answers at an earlier position", deadline_s=10)
+    await eventually(listens_again, "the API listens again and has checked its listener", deadline_s=20)
+    for _ in range(20):
+        assert await refused()
+    await run(system.primary.url, "UPDATE control.checkpoint SET position = position + 1")
+    system.launch("project")
+
+    async def answered() -> bool:
+        reply = await scenario.ask(customer, limit=str(next(limits)))
+        return reply.status_code == 200 and position_of(reply) >= position
+
+    await eventually(answered, "the position is reached again")
 
 
 async def test_a_switch_and_a_rollback_are_exact_although_the_replica_lacks_them(
