@@ -27,6 +27,7 @@ from projections.plans import records
 from projections.plans.acceptance import require_unchanged
 from projections.plans.actions import (
     Action,
+    ActionName,
     Approve,
     Cancel,
     Erase,
@@ -46,6 +47,8 @@ from projections.settings import Settings
 from projections.store import checkpoint as checkpoints
 from projections.store import generations
 
+JOBS: Final[frozenset[ActionName]] = frozenset(("verify", "rebuild", "erase"))
+"""Actions whose plan names a job, whose row says how it ended."""
 RETRIED_PER_S: Final = 1_000
 """The same as the command line's default."""
 POLL_S: Final = 0.2
@@ -81,6 +84,8 @@ class Execution(NamedTuple):
 
 async def execute(execution: Execution) -> None:
     """Execute a plan to its end; return before that only when the process drains."""
+    if execution.plan.action in JOBS and await _ended_with_its_job(execution):
+        return  # before the action is read: an erasure that has ended has removed what names the customer from it
     action: Action = execution.plan.what
     match action:
         case Verify() | Rebuild():
@@ -173,8 +178,6 @@ async def _parked_chunk(
 
 async def _erase(execution: Execution, action: Erase) -> None:
     connection, plan, customer_id = execution.connection, execution.plan, str(action.customer_id)
-    if await _ended_with_its_job(execution):
-        return
     if not execution.resumed:
         counted = await erase.count(connection, execution.settings, customer_id)
         if erase_fingerprint(counted) != plan.fingerprint:
@@ -186,8 +189,6 @@ async def _erase(execution: Execution, action: Erase) -> None:
 
 
 async def _generation_job(execution: Execution, action: Verify | Rebuild) -> None:
-    if await _ended_with_its_job(execution):
-        return
     if not execution.resumed:
         await require_unchanged(execution.connection, execution.plan, action)
     work = asyncio.ensure_future(

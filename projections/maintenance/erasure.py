@@ -242,9 +242,20 @@ async def count_rows(connection: asyncpg.Connection, customer_id: str) -> int:
 
 
 async def _forget_plans(connection: asyncpg.Connection, customer_id: str) -> None:
-    """Remove what names the customer from plans, such as the sample of a repair; the plan of this erasure included."""
+    """Remove what names the customer from plans, such as the sample of a repair; the plan of this erasure included.
+
+    Plans to repair or erase the customer end: nothing is left that they could do.
+    """
     await connection.execute(
-        "UPDATE control.plan SET parameters = '{}', sample = '[]', details = '[]', sentence = action, "
+        "UPDATE control.plan SET state = 'failed', outcome_code = 'customer_erased', ended_at = now(), "
+        "outcome = 'The customer was erased meanwhile. This plan changed nothing.' "
+        "WHERE action IN ('repair', 'erase') AND strpos(lower(parameters::text), $1) > 0 "
+        "AND (state IN ('planning', 'ready', 'queued') OR state = 'running' AND action = 'repair')",
+        customer_id,
+    )
+    await connection.execute(
+        "UPDATE control.plan SET sample = '[]', details = '[]', sentence = action, "
+        "parameters = CASE WHEN strpos(lower(parameters::text), $1) > 0 THEN '{}' ELSE parameters END, "
         "outcome = replace(lower(outcome), $1, $2), reason = replace(lower(reason), $1, $2) "
         "WHERE strpos(lower(concat(parameters, sample, details, sentence, outcome, reason)), $1) > 0",
         customer_id,

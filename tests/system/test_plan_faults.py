@@ -208,6 +208,23 @@ async def test_an_erasure_killed_between_stream_and_rows_is_finished(console: Co
     assert (await console.do("verify"))["outcome"].startswith("No row differs")
 
 
+async def test_an_erasure_whose_end_was_not_recorded_is_not_repeated(console: Console) -> None:
+    system = console.system
+    dataset = Dataset(3, customers=10, campaigns=6, memberships_each=3)
+    await system.wait_until_applied(await system.publish(dataset.events()))
+    plan = await console.plan("erase", customer_id=customer_id(1))
+    await console.run(plan)
+    ended = await console.ended(plan)
+    system.kill(RUNNER)
+    await system.fetch(
+        "UPDATE control.plan SET state = 'running', outcome = NULL, ended_at = NULL WHERE plan_id = $1", plan["plan_id"]
+    )
+    await console.start_runner("next")
+    again = await console.ended(plan)
+    assert (again["state"], again["job_id"]) == ("done", ended["job_id"]), again
+    assert [action for _, action in await system.fetch("SELECT 1, action FROM control.audit")].count("erase") == 1
+
+
 async def test_a_repair_waits_for_a_broker_that_is_away(console: Console) -> None:
     system = console.system
     dataset = Dataset(3, customers=10, campaigns=6, memberships_each=3)

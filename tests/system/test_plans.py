@@ -326,6 +326,22 @@ async def test_an_erasure_leaves_nothing_of_the_customer_not_even_in_plans(own_c
     assert (await own_console.rejected_plan("erase", customer_id=customer))["outcome_code"] == "nothing_to_plan"
 
 
+async def test_an_erasure_ends_all_other_plans_for_the_customer(own_console: Console) -> None:
+    customer = customer_id(1)
+    await own_console.system.fetch(
+        "UPDATE g1.membership SET status = (status + 1) % 4 WHERE customer_id = $1", customer
+    )
+    others = [await own_console.plan(action, customer_id=customer) for action in ("repair", "erase")]
+    plan = await own_console.plan("erase", customer_id=customer)
+    await own_console.run(plan)
+    assert (await own_console.ended(plan))["state"] == "done"
+    for other in others:
+        refused = await own_console.try_run(other, confirm=other.get("confirm_word"))
+        assert (refused.status_code, refused.json()["code"]) == (409, "plan_not_ready"), refused.text
+        shown = await own_console.get(f"/ops/plans/{other['plan_id']}")
+        assert (shown["state"], shown["outcome_code"]) == ("failed", "customer_erased")
+
+
 async def test_a_rebuild_waits_for_approval_then_switches_and_rolls_back(own_console: Console) -> None:
     system = own_console.system
     await system.fetch("UPDATE g1.membership SET status = (status + 1) % 4 WHERE customer_id = $1", customer_id(1))
