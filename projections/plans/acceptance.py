@@ -32,6 +32,7 @@ from projections.plans.actions import (
     ParkedRetry,
     Refuse,
     Repair,
+    has_control_character,
     name_of,
 )
 from projections.plans.records import Plan
@@ -109,15 +110,18 @@ async def run(
 
 
 def _checked_reason(reason: str) -> str:
-    if not 0 < len(reason.strip()) <= REASON_MAX or "\0" in reason:
+    reason = " ".join(reason.split())
+    if not 0 < len(reason) <= REASON_MAX:
         raise ReasonMissing(f"Give a reason of 1 to {REASON_MAX} characters; the audit keeps it.")
-    return reason.strip()
+    if has_control_character(reason):  # the audit is printed on terminals
+        raise ReasonMissing("Give a reason without control characters.")
+    return reason
 
 
 def _require_unnamed(action: Action, reason: str) -> None:
     """Raise `ReasonMissing` if the reason names the customer: the audit outlives an erasure."""
     customer: UUID | None = getattr(action, "customer_id", None)
-    if customer is not None and str(customer) in reason.lower():
+    if customer is not None and customer.hex in reason.lower().replace("-", ""):
         raise ReasonMissing("Give a reason that does not name the customer: the audit outlives an erasure.")
 
 

@@ -1,5 +1,6 @@
 """The actions that can be planned, with their parameters, and which of them a job runner executes. No I/O."""
 
+import unicodedata
 from typing import Annotated, Final, Literal, NamedTuple, cast
 from uuid import UUID
 
@@ -87,6 +88,8 @@ class _OnParked(_Action, frozen=True):
     def __post_init__(self) -> None:
         if self.positions is not None and (self.reason, self.type, self.source) != (None, None, None):
             raise ValueError("give positions, or reason, type and source")
+        if any("\0" in text for text in (self.reason, self.type, self.source) if text is not None):
+            raise ValueError("the text must not contain NUL")
 
     @property
     def selection(self) -> Filter:
@@ -177,6 +180,11 @@ PLANNED_BY_RUNNER: Final[frozenset[ActionName]] = frozenset(("repair", "erase"))
 """What these act on is in the stream."""
 CONFIRM_WORDS: Final[dict[ActionName, str]] = {"erase": "erase", "rollback": "rollback", "parked_discard": "discard"}
 """Words that an operator types to run a plan: what these do is hard to undo, or cannot be undone."""
+
+
+def has_control_character(text: str) -> bool:
+    """Return whether a terminal would obey a part of the text instead of showing it."""
+    return any(unicodedata.category(character) == "Cc" for character in text)
 
 
 def decode(body: bytes) -> Action:

@@ -32,6 +32,7 @@ from projections.plans.actions import (
     Repair,
     Rollback,
     Verify,
+    has_control_character,
 )
 from projections.plans.records import Preview
 from projections.plans.refusals import NothingToPlan, PlanInvalid
@@ -161,8 +162,8 @@ async def _rollback(connection: asyncpg.Connection, _action: Rollback) -> Previe
 
 
 async def _key_create(_connection: asyncpg.Connection, action: KeyCreate) -> Preview:
-    if "\0" in action.name:
-        raise PlanInvalid("A name has no NUL character.")
+    if has_control_character(action.name):
+        raise PlanInvalid("A name has no control characters.")
     admin = ", as an admin, who sees everything" if action.is_admin else ""
     until = "until it is revoked" if action.ttl_s is None else f"for {action.ttl_s:,} s"
     scopes = " and ".join(sorted(set(action.scopes)))

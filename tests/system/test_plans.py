@@ -151,6 +151,16 @@ async def test_a_run_without_reason_or_with_a_wrong_word_changes_nothing(console
     assert (await console.ended(plan))["state"] == "done"
 
 
+async def test_a_reason_is_one_line_that_no_terminal_obeys(console: Console) -> None:
+    positions = await park(console.system, b"{")
+    plan = await console.plan("parked_discard", positions=positions)
+    refused = await console.try_run(plan, confirm="discard", reason="\x1b]0;title\x07harmless")
+    assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["body", "reason"])
+    started = await console.run(plan, reason=" first\r\n\tsecond ")
+    assert started["reason"] == "first second"
+    await console.ended(plan)
+
+
 async def test_an_expired_plan_is_refused(console: Console) -> None:
     plan = await console.plan("parked_retry", positions=await park(console.system, b"{"))
     await console.system.fetch("UPDATE control.plan SET expires_at = now() WHERE plan_id = $1", plan["plan_id"])
@@ -186,6 +196,9 @@ async def test_an_action_that_would_do_nothing_gets_no_plan(
         {"action": "parked_retry", "positions": []},
         {"action": "parked_retry", "positions": [1], "reason": "x"},
         {"action": "parked_retry", "sorce": "crm"},
+        {"action": "parked_retry", "reason": "a\0b"},
+        {"action": "parked_discard", "source": "\0"},
+        {"action": "key_create", "user_id": owner_id(1), "scopes": ["read"], "name": "\x1b[2Ja name"},
         {"action": "repair"},
         {"action": "repair", "customer_id": customer_id(1), "campaign_id": campaign_id(1)},
         {"action": "erase", "customer_id": "nobody"},
@@ -311,8 +324,9 @@ async def test_an_erasure_leaves_nothing_of_the_customer_not_even_in_plans(own_c
     await own_console.do("verify")
     assert customer in str(await system.fetch("SELECT report FROM control.job_review"))
     plan = await own_console.plan("erase", customer_id=customer)
-    named = await own_console.try_run(plan, confirm="erase", reason=f"{customer} asked for it")
-    assert (named.status_code, named.json()["detail"][0]["loc"]) == (422, ["body", "reason"])
+    for name in (customer, customer.upper(), customer.replace("-", "")):
+        named = await own_console.try_run(plan, confirm="erase", reason=f"{name} asked for it")
+        assert (named.status_code, named.json()["detail"][0]["loc"]) == (422, ["body", "reason"])
     await own_console.run(plan)
     ended = await own_console.ended(plan)
     assert ended["state"] == "done", ended
