@@ -107,7 +107,9 @@ def test_what_the_schema_accepts_is_what_the_decoder_accepts(name: str) -> None:
     assert min(accepted.values()) > 5
 
 
-@pytest.mark.parametrize("value", [*VALUES, ABSENT], ids=lambda value: repr(value)[:24])
+@pytest.mark.parametrize(
+    "value", [*VALUES, ABSENT], ids=lambda value: "absent" if value is ABSENT else repr(value)[:24]
+)
 def test_an_objective_that_decodes_is_valid(value: Any) -> None:
     name = "campaign.upserted.v1"
     example = EXAMPLES[name]

@@ -201,7 +201,7 @@ async def test_a_token_without_algorithm_or_with_unknown_crit_is_401(
         -float("inf"),
         -(10**400),
     ],
-    ids=repr,
+    ids=lambda exp: "absent" if exp is ABSENT else repr(exp),
 )
 async def test_a_token_without_a_future_expiry_is_401(scenario: Scenario, exp: Any) -> None:
     assert await is_rejected(scenario, Authorization=f"Bearer {token(exp=exp)}")
