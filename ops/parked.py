@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from ops.actor import actor
-from ops.terminal import confirm, fail, format_time, print_table, progress
+from ops.terminal import confirm, fail, format_time, print_table, printable, progress
 from projections.maintenance import parking, sentences
 from projections.maintenance.parking import Filter
 from projections.maintenance.sentences import counted
@@ -47,11 +47,11 @@ async def show_parked(connection: asyncpg.Connection, position: int) -> int:
     if row is None:
         return fail(f"No event is parked at position {position}. `membership parked list` shows those that are.")
     body = bytes(row["body"])
-    print(f"position: {row['position']}\nsubject: {row['subject']}\nreason: {row['reason']}\ndetail: {row['detail']}")
-    print(
-        f"first seen: {format_time(row['first_seen_at'])}\nheaders: {row['headers'] or 'none'}\nbody: {len(body)} bytes"
-    )
-    print(body.decode(errors="backslashreplace"))
+    print(f"position: {row['position']}\nsubject: {printable(row['subject'])}\nreason: {row['reason']}")
+    print(f"detail: {printable(row['detail'])}")
+    print(f"first seen: {format_time(row['first_seen_at'])}\nheaders: {printable(str(row['headers'] or 'none'))}")
+    print(f"body: {len(body)} bytes")
+    print(printable(body.decode(errors="backslashreplace")))
     return 0
 
 
@@ -88,7 +88,7 @@ async def retry(connection: asyncpg.Connection, positions: Sequence[int], max_ra
             still_parked += len(retried.still_parked)
             bar.advance(task, len(chunk))
             for position, failure in retried.still_parked.items():
-                print(f"{position}: still {failure.reason}: {failure.detail}")
+                print(f"{position}: still {failure.reason}: {printable(failure.detail)}")
             await asyncio.sleep(max(0.0, len(chunk) / max_rate - (time.monotonic() - began)))
     print(sentences.retried(applied, still_parked))
     return 1 if still_parked else 0

@@ -36,6 +36,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], folded: 
     If the terminal is too narrow, each row is printed as lines of `heading: value` instead.
     """
     out = console()
+    rows = [[printable(cell) for cell in row] for row in rows]
     columns = []
     for heading, *cells in zip(headings, *rows, strict=True):
         width = max(map(cell_len, (heading, *cells)))
@@ -51,6 +52,13 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], folded: 
     for row in rows:
         table.add_row(*map(Text, row))
     out.print(table)
+
+
+def printable(text: str) -> str:
+    """Return a text of producers or callers with what a terminal would obey shown as escapes; lines stay lines."""
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1] for character in text
+    )
 
 
 def progress() -> Progress:

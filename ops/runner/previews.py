@@ -23,7 +23,7 @@ from projections.plans.refusals import NothingToPlan
 from projections.settings import Settings
 
 SAMPLE_MAX: Final = 20
-MESSAGE_OR_ROW: Final = "message and row"
+ERASED_UNIT: Final = "item"
 """What an erasure counts: messages and rows together."""
 
 
@@ -66,7 +66,7 @@ async def _erase(connection: asyncpg.Connection, settings: Settings, action: Era
     messages, rows = counted(counts.messages, "message"), counted(counts.rows, "row")
     sentence = f"Erases {messages} from the stream and {rows} of customer {customer_id}, for good."
     details = ["Backups are not touched.", "An event published afterwards creates the customer again."]
-    return Preview(sum(counts), MESSAGE_OR_ROW, erase_fingerprint(counts), sentence, details=details)
+    return Preview(sum(counts), ERASED_UNIT, erase_fingerprint(counts), sentence, details=details)
 
 
 def erase_fingerprint(counts: Erased) -> str:

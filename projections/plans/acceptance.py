@@ -6,6 +6,7 @@ the transaction that accepts it. The secret of a new key is returned and stored 
 Fails: the kinds of `PlanRefused`, each without any change.
 """
 
+import time
 from datetime import timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -58,6 +59,8 @@ class Caller(NamedTuple):
     user_id: str
     is_admin: bool
     scopes: frozenset[Scope]
+    expires_s: float | None = None
+    """When the credentials expire, in seconds since 1970; None if they do not."""
 
     @property
     def actor(self) -> str:
@@ -149,13 +152,24 @@ async def _require_allowed(connection: asyncpg.Connection, action: Action, calle
     if caller.is_admin or not isinstance(action, KeyCreate | KeyRevoke):
         return
     if isinstance(action, KeyCreate):
-        within = not action.is_admin and set(action.scopes) <= caller.scopes and str(action.user_id) == caller.user_id
+        within = (
+            not action.is_admin
+            and set(action.scopes) <= caller.scopes
+            and str(action.user_id) == caller.user_id
+            and _expires_no_later(action, caller)
+        )
     else:
         keys = {key.key_id: key for key in await api_keys.listed(connection)}
         key = keys.get(action.key_id)
         within = key is not None and key.user_id == caller.user_id and not key.is_admin
     if not within:
         raise BeyondCaller
+
+
+def _expires_no_later(action: KeyCreate, caller: Caller) -> bool:
+    if caller.expires_s is None:
+        return True
+    return action.ttl_s is not None and time.time() + action.ttl_s <= caller.expires_s
 
 
 async def _require_runner(connection: asyncpg.Connection) -> None:

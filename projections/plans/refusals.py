@@ -109,7 +109,7 @@ class BeyondCaller(PlanRefused):
     def __init__(self) -> None:
         super().__init__(
             "Credentials that are no admin's create and revoke keys of their own user only, with their own scopes, "
-            "and none of an admin."
+            "that expire no later than they do, and none of an admin."
         )
 
 

@@ -147,7 +147,7 @@ async def _get(call: Call, plan_id: str) -> Plan:
 
 def _caller(call: Call) -> Caller:
     principal = call.principal
-    return Caller(principal.user_id, principal.is_admin, principal.scopes)
+    return Caller(principal.user_id, principal.is_admin, principal.scopes, principal.expires_s)
 
 
 def _answer(plan: Plan) -> PlanAnswer:

@@ -28,3 +28,10 @@ def test_only_the_folded_column_wraps_in_a_table_that_is_too_wide(
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:2] == ["19141", TIME]
     assert len(lines) > 3
+
+
+def test_a_terminal_obeys_nothing_that_a_producer_wrote(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("subject", "detail"), [("a", "\x1b[31mred\u202e, Zürich")], folded=())
+    output = capsys.readouterr().out
+    assert "\\x1b[31mred\\u202e, Zürich" in output
+    assert "\x1b" not in output

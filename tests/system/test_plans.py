@@ -262,8 +262,13 @@ async def test_a_key_that_operates_cannot_create_or_revoke_more_than_it_is(conso
     assert (await operator.refused_plan("key_revoke", key_id=key_id))["code"] == "beyond_caller"
     admins = await console.plan("key_create", user_id=owner_id(8), scopes=["read"], is_admin=True)
     assert (await operator.try_run(admins)).json()["code"] == "beyond_caller"
-    own = await operator.plan("key_create", user_id=owner_id(8), scopes=["operate"])
-    assert (await operator.run(own))["secret"]
+    own = await operator.plan("key_create", user_id=owner_id(8), scopes=["operate"], ttl_s=600)
+    briefly = Console(console.system)
+    briefly._headers = {"X-API-Key": (await operator.run(own))["secret"]}
+    for longer in ({}, {"ttl_s": 700}):
+        refused = await briefly.refused_plan("key_create", user_id=owner_id(8), scopes=["operate"], **longer)
+        assert refused["code"] == "beyond_caller"
+    assert await briefly.plan("key_create", user_id=owner_id(8), scopes=["operate"], ttl_s=60)
 
 
 async def test_a_caller_without_the_scope_can_neither_see_nor_run_a_plan(console: Console) -> None:
