@@ -26,9 +26,10 @@ def main() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", options.port), partial(SimpleHTTPRequestHandler, directory=str(HERE)))
     origin = f"http://127.0.0.1:{server.server_port}"
     signal.signal(signal.SIGTERM, _interrupt)
+    began_ns = time.time_ns()
     stack = _start_stack(options.data_dir, origin)
     try:
-        endpoints = _wait_until_ready(stack, options.data_dir)
+        endpoints = _wait_until_ready(stack, options.data_dir / "dev.json", began_ns)
         print(f"Page   {origin}/?api={endpoints['api_url']}\nToken  {endpoints['admin_token']}", flush=True)
         server.serve_forever()
     except KeyboardInterrupt:
@@ -56,7 +57,6 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 def _start_stack(folder: Path, origin: str) -> subprocess.Popen[bytes]:
     """Start `membership dev`; the setting is what an operator sets for a real page."""
-    (folder / "dev.json").unlink(missing_ok=True)
     return subprocess.Popen(  # noqa: S603 - our own command
         [sys.executable, "-m", "ops", "dev", "--port", "0", "--data-dir", str(folder)],
         env=os.environ | {"MEMBERSHIP_CORS_ORIGINS": origin, "PYTHONPATH": str(HERE.parents[1])},
@@ -64,13 +64,14 @@ def _start_stack(folder: Path, origin: str) -> subprocess.Popen[bytes]:
     )
 
 
-def _wait_until_ready(stack: subprocess.Popen[bytes], folder: Path) -> Any:  # noqa: ANN401 - a JSON document
+def _wait_until_ready(stack: subprocess.Popen[bytes], addresses: Path, began_ns: int) -> Any:  # noqa: ANN401 - a JSON document
+    """Return the stack's addresses once it has written them; a file of an earlier stack does not count."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and stack.poll() is None:
-        if (folder / "dev.json").exists():
-            return json.loads((folder / "dev.json").read_bytes())
+        if addresses.exists() and addresses.stat().st_mtime_ns >= began_ns:
+            return json.loads(addresses.read_bytes())
         time.sleep(0.1)
-    sys.exit("The dev stack did not start: see the log files in its folder.")
+    sys.exit("The dev stack did not start: its message above or the log files in its folder say why.")
 
 
 if __name__ == "__main__":

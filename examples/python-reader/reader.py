@@ -12,6 +12,9 @@ DEMO_CUSTOMER = "c0ffee00-0000-4000-8000-000000000001"
 
 def main(stack: Path, customer: str) -> int:
     """Read and print."""
+    if not stack.exists():
+        print(f"No dev stack has written {stack}. Start `make run` in another terminal, or name its file with --stack.")
+        return 2
     addresses = json.loads(stack.read_text(encoding="utf-8"))
     with Reader(addresses["api_url"], token=addresses["admin_token"]) as reader:
         try:
