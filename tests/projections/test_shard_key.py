@@ -16,7 +16,7 @@ from projections.maintenance.erasure import OWNED
 from projections.store.database import CUSTOM_PLANS, GENERIC_PLANS, LOOKUP_PLANS
 from projections.store.queries import Generation, for_generation, statements, writes
 from service.parameters import SortField
-from service.read_model.reads import page_statement
+from service.read_model.reads import cards_statement, page_statement
 from tests.support.shapes import every_shape
 
 G1 = Generation("g1")
@@ -97,7 +97,8 @@ async def test_every_page_reads_the_rows_of_its_customer_only(filled: asyncpg.Co
 
 async def test_other_reads_touch_one_customer_or_reference_tables(filled: asyncpg.Connection) -> None:
     reads = {name: for_generation(text, G1) for name, text in statements("service.read_model", "reads.sql").items()}
-    reads = {name: reads[name] for name in ("cards", "name_key_of", "live_position", "cursor_key")}
+    reads = {name: reads[name] for name in ("name_key_of", "live_position", "cursor_key")}
+    reads |= {f"cards, {versioned=}": cards_statement(G1, versioned=versioned) for versioned in (False, True)}
     history = statements("projections.store", "membership_history.sql", generation=G1)
     reads |= {name: history[name] for name in ("registers", "set_aside", "customer_exists", "memberships")}
     scanned: set[str] = set()
