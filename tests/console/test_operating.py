@@ -144,7 +144,9 @@ async def test_a_rebuild_is_approved_switched_and_rolled_back(own_operator: Oper
     await operator.press("Rebuild …")
     await operator.run_plan("Rebuild", reason="rows are wrong")
     await operator.press("Close", operator.dialog.locator(".dialog-actions"))
-    await expect(operator.page.locator(".pill", has_text="waits for you").first).to_be_visible(timeout=4 * DEADLINE_MS)
+    await expect(operator.page.locator(".pill", has_text="awaits a decision").first).to_be_visible(
+        timeout=4 * DEADLINE_MS
+    )
     await operator.sees("6 rows of membership as a sample")
     await operator.page.locator(".samples summary").first.click()
     await operator.screenshot("gate")
@@ -180,7 +182,7 @@ async def test_a_verification_names_the_damaged_row_and_a_job_is_cancelled(own_o
     await operator.press("Rebuild …")
     await operator.run_plan("Rebuild")
     await operator.press("Close", operator.dialog.locator(".dialog-actions"))
-    waiting = operator.page.locator(".lane", has_text="waits for you")
+    waiting = operator.page.locator(".lane", has_text="awaits a decision")
     await expect(waiting).to_be_visible(timeout=2 * DEADLINE_MS)
     await operator.press("Cancel the job …", waiting)
     await operator.run_plan("Cancel the job")

@@ -119,7 +119,7 @@ function Side({ principal, current }) {
 function Badge({ of }) {
   const { overview } = useStore(live);
   if (of === "parked" && overview?.parked > 0) return html`<span class="badge">${overview.parked.toLocaleString("en")}</span>`;
-  if (of === "generations" && overview?.jobs?.some((job) => job.awaits_approval)) return html`<span class="badge">asks</span>`;
+  if (of === "generations" && overview?.jobs?.some((job) => job.awaits_approval)) return html`<span class="badge">decision</span>`;
   return null;
 }
 
@@ -135,7 +135,7 @@ function Who({ principal }) {
 
 const DOTS = { live: "Live", connecting: "Connecting", lost: "Not live" };
 
-/** Says whether what is on the page is heard live. */
+/** Says whether the page receives the overview live. */
 function Dot() {
   const { status } = useStore(live);
   return html`<p class=${`dot dot-${status}`} role="status"><i aria-hidden="true"></i>${DOTS[status]}</p>`;

@@ -140,7 +140,7 @@ function dispatch(block) {
 
 const UNAVAILABLE = {
   database_unavailable: "The API answers, but the database does not.",
-  identity_provider_unavailable: "The API answers, but it cannot check your token: the identity provider is away.",
+  identity_provider_unavailable: "The API answers, but it cannot check your token: the identity provider does not answer.",
 };
 
 const ENDINGS = {

@@ -6,7 +6,7 @@ import { Moment, Pill } from "./basic.js";
 import { Prose } from "./prose.js";
 import { PlanButton } from "./plan_button.js";
 
-const TONES = { running: "work", done: "ok", completed: "ok", succeeded: "ok", refused: "warn", interrupted: "warn", failed: "bad", cancelled: "plain" };
+const TONES = { running: "work", done: "ok", refused: "warn", interrupted: "warn", failed: "bad", cancelled: "plain" };
 
 const WHAT_NEXT = {
   refused: "Nothing was switched. Start a rebuild again: it compares again and asks again. Cancelling drops the new generation.",
@@ -25,7 +25,7 @@ export function advanced(job, heardJobs = []) {
 }
 
 export function JobState({ job }) {
-  if (job.awaits_approval) return html`<${Pill} tone="warn">waits for you<//>`;
+  if (job.awaits_approval) return html`<${Pill} tone="warn">awaits a decision<//>`;
   return html`<${Pill} tone=${TONES[job.state] ?? "plain"}>${words(job.state)}<//>`;
 }
 

@@ -2,14 +2,14 @@
 import { href } from "../router.js";
 import { html } from "../ui.js";
 
-export const isRowDifference = (row) => "live" in row || "new" in row || "expected" in row;
+export const isRowDifference = (row) => "live" in row || "new" in row;
 
 export function RowDifferences({ rows }) {
   return html`<ul class="differences">${rows.map((row, index) => html`<${Difference} key=${index} row=${row} />`)}</ul>`;
 }
 
 function Difference({ row }) {
-  const [live, expected] = [row.live, row.new ?? row.expected];
+  const [live, expected] = [row.live, row.new];
   const columns = row.column ? [row.column] : differingColumns(live, expected);
   const at = (side, column) => (row.column || side === null || typeof side !== "object" ? side : side[column]);
   return html`<li class="difference">

@@ -61,8 +61,8 @@ function Known({ id, campaign }) {
 
 function Counters({ of }) {
   if (!of) return html`<${Panel} title="Counters"><${Empty} title="No counters yet">Lists show them as 0.<//><//>`;
-  const { version, position, values, ...rest } = of;
-  const shown = Object.entries({ ...values, ...rest });
+  const { version, position, ...values } = of;
+  const shown = Object.entries(values);
   const aside = html`<span class="fine">version ${String(version)}${position === undefined ? "" : ` · event ${count(position)}`}</span>`;
   return html`<${Panel} title="Counters" aside=${aside}>
     <ul class="counters">${shown.map(([name, value]) => html`<li key=${name}><span class="label">${words(name).replace(/^contacts /, "")}</span><span class="number">${typeof value === "number" ? value.toLocaleString("en") : String(value)}</span></li>`)}</ul>

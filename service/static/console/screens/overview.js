@@ -25,7 +25,7 @@ export function Overview() {
   const overview = consistent(heard ?? first.answer);
   const samples = useMemo(() => joined(hour.answer?.samples ?? [], heard), [hour.answer, heard?.at]);
   return html`
-    <${Heading} title="Overview" about="How far readers are behind the event stream, and what needs you." />
+    <${Heading} title="Overview" about="How far readers are behind the event stream, and what needs an operator." />
     <${Loaded} of=${{ ...first, answer: overview, problem: overview ? null : first.problem }} what="Reading the state">
       ${(now) => html`<div class=${status === "lost" ? "is-old" : null}>
         <${Problems} of=${now} />
@@ -57,7 +57,7 @@ function joined(samples, heard) {
 function Problems({ of }) {
   const problems = of.problems ?? [];
   if (problems.length === 0) return null;
-  return html`<section class="problems" aria-label="What needs you">
+  return html`<section class="problems" aria-label="What needs an operator">
     <ul>${problems.map((sentence) => html`<li key=${sentence}><${Prose} of=${sentence} /></li>`)}</ul>
   </section>`;
 }
