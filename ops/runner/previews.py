@@ -18,11 +18,10 @@ from projections.maintenance.differences import Difference
 from projections.maintenance.sentences import counted
 from projections.plans.actions import Erase, Repair
 from projections.plans.previews import digest
-from projections.plans.records import Plan, Preview
+from projections.plans.records import SAMPLE_MAX, Plan, Preview
 from projections.plans.refusals import NothingToPlan
 from projections.settings import Settings
 
-SAMPLE_MAX: Final = 20
 ERASED_UNIT: Final = "item"
 """What an erasure counts: messages and rows together."""
 

@@ -206,8 +206,8 @@ async def _execute(
         decision: Decision = "approve" if isinstance(action, Approve) else "refuse"
         if not await reviews.decide(connection, action.job_id, decision, caller.actor):
             raise PlanChanged(plan.count or 0, 0, plan.unit or "")
-        what = "switches to its generation" if decision == "approve" else "ends without a switch"
-        return f"Job {action.job_id} was told, and {what}.", None
+        what = "it switches to its generation" if decision == "approve" else "it ends without a switch"
+        return f"The decision about job {action.job_id} is recorded: {what}.", None
     if isinstance(action, KeyCreate):
         key = await api_keys.create(
             connection,

@@ -187,12 +187,6 @@ def has_control_character(text: str) -> bool:
     return any(unicodedata.category(character) == "Cc" for character in text)
 
 
-def decode(body: bytes) -> Action:
-    """Return the action of a request's body; raises msgspec's ValidationError or DecodeError."""
-    action: Action = msgspec.json.decode(body, type=Action)
-    return action
-
-
 def name_of(action: Action) -> ActionName:
     """Return the name of an action."""
     return cast("ActionName", action.__struct_config__.tag)

@@ -16,12 +16,11 @@ from projections.maintenance.sentences import counted
 from projections.model.batch import read_batch
 from projections.model.events import Message, Position
 from projections.plans.actions import ParkedDiscard, ParkedRetry
-from projections.plans.records import Preview
+from projections.plans.records import SAMPLE_MAX, Preview
 from projections.plans.refusals import NothingToPlan
 from projections.store import checkpoint as checkpoints
 from projections.store.queries import Generation, for_generation
 
-SAMPLE_MAX: Final = 20
 DECODED_AT_ONCE: Final = 200
 """Parked events read together: one may have 256 KB, or more if it was parked for its size."""
 DECODE_MAX_S: Final = 2.0

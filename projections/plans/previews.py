@@ -34,12 +34,10 @@ from projections.plans.actions import (
     Verify,
     has_control_character,
 )
-from projections.plans.records import Preview
+from projections.plans.records import SAMPLE_MAX, Preview
 from projections.plans.refusals import NothingToPlan, PlanInvalid
 from projections.store import checkpoint as checkpoints
 from projections.store import generations
-
-SAMPLE_MAX: Final = 20
 
 
 async def preview(connection: asyncpg.Connection, action: Action) -> Preview:

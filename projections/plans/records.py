@@ -23,6 +23,8 @@ QUEUED_MAX_S: Final = 3600.0
 """A plan that no runner has begun for so long is failed: an operator no longer expects it to happen."""
 UNUSED_KEPT_S: Final = 86_400.0
 """How long plans are kept that were never run."""
+SAMPLE_MAX: Final = 20
+"""How many of the things that a plan acts on it shows."""
 KEPT_DAYS: Final = 90
 """How long plans are kept that were run; the audit keeps what they did."""
 

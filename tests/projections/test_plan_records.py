@@ -3,11 +3,12 @@
 from datetime import timedelta
 
 import asyncpg
+import msgspec
 import pytest
 
 from projections.maintenance import runner_presence
 from projections.plans import records
-from projections.plans.actions import LANES, ParkedRetry, Rollback, decode, name_of
+from projections.plans.actions import LANES, Action, ParkedRetry, Rollback, name_of
 from projections.plans.records import Plan, PlanReplaced, Preview
 
 CONTROLS = next(lane.actions for lane in LANES if lane.name == "controls")
@@ -90,7 +91,8 @@ async def test_old_plans_are_deleted_and_forgotten_ones_given_up(connection: asy
 
 
 def test_an_action_is_stored_as_it_was_sent() -> None:
-    action = decode(b'{"action": "parked_retry", "reason": "invalid_json", "source": ""}')
+    body = b'{"action": "parked_retry", "reason": "invalid_json", "source": ""}'
+    action = msgspec.json.decode(body, type=Action)
     assert isinstance(action, ParkedRetry)
     assert (action.selection.reason, action.selection.type, action.selection.source) == ("invalid_json", None, "")
     assert name_of(action) == "parked_retry"
