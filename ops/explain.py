@@ -23,6 +23,7 @@ from projections.settings import Settings
 from projections.store import checkpoint as checkpoints
 from projections.store.checkpoint import Checkpoint
 from projections.store.membership_history import (
+    BEFORE_ALL_IDS,
     EVENTS_MAX,
     MessageReader,
     add_subject,
@@ -38,7 +39,6 @@ CUSTOMER_EVENTS_MAX: Final = 200_000
 """Events of one customer's memberships that are read at most; 100,000 take some 250 MB of memory."""
 CUSTOMER_BYTES_MAX: Final = 1024 * 1024 * 1024
 PAGE_MEMBERSHIPS: Final = 1_000
-FIRST_ID: Final = "00000000-0000-0000-0000-000000000000"
 HEADINGS: Final = ("position", "time", "type", "version", "outcome", "source", "id", "detail")
 
 
@@ -88,7 +88,7 @@ async def _explain_all(
     history = await _read_all(connection, reader, live, customer_id)
     verdicts: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
-    after = FIRST_ID
+    after = BEFORE_ALL_IDS
     while states := await read_memberships(connection, live.generation, customer_id, after, PAGE_MEMBERSHIPS):
         after = states[-1].campaign_id
         verdicts.update(state.verdict for state in states)

@@ -29,6 +29,8 @@ BYTES_MAX: Final = 64 * 1024 * 1024
 """The same in bytes of their bodies: 256 of the largest events."""
 SLICE_EVENTS: Final = 250
 """Events that are decoded before other tasks of the process run: about 5 ms."""
+BEFORE_ALL_IDS: Final = "00000000-0000-0000-0000-000000000000"
+"""Reading after this id begins with the first one."""
 
 
 class HistoryUnavailable(MembershipError):

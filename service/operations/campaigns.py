@@ -10,13 +10,12 @@ from projections.maintenance.lens import CampaignState, Member
 from projections.model.attributes import read_attributes
 from projections.model.events import SUBJECT_ROOT
 from projections.store import checkpoint as checkpoints
+from projections.store.membership_history import BEFORE_ALL_IDS
 from service.cards import CARD_BYTES_MAX
 from service.operations import parameters
 from service.operations.endpoint import Call, Endpoint
 from service.operations.refusals import Refused
 from service.read_model.reads import cards_statement
-
-FIRST_ID: Final = "00000000-0000-0000-0000-000000000000"
 
 
 class Counters(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -120,7 +119,7 @@ async def list_members(call: Call) -> Members:
     limit: int = call.values["limit"]
     async with call.services.database.snapshot() as connection:
         name = await checkpoints.live_generation(connection)
-        after = call.values["after"] or FIRST_ID
+        after = call.values["after"] or BEFORE_ALL_IDS
         members = await lens.read_members(connection, name, call.values["campaign_id"], after, limit + 1)
     return Members(members[:limit], members[limit - 1].customer_id if len(members) > limit else None)
 

@@ -18,6 +18,7 @@ from projections.model.explanation import MembershipState, explain
 from projections.store import checkpoint as checkpoints
 from projections.store.checkpoint import Checkpoint
 from projections.store.membership_history import (
+    BEFORE_ALL_IDS,
     HistoryTooLong,
     MessageReader,
     read_history,
@@ -37,7 +38,6 @@ ANSWER_ITEMS: Final = 50
 ANSWER_QUERY: Final = b"include_deleted=true&limit=50"
 STREAM_SHARE: Final = 0.6
 """How much of the time of a request the stream may take."""
-FIRST_ID: Final = "00000000-0000-0000-0000-000000000000"
 
 
 class LensMembership(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -83,7 +83,7 @@ async def show_customer(call: Call) -> CustomerLens:
     async with call.services.database.snapshot() as connection:
         live = await checkpoints.read(connection, await checkpoints.live_generation(connection))
         customer = await lens.read_customer(connection, live.generation, customer_id)
-        states = await read_memberships(connection, live.generation, customer_id, after or FIRST_ID, limit + 1)
+        states = await read_memberships(connection, live.generation, customer_id, after or BEFORE_ALL_IDS, limit + 1)
         shown, problem = await _explained(call, connection, states[:limit], live)
     return CustomerLens(
         customer_id=customer_id,
