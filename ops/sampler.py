@@ -93,7 +93,7 @@ class Sampler:
 
     async def _read_stream(
         self, connection: asyncpg.Connection, reporter: StreamReporter, checkpoint: Checkpoint
-    ) -> "Observed":
+    ) -> Observed:
         async def read(client: TolerantClient) -> Observed:
             try:
                 report = await reporter.report(client)

@@ -71,7 +71,7 @@ async def test_a_duplicate_in_a_later_batch_is_superseded(connection: asyncpg.Co
         assert (applied, superseded) == ({kind: 1}, {kind: 1})
 
 
-async def test_a_held_version_that_a_newer_one_of_its_batch_follows_is_superseded(
+async def test_a_held_version_followed_by_a_newer_one_in_its_batch_is_superseded(
     connection: asyncpg.Connection,
 ) -> None:
     for kind in ALL_TYPES:

@@ -87,7 +87,7 @@ def test_a_payload_of_this_release_is_decoded() -> None:
     assert (notice.generation, notice.position, sorted(notice.tags)) == ("g1", 7, sorted(tags))
 
 
-def test_a_campaigns_definition_may_have_changed_if_an_older_projector_sent_the_notice() -> None:
+def test_a_notice_of_an_older_projector_may_mean_a_changed_definition() -> None:
     notice = Notice("g1", 7, "".join((customer_tag(customer_id(1)), campaign_tag(campaign_id(2)))))
     assert definition_tag(campaign_id(2)) in notice.tags
 
