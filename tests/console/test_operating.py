@@ -123,6 +123,8 @@ async def test_a_customer_is_erased_with_the_typed_word(operator: Operator) -> N
     await operator.run_plan("Erase for ever", reason="asked for by the customer", word="erase")
     await operator.plan_is_done()
     assert not await system.fetch("SELECT FROM g1.customer WHERE customer_id = $1", customer_id(8))
+    await operator.page.keyboard.press("Escape")
+    await operator.sees("Unknown customer")
 
 
 @pytest.fixture

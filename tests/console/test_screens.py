@@ -30,7 +30,7 @@ class Screen(NamedTuple):
 
 
 SCREENS: Final = {
-    "overview": Screen("overview", "Overview", "In the last hour the projector kept up"),
+    "overview": Screen("overview", "Overview", "In the last hour the projector never stood still"),
     "generations": Screen("generations", "Generations", "Readers see this copy."),
     "parked": Screen("parked", "Parked events", "unknown type"),
     "parked-event": Screen("parked/{parked}", "Event {parked:,}", "still parked"),
@@ -59,6 +59,10 @@ async def places(console: Console) -> dict[str, Any]:
     return {"parked": parked, "customer": customer_id(CUSTOMER), "campaign": campaign_id(CAMPAIGN)}
 
 
+BETWEEN = (720, 1024, 1200, 1280)
+"""Widths at which a layout changes, or nearly does."""
+
+
 async def open_screen(operator: Operator, screen: Screen, places: dict[str, Any]) -> None:
     await operator.sign_in(screen=screen.place.format(**places))
     await operator.heading(screen.heading.format(**places))
@@ -76,6 +80,9 @@ async def test_a_screen_is_accessible_and_fits_every_width(
         assert await operator.accessibility_violations() == [], (width, scheme)
         assert await operator.overflow_px() <= 0, (width, scheme)
         await operator.screenshot(f"{name}-{width}-{scheme}")
+    for width in BETWEEN:
+        await operator.look(width, "light")
+        assert await operator.overflow_px() <= 0, width
 
 
 async def test_the_sign_in_screen_is_accessible_and_fits_every_width(operator: Operator) -> None:

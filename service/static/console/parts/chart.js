@@ -136,7 +136,7 @@ export function LastHour({ samples }) {
 
 function sentence(intervals, highest) {
   if (intervals.length === 0) {
-    return `In the last hour the projector kept up: the lag was at most ${count(highest)} ${highest === 1 ? "event" : "events"}.`;
+    return `In the last hour the projector never stood still; the lag was at most ${count(highest)} ${highest === 1 ? "event" : "events"}.`;
   }
   const total = intervals.reduce((sum, { from, to }) => sum + to - from, 0);
   const last = intervals.at(-1);

@@ -30,7 +30,7 @@ function Row({ row, columns }) {
           data-label=${column.hidden ? null : column.label}
           class=${[column.numeric && "numeric", column.wide && "wide", column.short && "short"].filter(Boolean).join(" ") || null}
         >
-          ${column.cell(row)}
+          <div>${column.cell(row)}</div>
         </td>`,
     )}
   </tr>`;

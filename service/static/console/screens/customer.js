@@ -40,6 +40,7 @@ function Customer({ id }) {
   const pages = usePages(
     (after) => pathOf(`/ops/customers/${id}`, { after }),
     (page) => page.memberships,
+    ["audit", "plans"], // a repair or an erasure has ended
   );
   return html`<${Loaded} of=${pages} what="Reading the customer">
     ${(answer) =>

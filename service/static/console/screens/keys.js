@@ -42,7 +42,7 @@ const COLUMNS = [
   { label: "User", cell: (key) => html`<${Id} of=${key.user_id} />` },
   { label: "Created", cell: (key) => html`<${Moment} at=${key.created_at} />` },
   { label: "Expires", cell: (key) => (key.expires_at ? html`<${Moment} at=${key.expires_at} />` : "never") },
-  { label: "Last used", cell: (key) => (key.last_used_at ? html`<${Moment} at=${key.last_used_at} />` : "not yet") },
+  { label: "Last used, by the hour", cell: (key) => (key.last_used_at ? html`<${Moment} at=${key.last_used_at} />` : "not yet") },
   {
     label: "Actions",
     hidden: true,

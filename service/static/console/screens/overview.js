@@ -86,6 +86,9 @@ function Hero({ of, samples }) {
 function sentence(of, knowsStream) {
   if (!of.leader) return "No projector leads: nothing is applied.";
   if (!knowsStream) return "Readers see every event that was applied; the end of the stream is unknown.";
+  if (!of.lag_events && of.parked) {
+    return `Every event was read; ${count(of.parked)} of them ${of.parked === 1 ? "is" : "are"} parked, and readers do not see ${of.parked === 1 ? "it" : "them"}.`;
+  }
   if (!of.lag_events) return "Readers see every event of the stream.";
   return `Readers do not see the last ${plural(of.lag_events, "event")} yet; the oldest waits ${duration(of.lag_s)}.`;
 }
