@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+import structlog
 
 from ops.devstack.servers.nats import NatsServer
 from ops.devstack.servers.postgres import PostgresServer
@@ -69,6 +70,12 @@ def nats(tmp_path: Path) -> Iterator[NatsServer]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(autouse=True)
+def _logs_on_standard_output() -> None:
+    """Undo what another test of this process has configured."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,10 @@ SECRETS = {
         "MEMBERSHIP_DATABASE_URL": "postgresql://membership@db/membership",
         "MEMBERSHIP_NATS_URL": "tls://nats:4222",
     },
+    "membership-jobs": {
+        "MEMBERSHIP_DATABASE_URL": "postgresql://membership@db/membership",
+        "MEMBERSHIP_NATS_URL": "tls://nats:4222",
+    },
 }
 
 
