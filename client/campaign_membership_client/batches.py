@@ -96,7 +96,7 @@ class Sender:
                 return await publish_atomic(self._client, batch, self._deadlines.ack_s) or await self._singly(batch)
             except (NatsError, OSError) as problem:  # nats-py's timeout is an OSError too
                 unanswered = isinstance(problem, NO_RESPONDERS) and await self._is_absent()
-                if unanswered or time.monotonic() > deadline:
+                if self._client.is_closed or unanswered or time.monotonic() > deadline:
                     raise Unstored(problem, batch[0].subject) from None
                 await asyncio.sleep(RETRY_S)
 

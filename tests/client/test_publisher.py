@@ -302,6 +302,15 @@ async def test_a_broker_that_dies_is_reported_when_the_publisher_closes(client: 
         await publish_to_a_stopped_broker()
 
 
+async def test_a_closed_publisher_does_not_retry(client: Client, nats: NatsServer) -> None:
+    async with Publisher(nats.url, source="crm") as publisher:
+        pass
+    async with asyncio.timeout(Deadlines().retry_s / 2):
+        with pytest.raises(BrokerUnavailable, match="connection closed"):
+            await publisher.enrolled(CUSTOMER, CAMPAIGN, version=1, at=AT)
+    assert await stored(client) == 0
+
+
 async def test_an_event_that_the_broker_refuses_is_named(nats: NatsServer) -> None:
     client = await nats_py.connect(nats.url)
     config = stream.configuration(1) | {"max_msg_size": 500}
