@@ -11,7 +11,9 @@ from contextlib import asynccontextmanager
 
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.js.errors import APIError
+from nats.js import JetStreamContext
+from nats.js.api import RawStreamMsg
+from nats.js.errors import APIError, ServiceUnavailableError
 
 from consumers.broker_access import BrokerAccess
 from consumers.client import TolerantClient
@@ -24,6 +26,9 @@ ACK_S = 1.0
 RETRY_S = 0.05
 READS = 100
 """Messages read at the same time."""
+
+READ_S = 30.0
+"""How long a cluster may need to read again after a server came back."""
 
 
 class PublishLoad:
@@ -69,7 +74,7 @@ class PublishLoad:
         lost: list[int] = []
         while some := list(itertools.islice(remaining, READS)):
             # From the leader: any replica answers a direct read, also one that is still catching up.
-            found = await asyncio.gather(*(context.get_msg(STREAM, seq=position, direct=False) for _, position in some))
+            found = await asyncio.gather(*(_read(context, position) for _, position in some))
             lost += [
                 number
                 for (number, _), message in zip(some, found, strict=True)
@@ -109,3 +114,15 @@ class PublishLoad:
 
 async def _ignored(_problem: Exception) -> None:
     """Ignore connection errors: the load tries again."""
+
+
+async def _read(context: JetStreamContext, position: int) -> RawStreamMsg:
+    """Read a message from the stream's leader; a server that has just come back is asked again."""
+    deadline = time.monotonic() + READ_S
+    while True:
+        try:
+            return await context.get_msg(STREAM, seq=position, direct=False)
+        except (ServiceUnavailableError, TimeoutError):
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.2)
