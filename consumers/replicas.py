@@ -1,7 +1,7 @@
 """The replicas of the stream: which server leads, how far the others are behind, and whether a majority is in contact.
 
-A leader that was cut off from the others keeps answering requests for as long as nobody tells it otherwise (more than
-15 s measured), with the state it last knew. So its answers are not proof of a loss while it has no majority.
+A leader that the network has cut off from the other servers continues to answer, with the last state it knew; measured,
+for more than 15 s. So its answers do not prove a loss while it has no majority.
 """
 
 from typing import Any, Final

@@ -60,7 +60,7 @@ def check() -> int:
     if found:
         print(
             "A breaking change fails clients of the last release. Keep the old beside the new (docs/events.md, Rules "
-            "for changing this contract). Only if nobody can depend on it: make contracts ARGS=--even-breaking",
+            "for changing this contract). If no client uses it yet, record it: make contracts ARGS=--even-breaking",
             file=sys.stderr,
         )
     return int(found)

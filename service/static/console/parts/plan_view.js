@@ -120,7 +120,7 @@ function Running({ plan, wanted, onClose }) {
     </p>
     ${!queued && of.done > 0 && html`<progress value=${of.done} max=${of.count} aria-label="Done"></progress>`}
     <div class="dialog-actions">
-      <span class="fine">It goes on if you close this.</span>
+      <span class="fine">It continues if you close this.</span>
       <button type="button" onClick=${onClose}>Close</button>
     </div>
   `;
