@@ -40,6 +40,8 @@ async def test_a_parked_event_is_retried_after_the_plan_said_what_happens(operat
     await operator.sign_in(screen="parked")
     await operator.press("Retry all 2 …")
     await operator.sees("1 would apply, 1 still fail", operator.dialog)
+    headings = operator.dialog.get_by_role("columnheader")
+    assert (await headings.all_inner_texts())[:4] == ["Position", "Outcome", "Reason", "Detail"]
     await operator.press("Retry", operator.dialog)
     await operator.sees("Say why: the reason is kept in the audit.", operator.dialog)
     await operator.run_plan("Retry", reason="the corrected release is out")

@@ -13,6 +13,9 @@ from tests.support.console import Console
 from tests.support.known_outcome import Dataset
 
 CUSTOMER, CAMPAIGN = 1, 1
+BETWEEN = (720, 1024, 1200, 1280)
+"""Widths at which a layout changes, or nearly does."""
+LONG_SOURCE: Final = "a-producer-with-a-long-name/" * 4
 UNKNOWN: Final = "00000000-0000-4000-8000-00000000dead"
 
 NOT_BEHIND_THE_DIALOG: Final = (
@@ -52,15 +55,11 @@ async def places(console: Console) -> dict[str, Any]:
     parked = await system.publish(
         [
             (subject_for("target.enrolled.v1", data), body_of("target.enrolled.v2", data)),
-            (subject_for("campaign.upserted.v1", wrong), body_of("campaign.upserted.v1", wrong)),
+            (subject_for("campaign.upserted.v1", wrong), body_of("campaign.upserted.v1", wrong, source=LONG_SOURCE)),
         ]
     )
     await system.wait_until_applied(parked)
     return {"parked": parked, "customer": customer_id(CUSTOMER), "campaign": campaign_id(CAMPAIGN)}
-
-
-BETWEEN = (720, 1024, 1200, 1280)
-"""Widths at which a layout changes, or nearly does."""
 
 
 async def open_screen(operator: Operator, screen: Screen, places: dict[str, Any]) -> None:
