@@ -72,6 +72,13 @@ async def stop(system: System, name: str) -> None:
     assert await asyncio.to_thread(system.children[name].wait, STOPPED_WITHIN_S) == 0, system.log(name)
 
 
+async def start_projector(system: System, name: str) -> None:
+    """Start a projector and wait for its first line of log: before, a signal ends Python as it ends any program."""
+    before = len(system.log(name)) if name in system.children else 0
+    system.launch("project", name)
+    await eventually(lambda: len(system.log(name)) > before, "the projector has started")
+
+
 async def test_rolling_restarts_lose_no_request_and_no_event(
     own_system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,7 +89,7 @@ async def test_rolling_restarts_lose_no_request_and_no_event(
     await eventually(system._ready, "both workers are ready")
     customer = new_number()
     await system.wait_until_applied(await system.publish([published("customer.upserted.v1", 1, customer=customer)]))
-    system.launch("project", PROJECTORS[1])
+    await start_projector(system, PROJECTORS[1])
     load = Load(system, customer)
     async with asyncio.TaskGroup() as group:
         callers = [group.create_task(load.read()) for _ in range(CALLERS)]
@@ -91,7 +98,7 @@ async def test_rolling_restarts_lose_no_request_and_no_event(
             for name in PROJECTORS:
                 position = await load.publish()
                 await stop(system, name)  # with events on their way
-                system.launch("project", name)
+                await start_projector(system, name)
                 await system.wait_until_applied(position)
             await eventually(lambda: system.log("serve").count("restarted") == restart, "the workers are replaced")  # noqa: B023 - called at once
             await load.has_answered(2 * CALLERS)
